@@ -1,0 +1,83 @@
+"""`python -m fedgan_mpi`: the commands. The only place that ends a job early."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+# Before anything loads a math library: pools of threads on 9 ranks would fight over the cores.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from fedgan_mpi.cluster.launcher import announced_rank
+from fedgan_mpi.command_line import Sample, Train, parse, wants_help
+from fedgan_mpi.errors import UserError
+
+
+def main(arguments: list[str]) -> int:
+    if wants_help(arguments) and announced_rank() > 0:
+        return 0  # once is enough
+    if wants_help(arguments) or arguments[:1] == ["sample"]:
+        return _alone(arguments)
+    return _together(arguments)
+
+
+def _alone(arguments: list[str]) -> int:
+    """Commands of one process, which need no MPI."""
+    try:
+        command = parse(arguments)
+        assert isinstance(command, Sample)
+        from fedgan_mpi.run.export import load
+        from fedgan_mpi.run.pictures import write_grid
+
+        write_grid(command.out, load(command.run)(command.count, seed=command.seed))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"{error.filename} cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
+    print(command.out)
+    return 0
+
+
+def _together(arguments: list[str]) -> int:
+    """Commands of a whole world of ranks."""
+    from fedgan_mpi.cluster.link import AgreedError, Link
+
+    link = Link()
+    try:
+        command = link.from_server(lambda: parse(arguments))
+        assert isinstance(command, Train)
+        _train(link, command)
+    except AgreedError as error:  # every rank has it: say it once, leave together
+        if link.is_server:
+            print(error, file=sys.stderr, flush=True)
+        link.barrier()
+        return 1
+    except SystemExit:
+        raise
+    except BaseException:  # this rank alone: the others wait and cannot be told
+        print(f"[rank {link.rank}] {traceback.format_exc()}", file=sys.stderr, flush=True)
+        link.abort()
+    return 0
+
+
+def _train(link: object, command: Train) -> None:
+    from fedgan_mpi.cluster.link import Link
+    from fedgan_mpi.start import start
+
+    assert isinstance(link, Link)
+    if command.dry_run:
+        from fedgan_mpi.dry_run import dry_run
+
+        dry_run(link, command.config)
+        return
+    state = start(link, command)
+    from fedgan_mpi.train import train
+
+    train(link, state)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

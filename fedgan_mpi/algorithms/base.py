@@ -1,0 +1,107 @@
+"""What an algorithm is given, and what it must offer: one method that is a round."""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fedgan_mpi.cluster.node import Device, Node
+
+
+@dataclass
+class Ledger:
+    """What one rank notes in a round; the train loop adds the ranks' up."""
+
+    d_loss: dict[int, float] = field(default_factory=dict)
+    """Mean loss of each participant hosted here."""
+    g_loss: float = math.nan
+    seconds_local: float = 0.0
+    seconds_server: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Payload:
+    """Parameters that travel in a round, per participant, by the algorithm's formula."""
+
+    down: int
+    up: int
+
+
+class Algorithm(ABC):
+    """One rank's part in every round. Subclasses call link verbs at their method's own indentation."""
+
+    def __init__(self, node: Node) -> None:
+        self.node, self.link = node, node.link
+        self.flat, self.server = node.pair.flat, node.server
+        self.devices = {device.index: device for device in node.devices}
+        self.config = node.config.algorithm
+        self.ledger = Ledger()
+
+    @abstractmethod
+    def round(self, t: int) -> None:
+        """Do this rank's part in round t, counting from 0."""
+
+    @staticmethod
+    @abstractmethod
+    def payload(theta: int, phi: int) -> Payload:
+        """What a round sends, from the parameter counts of G and D."""
+
+    # ---------------------------------------------------------------- what rounds are made of
+
+    def participants(self, t: int) -> list[tuple[Device, float]]:
+        """The participants of round t that this rank hosts, with their shares."""
+        shares = self.node.participation.shares(t)
+        return [(device, shares[k]) for k, device in self.devices.items() if k in shares]
+
+    def train_generator(self) -> None:
+        """The server's n_g steps on G, against the D in its vector."""
+        assert self.server is not None
+        with self.clock("seconds_server"):
+            self.ledger.g_loss = self.server.train_generator()
+
+    @contextmanager
+    def clock(self, what: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        setattr(self.ledger, what, getattr(self.ledger, what) + time.perf_counter() - start)
+
+
+class Uplink:
+    """What a rank sends up: the shares of its participants' vectors, added up or a row a hosted device.
+
+    Rows keep devices apart, so that the server can add them in the order of devices whatever rank hosts them.
+    """
+
+    def __init__(self, node: Node, vector: Tensor) -> None:
+        link, self.vector = node.link, vector
+        hosted = -(-node.participation.devices // max(1, link.device_ranks))
+        self.keeps_rows = node.config.link.average == "gather"
+        self.rows = torch.zeros((hosted if self.keeps_rows else 1), vector.numel(), dtype=vector.dtype, device=vector.device)
+        self._row_of = {device.index: row for row, device in enumerate(node.devices)}
+        # Hosted devices train one after the other in the same vector: each starts from what came down.
+        self._received = vector.clone() if len(node.devices) > 1 else None
+
+    def clear(self) -> None:
+        """Begin a round: zeros, for a rank whose devices are all absent, and for the server."""
+        self.rows.zero_()
+        if self._received is not None:
+            self._received.copy_(self.vector)
+
+    def restore(self) -> None:
+        """Bring back what came down, before the next hosted device."""
+        if self._received is not None:
+            self.vector.copy_(self._received)
+
+    def add(self, device: Device, share: float) -> None:
+        """Add a participant's part: share · vector."""
+        if self.keeps_rows:
+            torch.mul(self.vector, share, out=self.rows[self._row_of[device.index]])
+        else:
+            self.rows[0].add_(self.vector, alpha=share)

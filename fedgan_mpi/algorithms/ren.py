@@ -1,0 +1,62 @@
+"""Devices train D, the server averages D and trains G (Ren, Liu, Yu, Guo 2021, arXiv:2107.08681).
+
+The paper's two update schedules are the same steps in another order. Without noise, the serial one is also DP-FedAvg-GAN
+(Augenstein et al. 2020, arXiv:1911.06679).
+"""
+
+from __future__ import annotations
+
+from fedgan_mpi.algorithms.base import Algorithm, Payload, Uplink
+from fedgan_mpi.cluster.node import Node
+from fedgan_mpi.cluster.statistics import movement, to_second_moments, to_variances
+
+
+class Ren(Algorithm):
+    """The paper's method, with its open choices as options."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node)
+        self.uplink = Uplink(node, self.flat.discriminator)
+        # Each local step passes D twice, once over real images and once over fakes.
+        passes = 2 * node.config.training.discriminator_steps
+        self.a = movement(node.pair.D, passes) if self.config.batchnorm == "recalibrate" else 0.0
+
+    @staticmethod
+    def payload(theta: int, phi: int) -> Payload:
+        return Payload(down=theta + phi, up=phi)
+
+    def round(self, t: int) -> None:
+        if self.config.schedule == "serial":
+            self.serial_round(t)
+        else:
+            self.parallel_round(t)
+
+    def serial_round(self, t: int) -> None:
+        self.link.broadcast(self.flat.gan)
+        self.train_discriminators(t)  # n_d local steps for each participant hosted here
+        self.link.average(self.uplink.rows, into=self.flat.discriminator)
+        if self.link.is_server:
+            self.mend_statistics()
+            self.train_generator()  # n_g server steps against the new D
+
+    def parallel_round(self, t: int) -> None:
+        self.link.broadcast(self.flat.gan)
+        self.train_discriminators(t)
+        if self.link.is_server:
+            self.train_generator()  # meanwhile, against the D just sent
+        self.link.average(self.uplink.rows, into=self.flat.discriminator)
+        if self.link.is_server:
+            self.mend_statistics()
+
+    def train_discriminators(self, t: int) -> None:
+        """Leave Σ share · φ_k over this rank's participants in the uplink; zeros where all are absent."""
+        self.uplink.clear()
+        with self.clock("seconds_local"):
+            for device, share in self.participants(t):  # usually one; several when a rank hosts more
+                self.uplink.restore()
+                self.ledger.d_loss[device.index] = device.train_discriminator(t)
+                to_second_moments(self.flat.statistics_of_discriminator, self.a)
+                self.uplink.add(device, share)
+
+    def mend_statistics(self) -> None:
+        to_variances(self.flat.statistics_of_discriminator, self.a)

@@ -1,0 +1,304 @@
+"""The only road between ranks: MPI, host staging, GPU buffers, waiting, and agreement on errors live here.
+
+Rank 0 is the server; the others are device ranks. Every rank calls the same verbs in the same order; only contiguous 1-D
+vectors of one dtype travel. The link counts the bytes that one participant sends or receives, and its own seconds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+# MPICH's ranks yield their core while they spin; must be set before the library starts.
+os.environ.setdefault("MPIR_CVAR_ENABLE_HEAVY_YIELD", "1")
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from fedgan_mpi.cluster.gpu import cuda_devices
+from fedgan_mpi.cluster.launcher import world_size_problem
+from fedgan_mpi.cluster.mailbox import Bell, Bytes, Mailbox
+from fedgan_mpi.config import LinkConfig
+from fedgan_mpi.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+T = TypeVar("T")
+Road = Literal["mpi", "naps", "mailbox"]
+
+_NAP = 2e-4  # seconds; longer naps add up along the tree of a collective
+
+
+class AgreedError(UserError):
+    """A user's mistake that every rank knows of: one says it, all leave together."""
+
+
+class Link:
+    """One rank's end of the road.
+
+    road: None chooses. `mpi`: plain collectives, where each rank has a core to wait on. `mailbox`: shared memory and
+    sleep, where the ranks of one machine share cores. `naps`: plain collectives entered after a napping barrier, where
+    neither holds.
+    """
+
+    def __init__(self, comm: MPI.Comm | None = None, *, road: Road | None = None) -> None:
+        self._comm = MPI.COMM_WORLD if comm is None else comm
+        self.rank: int = self._comm.rank
+        self.size: int = self._comm.size
+        self.is_server = self.rank == 0
+        self.device_ranks = self.size - 1
+
+        machine = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
+        self.ranks_here: int = machine.size
+        self.rank_here: int = machine.rank
+        cores = set().union(*machine.allgather(_usable_cores()))
+        self.cores_here = len(cores)
+        crowded = self._comm.allreduce(machine.size > len(cores), MPI.LOR)
+        one_machine = self._comm.allreduce(machine.size == self.size, MPI.LAND)
+        machine.Free()
+        if road is None:
+            road = "mpi" if not crowded else "mailbox" if one_machine and Bell.works_here() else "naps"
+        self.road: Road = road
+
+        self._bell = Bell(self._comm) if road == "mailbox" else None
+        self._mailboxes: dict[str, Mailbox] = {}
+        self._route: Literal["host", "cuda"] = "host"
+        self._in_order = False
+        self._staging: dict[int, Tensor] = {}
+        self._everyone: Tensor | None = None
+        self.reset_counters()
+
+    # ---------------------------------------------------------------- verbs that move models
+
+    def broadcast(self, vector: Tensor, *, counted: bool = True) -> None:
+        """Overwrite every rank's vector with the server's. counted: it belongs to the method's traffic."""
+        start = time.perf_counter()
+        host = self._host(vector, load=self.is_server)
+        if self._mailbox("models", host.nbytes):
+            self._mailboxes["models"].down(_bytes(host))
+        else:
+            self._arrive()
+            self._comm.Bcast(host, root=0)
+        if not self.is_server:
+            self._land(vector, host)
+        if counted:
+            self.bytes_down += vector.nbytes
+            self.seconds_down += time.perf_counter() - start
+
+    def average(self, uplink: Tensor, into: Tensor) -> None:
+        """Overwrite the server's `into` with the sum of all device ranks' uplinks.
+
+        uplink: (rows, n), equal on all ranks; each row already multiplied by shares that sum to 1 over
+        the participants, and zero where nobody takes part. The server's own must be zero.
+        into: (n,); untouched on device ranks. Several rows are added row by row and in each by rank,
+        which is the order of the hosted devices, so the result does not depend on how many ranks there
+        are. With one row, MPI adds in an order of its own.
+        """
+        start = time.perf_counter()
+        host = self._host(uplink, load=not self.is_server)
+        total = self._host(into, load=False)
+        if self._mailbox("models", host.nbytes):
+            self._mailboxes["models"].up(_bytes(host), lambda parts: _add(parts, like=host, into=total))
+        elif not self._in_order:
+            self._arrive()
+            self._comm.Reduce(host, total if self.is_server else None, MPI.SUM, root=0)
+        else:
+            everyone = self._room_for_all(host) if self.is_server else None
+            self._arrive()
+            self._comm.Gather(host, everyone, root=0)
+            if everyone is not None:
+                _add(list(everyone[1:]), like=host, into=total)
+        if self.is_server:
+            self._land(into, total)
+        self.bytes_up += into.nbytes
+        self.seconds_up += time.perf_counter() - start
+
+    # ---------------------------------------------------------------- a few numbers
+
+    def sum(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The elementwise sum over ranks, the same on every rank; exact where one rank alone has a number."""
+        total = np.zeros_like(numbers)
+        if self._mailbox("numbers", max(numbers.nbytes, 4096)):
+            box = self._mailboxes["numbers"]
+            box.up(
+                numbers.view(np.uint8),
+                lambda parts: np.sum([numbers, *(part.view(float) for part in parts)], 0, out=total),
+            )
+            box.down(total.view(np.uint8))
+        else:
+            self._arrive()
+            self._comm.Allreduce(numbers, total, MPI.SUM)
+        return total
+
+    def any(self, flag: bool) -> bool:
+        """Whether any rank says so."""
+        return bool(self.sum(np.array([float(flag)]))[0] > 0)
+
+    # ---------------------------------------------------------------- agreement
+
+    def agree(self, problem: str | None) -> None:
+        """Raise AgreedError on every rank where any has a problem; the lowest rank's is the one told."""
+        self._arrive()
+        problems = [problem for problem in self._comm.allgather(problem) if problem is not None]
+        if problems:
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            raise AgreedError(problems[0] + more)
+
+    def from_server(self, make: Callable[[], T]) -> T:
+        """What `make` gives on the server, on every rank; its UserError or SystemExit too.
+
+        The result is pickled: for configurations and paths, not for tensors.
+        """
+        outcome: tuple[str, Any] = ("", None)
+        if self.is_server:
+            try:
+                outcome = ("made", make())
+            except UserError as error:
+                outcome = ("wrong", str(error))
+            except SystemExit as leave:
+                outcome = ("left", leave.code)
+        self._arrive()
+        kind, value = self._comm.bcast(outcome)
+        if kind == "wrong":
+            raise AgreedError(value)
+        if kind == "left":
+            raise SystemExit(value)
+        result: T = value
+        return result
+
+    def collect(self, mine: dict[str, str], problem: str | None) -> dict[str, str]:
+        """All ranks' entries together, on every rank; AgreedError on every rank where any has a problem."""
+        self.agree(problem)
+        everyone = self._comm.allgather(mine)
+        return {key: value for theirs in everyone for key, value in theirs.items()}
+
+    def check_world(self) -> None:
+        """Raise AgreedError where the launcher started more ranks than this world has."""
+        problem = world_size_problem(self.size)
+        if problem:
+            raise AgreedError(problem)
+
+    def check_lengths(self, *vectors: Tensor) -> None:
+        """Raise AgreedError unless every rank has vectors of the same lengths and types.
+
+        Asked once before the first round: a shorter receiver raises, but its sender notices nothing.
+        """
+        mine = [(v.numel(), str(v.dtype)) for v in vectors]
+        self._arrive()
+        everyone = self._comm.allgather(mine)
+        different = [rank for rank, theirs in enumerate(everyone) if theirs != everyone[0]]
+        if different:
+            rank = different[0]
+            raise AgreedError(f"rank {rank} has vectors {everyone[rank]}, but the server {everyone[0]}")
+
+    def configure(self, config: LinkConfig) -> None:
+        """Take the configured route and way of averaging. Raises AgreedError where a rank cannot."""
+        problem = None
+        if config.route == "cuda" and not cuda_devices():
+            problem = "link.route is 'cuda', but there is no GPU here; use 'host'"
+        elif config.route == "cuda" and not _cuda_aware():
+            problem = "link.route is 'cuda', but this MPI library is not CUDA-aware; use 'host'"
+        self.agree(problem)
+        self._route, self._in_order = config.route, config.average == "gather"
+
+    @staticmethod
+    def library() -> str:
+        """The MPI library's own name and version."""
+        return MPI.Get_library_version().strip("\x00 \n").splitlines()[0]
+
+    def barrier(self) -> None:
+        self._arrive()
+        self._comm.Barrier()
+
+    def abort(self, code: int = 1) -> None:
+        """End the whole job at once; for a bug on this rank, which the others cannot be told of."""
+        self._comm.Abort(code)
+
+    def reset_counters(self) -> None:
+        self.bytes_down = self.bytes_up = 0
+        self.seconds_down = self.seconds_up = 0.0
+
+    # ---------------------------------------------------------------- inside
+
+    def _arrive(self) -> None:
+        """Wait for all ranks without taking the core that they compute on; the payload comes after."""
+        if self.road == "mpi":
+            return
+        token = self._comm.Ibarrier()
+        while not token.Test():
+            time.sleep(_NAP)
+
+    def _mailbox(self, purpose: str, nbytes: int) -> bool:
+        """Whether vectors go by shared memory; makes room on first use, and for longer ones."""
+        if self._bell is None or self._route == "cuda":
+            return False
+        box = self._mailboxes.get(purpose)
+        if box is None or box.capacity < nbytes:
+            self._arrive()
+            self._mailboxes[purpose] = Mailbox(self._comm, self._bell, nbytes)
+        return True
+
+    def _host(self, vector: Tensor, *, load: bool) -> Tensor:
+        """The memory that MPI reads and writes for a vector: its own, or for a GPU's a staging buffer."""
+        vector = vector.detach()
+        if vector.is_cuda:
+            import torch
+
+            if self._route == "host":
+                staging = self._staging.get(vector.data_ptr())
+                if staging is None or staging.shape != vector.shape:
+                    staging = torch.empty(vector.shape, dtype=vector.dtype, pin_memory=True)
+                    self._staging[vector.data_ptr()] = staging
+                return staging.copy_(vector) if load else staging
+            # MPI knows nothing of streams: what was queued on this one must have happened.
+            torch.cuda.current_stream().synchronize()
+        return vector
+
+    def _land(self, vector: Tensor, host: Tensor) -> None:
+        """Bring what MPI wrote into a staging buffer to its GPU vector."""
+        if vector.is_cuda and not host.is_cuda:
+            vector.detach().copy_(host)
+
+    def _room_for_all(self, one: Tensor) -> Tensor:
+        if self._everyone is None or self._everyone[0].shape != one.shape:
+            self._everyone = one.new_empty((self.size, *one.shape))
+        return self._everyone
+
+
+def _bytes(vector: Tensor) -> Bytes:
+    return vector.numpy().reshape(-1).view(np.uint8)
+
+
+def _add(parts: Sequence[Bytes | Tensor], *, like: Tensor, into: Tensor) -> None:
+    """Overwrite `into` with the sum of all rows of all device ranks' parts, in the order of devices."""
+    import torch
+
+    tables = [
+        torch.from_numpy(part).view(like.dtype).view_as(like) if isinstance(part, np.ndarray) else part
+        for part in parts
+    ]
+    into.zero_()
+    for row in range(len(like)):
+        for table in tables:
+            into.add_(table[row])
+
+
+def _usable_cores() -> set[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def _cuda_aware() -> bool:
+    """What the loaded MPI library says of itself; some answer for how they were built, not for now."""
+    try:
+        with open("/proc/self/maps") as maps:
+            paths = {line.split()[-1] for line in maps if "/libmpi" in line}
+        return any(bool(ctypes.CDLL(path).MPIX_Query_cuda_support()) for path in sorted(paths))
+    except (OSError, AttributeError):
+        return False

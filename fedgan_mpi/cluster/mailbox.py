@@ -1,0 +1,152 @@
+"""Vectors between the ranks of one machine that have to share its cores.
+
+Where ranks outnumber cores, an MPI library's waiting rank spins on the core that its partner computes on, and a rank that
+naps wakes thousands of times a second. Here a waiting rank sleeps in the kernel until a datagram wakes it, and the
+vector itself crosses in a window of shared memory: one write down, one write up per rank, added up in rank order.
+
+What arrived is said by counters in the window; a datagram only wakes. A lost or a foreign one does no harm.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import secrets
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from fedgan_mpi.errors import UserError
+
+Bytes = NDArray[np.uint8]
+
+_HEADER = 64  # bytes before a segment's data: the rank's counter, alone on its cache line
+_WAKE_AGAIN = 0.5  # seconds after which a sleeper looks for itself
+
+
+class Bell:
+    """Wakes a rank of the same machine; a Unix datagram socket without a file."""
+
+    def __init__(self, comm: MPI.Comm) -> None:
+        name = comm.bcast(secrets.token_hex(8))
+        self._addresses = [f"\0fedgan_mpi-{name}-{rank}" for rank in range(comm.size)]
+        self._ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._ear.bind(self._addresses[comm.rank])
+        self._ear.settimeout(_WAKE_AGAIN)
+        self._voice = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._voice.setblocking(False)
+        comm.barrier()
+
+    @staticmethod
+    def works_here() -> bool:
+        return sys.platform == "linux"
+
+    def ring(self, rank: int) -> None:
+        try:
+            self._voice.sendto(b"!", self._addresses[rank])
+        except (BlockingIOError, ConnectionRefusedError):
+            pass  # its queue is full, so it will wake; or it has gone, and the launcher ends the job
+
+    def sleep_until(self, arrived: Callable[[], bool]) -> None:
+        while not arrived():
+            try:
+                self._ear.recv(1)
+            except TimeoutError:
+                pass
+
+
+class Mailbox:
+    """A segment for the server, and one for each other rank, in one shared window; a turn a call.
+
+    All ranks make the same calls in the same order. Each rank counts in its header the turns it has finished.
+    """
+
+    def __init__(self, comm: MPI.Comm, bell: Bell, capacity: int) -> None:
+        """Collective. capacity: bytes of the longest vector, in either direction, per rank."""
+        self._comm, self._bell, self.capacity = comm, bell, capacity
+        stride = -(-(_HEADER + capacity) // mmap.PAGESIZE) * mmap.PAGESIZE
+        memory = np.frombuffer(_shared_memory(comm, comm.size * stride), np.uint8)
+        segments = memory.reshape(comm.size, stride)
+        self._finished = [segment[:8].view(np.int64) for segment in segments]
+        self._data = [segment[_HEADER : _HEADER + capacity] for segment in segments]
+        self._turn = 0
+
+    def down(self, vector: Bytes) -> None:
+        """Copy the server's (rank 0's) vector into everyone's."""
+        self._turn += 1
+        shared = self._data[0][: vector.size]
+        if self._comm.rank == 0:
+            self._wait_for_others(self._turn - 1)  # nobody still reads what is overwritten now
+            shared[:] = vector
+            self._finish()
+            for rank in range(1, self._comm.size):
+                self._bell.ring(rank)
+        else:
+            self._bell.sleep_until(lambda: self._finished[0][0] >= self._turn)
+            vector[:] = shared
+            self._finish()
+
+    def up(self, vector: Bytes, take: Callable[[list[Bytes]], None]) -> None:
+        """Hand the others' vectors, in rank order, to the server's `take`; the server's own is not sent."""
+        self._turn += 1
+        if self._comm.rank == 0:
+            self._bell.sleep_until(lambda: self._others_finished(self._turn))
+            take([data[: vector.size] for data in self._data[1:]])
+            self._finish()
+        else:
+            self._wait_until(lambda: self._finished[0][0] >= self._turn - 1)  # my last one was taken
+            self._data[self._comm.rank][: vector.size] = vector
+            self._finish()
+            self._bell.ring(0)
+
+    def _finish(self) -> None:
+        self._finished[self._comm.rank][0] = self._turn
+
+    def _others_finished(self, turn: int) -> bool:
+        return all(finished[0] >= turn for finished in self._finished[1:])
+
+    def _wait_for_others(self, turn: int) -> None:
+        self._wait_until(lambda: self._others_finished(turn))
+
+    @staticmethod
+    def _wait_until(ready: Callable[[], bool]) -> None:
+        # Nobody rings for these: where down and up alternate, as in a round, they hold already.
+        while not ready():
+            time.sleep(1e-4)
+
+
+def _shared_memory(comm: MPI.Comm, nbytes: int) -> mmap.mmap:
+    """Collective. Zeros that all ranks of one machine see, with no name left behind.
+
+    Not an MPI window: Open MPI's print complaints where a transport is missing, and none reserves its pages, so that
+    a full /dev/shm would end the job by a signal. Here it is found out in time, and the disk serves.
+    """
+    path = comm.bcast(_reserve(nbytes) if comm.rank == 0 else None)
+    with open(path, "r+b") as file:
+        memory = mmap.mmap(file.fileno(), nbytes)
+    comm.barrier()
+    if comm.rank == 0:
+        os.unlink(path)
+    return memory
+
+
+def _reserve(nbytes: int) -> str:
+    for directory in ("/dev/shm", tempfile.gettempdir()):
+        try:
+            descriptor, path = tempfile.mkstemp(prefix="fedgan_mpi-", dir=directory)
+        except OSError:
+            continue
+        try:
+            os.posix_fallocate(descriptor, 0, nbytes)
+            return path
+        except OSError:
+            os.unlink(path)
+        finally:
+            os.close(descriptor)
+    raise UserError(f"neither /dev/shm nor {tempfile.gettempdir()} has {nbytes / 1e6:.0f} MB for shared memory")

@@ -1,0 +1,167 @@
+"""Writes a run's directory and its progress bar. On device ranks it is silent, so nobody asks who writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from fedgan_mpi.command_line import PROVENANCE, config_table
+from fedgan_mpi.config import Config
+from fedgan_mpi.errors import UserError
+from fedgan_mpi.files import write_complete
+from fedgan_mpi.run.pictures import write_grid
+
+STATS = "stats.jsonl"
+
+
+def make_run_directory(config: Config, dataset: str) -> Path:
+    """A new, empty run directory. Raises UserError where its name is taken or it cannot be made."""
+    parent = Path(config.run.directory)
+    if config.run.name is not None:
+        return _make(parent / config.run.name)
+    method = config.algorithm.name
+    if method == "ren":
+        method += f"-{config.algorithm.schedule}"
+    stem, number = f"{dataset}-{method}", 1
+    while (path := parent / (stem if number == 1 else f"{stem}-{number}")).exists():
+        number += 1
+    return _make(path)
+
+
+def _make(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True)
+        (path / "samples").mkdir()
+        (path / "checkpoints").mkdir()
+    except FileExistsError:
+        raise UserError(f"{path} exists already; give another --run.name, or go on with --resume {path}") from None
+    except OSError as error:
+        raise UserError(f"run directory {path} cannot be made: {error.strerror}") from None
+    return path
+
+
+def write_config(run: Path, config: Config, provenance: dict[str, Any]) -> None:
+    """config.toml: the experiment as resolved, and where and with what it ran."""
+    table = {**config_table(config), PROVENANCE: {**provenance, **_machine()}}
+    write_complete(run / "config.toml", tomli_w.dumps(table).encode())
+
+
+def _machine() -> dict[str, Any]:
+    packages = ("fedgan_mpi", "mpi4py", "torch", "numpy", "h5py")
+    versions = {package: version(package) for package in packages if _installed(package)}
+    return {
+        "command": " ".join([Path(sys.executable).name, "-m", "fedgan_mpi", *sys.argv[1:]]),
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count() or 1,
+        "git": _git_state(),
+        "versions": {"python": platform.python_version(), **versions},
+    }
+
+
+def _installed(package: str) -> bool:
+    try:
+        version(package)
+    except ImportError:
+        return False
+    return True
+
+
+def _git_state() -> str:
+    """Commit of the program, with '+' where files were changed; 'none' outside a clone."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "none"
+    return commit.stdout.strip()
+
+
+class Record:
+    """Everything a run says: stats.jsonl, grids, progress bar, final lines. `run` is None where it is silent."""
+
+    def __init__(self, run: Path | None, *, rounds: int, done: int = 0) -> None:
+        self.run = run
+        if run is None:
+            return
+        if done:
+            self._forget_after(done)
+        self._stats = open(run / STATS, "a", encoding="utf-8")  # noqa: SIM115 - as long as the run
+        # A log file wants a line now and then, a terminal a bar that moves.
+        interval = 0.2 if sys.stderr.isatty() else 10.0
+        self._bar = tqdm(
+            total=rounds, initial=done, unit="round", mininterval=interval, dynamic_ncols=True
+        )
+        self._shown: dict[str, str] = {}
+
+    def round(self, stats: dict[str, Any]) -> None:
+        """One line of stats.jsonl, and the bar a round further."""
+        if self.run is None:
+            return
+        self._write(stats)
+        for key in ("d_loss", "g_loss"):
+            if stats[key] is not None:
+                self._shown[key] = f"{stats[key]:.3f}"
+        self._bar.set_postfix(self._shown, refresh=False)
+        self._bar.update()
+
+    def score(self, score: dict[str, Any]) -> None:
+        """One line of stats.jsonl, and the score in the bar."""
+        if self.run is None:
+            return
+        self._write(score)
+        if score["metric"].startswith("frechet"):
+            self._shown["score"] = f"{score['value']:.1f}"
+
+    def grid(self, round: int, images: NDArray[np.uint8]) -> None:
+        """samples/round_NNNNNN.png."""
+        if self.run is not None:
+            write_grid(self.run / "samples" / f"round_{round:06d}.png", images)
+
+    def say(self, line: str) -> None:
+        """A line on standard output, above the bar."""
+        if self.run is not None:
+            tqdm.write(line)
+            sys.stdout.flush()
+
+    def close(self) -> None:
+        if self.run is not None:
+            self._bar.close()
+            self._stats.close()
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._stats.write(json.dumps(line) + "\n")
+        self._stats.flush()
+
+    def _forget_after(self, round: int) -> None:
+        """Drop the lines of rounds that a resumed run makes again."""
+        assert self.run is not None
+        path = self.run / STATS
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        # The last line may have been cut by a kill.
+        kept = [line for line in lines if line.endswith("}\n") and json.loads(line)["round"] <= round]
+        write_complete(path, "".join(kept).encode())
+
+
+def read_stats(run: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(rounds, scores) of a run's stats.jsonl."""
+    lines = [json.loads(line) for line in (run / STATS).read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if "metric" not in line], [line for line in lines if "metric" in line]

@@ -1,0 +1,221 @@
+"""What happens before the first round: everything a user may have got wrong is found here, and agreed on.
+
+Cheap checks come first, and torch, whose import takes nine ranks on two cores many seconds, comes last.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedgan_mpi.cluster.gpu import cuda_devices
+from fedgan_mpi.cluster.link import Link
+from fedgan_mpi.command_line import PROVENANCE, Train, tomllib
+from fedgan_mpi.config import Config
+from fedgan_mpi.errors import UserError
+from fedgan_mpi.run.record import make_run_directory, write_config
+from fedgan_mpi.shards import Manifest, Shard, read_shard, shard_name, union
+
+NETWORK_SIZES = (16, 32, 64, 128)
+MOST_SAMPLES = 10_000
+
+
+@dataclass(kw_only=True)
+class Start:
+    """What the checks leave behind for training: a place to write, and this rank's data."""
+
+    config: Config
+    run: Path
+    resume: bool
+    directory: Path
+    """Of the shards."""
+    manifest: Manifest
+    shards: dict[int, Shard]
+    """Of the devices that this rank hosts; the union of all, as device 1, for `centralized`."""
+    heldout: Shard | None
+    """On the server."""
+
+
+def start(link: Link, command: Train) -> Start:
+    """Collective. Raises AgreedError where anything is wrong, before torch is imported."""
+    config = command.config
+    link.check_world()
+    link.configure(config.link)
+    link.agree(_device_problem(config, link))
+    if config.data.shards is None:
+        run, directory, manifest = _start_with_digits(link, command)
+    else:
+        directory = Path(config.data.shards)
+        manifest = link.from_server(lambda: Manifest.read(directory))
+        link.agree(_world_problem(config, link, manifest.devices))
+        link.agree(_manifest_problem(config, directory, manifest))
+        run = Path()
+    shards, heldout, problem = _read_data(link, config, directory, manifest)
+    link.agree(problem)
+    if config.data.shards is not None:
+        run = link.from_server(lambda: _open_run(command, manifest))
+    if command.resume is None:
+        link.from_server(lambda: _write_config(run, config, manifest, link))
+    else:
+        link.from_server(lambda: _check_same_shards(run, manifest))
+    return Start(
+        config=config,
+        run=run,
+        resume=command.resume is not None,
+        directory=directory,
+        manifest=manifest,
+        shards=shards,
+        heldout=heldout,
+    )
+
+
+def _start_with_digits(link: Link, command: Train) -> tuple[Path, Path, Manifest]:
+    """The embedded digits become shards in the run directory, written by the server."""
+    config = command.config
+    link.agree(_world_problem(config, link, config.data.devices))
+
+    def size_problem() -> None:
+        if (config.model.channels or 1) != 1:
+            raise UserError(f"model.channels is {config.model.channels}, but the embedded digits have 1")
+
+    link.from_server(size_problem)
+    run = link.from_server(lambda: _open_run(command, None))
+    directory = run / "shards"
+    if command.resume is None:
+        if not link.is_server:
+            import torch  # noqa: F401 - the server is about to import it and to work; wait usefully
+        manifest = link.from_server(lambda: _write_digits(config, directory))
+    else:
+        manifest = link.from_server(lambda: Manifest.read(directory))
+    return run, directory, manifest
+
+
+def _write_digits(config: Config, directory: Path) -> Manifest:
+    from data_prep.prepare import prepare
+    from data_prep.sources import digits
+
+    source = digits(config.model.size or 16)
+    return prepare(source, directory, devices=config.data.devices, seed=config.run.seed)
+
+
+def _open_run(command: Train, manifest: Manifest | None) -> Path:
+    if command.resume is not None:
+        if not (command.resume / "checkpoints").is_dir():
+            raise UserError(f"{command.resume} is not a run directory; --resume needs one")
+        return command.resume
+    return make_run_directory(command.config, manifest.dataset if manifest else "digits")
+
+
+def _write_config(run: Path, config: Config, manifest: Manifest, link: Link) -> None:
+    where = {"ranks": link.size, "mpi": link.library(), "shards_sha256": manifest.sha256}
+    write_config(run, config, where)
+
+
+def _check_same_shards(run: Path, manifest: Manifest) -> None:
+    with open(run / "config.toml", "rb") as file:
+        recorded = tomllib.load(file).get(PROVENANCE, {}).get("shards_sha256")
+    if recorded != manifest.sha256:
+        raise UserError(f"{run} was trained on other shards (SHA-256 {recorded}, now {manifest.sha256})")
+
+
+def _device_problem(config: Config, link: Link) -> str | None:
+    if config.training.device == "cuda" and not cuda_devices():
+        return f"training.device is 'cuda', but there is no GPU on rank {link.rank}; use 'cpu' or 'auto'"
+    return None
+
+
+def _world_problem(config: Config, link: Link, devices: int) -> str | None:
+    if config.algorithm.name == "centralized":
+        return None
+    if link.size == 1:
+        return (
+            "training needs a server and at least one device, but this world has 1 rank; "
+            f"start with `mpirun -n {devices + 1} python -m fedgan_mpi …`, or fewer to share ranks"
+        )
+    if link.device_ranks > devices:
+        return f"there are {link.device_ranks} device ranks, but only {devices} devices; start with at most -n {devices + 1}"
+    if (config.participation.count or 0) > devices:
+        return f"participation.count is {config.participation.count}, but must be at most {devices}, the number of devices"
+    return None
+
+
+def _manifest_problem(config: Config, directory: Path, manifest: Manifest) -> str | None:
+    channels, height, width = manifest.image_shape
+    for key, asked, there in (
+        ("model.size", config.model.size, height),
+        ("model.channels", config.model.channels, channels),
+    ):
+        if asked is not None and asked != there:
+            return f"{key} is {asked}, but the images in {directory} have {there}"
+    if height != width or height not in NETWORK_SIZES or channels not in (1, 3):
+        right = "1 or 3 channels and 16, 32, 64 or 128 pixels square"
+        return f"the images in {directory} are {channels}×{height}×{width}, but the networks take {right}"
+    return None
+
+
+def _read_data(
+    link: Link, config: Config, directory: Path, manifest: Manifest
+) -> tuple[dict[int, Shard], Shard | None, str | None]:
+    """This rank's shards and, on the server, the held-out images; or what is wrong with them."""
+    centralized = config.algorithm.name == "centralized"
+    if centralized:
+        mine = list(range(1, manifest.devices + 1)) if link.is_server else []
+    else:
+        mine = hosted_devices(manifest.devices, link)
+    shards, heldout = {}, None
+    try:
+        shape = manifest.image_shape
+        in_memory = centralized or _fits(config, link, sum(manifest.images[k - 1] for k in mine), shape)
+        for device in mine:
+            path = directory / shard_name(device)
+            shards[device] = read_shard(path, image_shape=shape, in_memory=in_memory)
+            _compare(shards[device], manifest, device)
+        if centralized and link.is_server:
+            shards = {1: union(list(shards.values()), directory)}
+        if link.is_server:
+            heldout = _read_heldout(config, directory, manifest)
+    except UserError as error:
+        return {}, None, str(error)
+    return shards, heldout, None
+
+
+def _compare(shard: Shard, manifest: Manifest, device: int) -> None:
+    if (len(shard), shard.sha256) != (manifest.images[device - 1], manifest.pixels_sha256[device - 1]):
+        raise UserError(f"{shard.path} is not the shard of device {device} that shards.json describes")
+
+
+def _read_heldout(config: Config, directory: Path, manifest: Manifest) -> Shard | None:
+    if config.data.heldout is None and manifest.heldout is None:
+        return None
+    path = Path(config.data.heldout) if config.data.heldout else directory / str(manifest.heldout)
+    heldout = read_shard(path, image_shape=manifest.image_shape)
+    samples = config.evaluation.samples
+    if samples is not None and samples > len(heldout):
+        reason = "the floor needs as many real images"
+        raise UserError(f"evaluation.samples is {samples}, but {path} holds {len(heldout)} and {reason}")
+    return heldout
+
+
+def _fits(config: Config, link: Link, images: int, shape: tuple[int, int, int]) -> bool:
+    if config.data.read != "auto":
+        return config.data.read == "memory"
+    nbytes = images * shape[0] * shape[1] * shape[2]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return nbytes * link.ranks_here <= memory / 4
+
+
+def scored_samples(config: Config, heldout: Shard) -> int:
+    """Generated images per score."""
+    return config.evaluation.samples or min(len(heldout), MOST_SAMPLES)
+
+
+def hosted_devices(devices: int, link: Link) -> list[int]:
+    """The devices of this rank, in increasing order; none on the server."""
+    return [] if link.is_server else list(range(link.rank, devices + 1, link.device_ranks))
+
+
+def describe(state: Start) -> dict[str, Any]:
+    """What a generator's file says of the data it learned."""
+    return {"dataset": state.manifest.dataset, "shards_sha256": state.manifest.sha256}

@@ -1,0 +1,44 @@
+"""Random streams. Each purpose draws from its own, so that none depends on how many ranks there are.
+
+A stream is named by the run's seed and a path of integers, as numpy's SeedSequence spawns them.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Purpose(IntEnum):
+    """First integer of a stream's path. Append only: a changed number changes every run."""
+
+    PARAMETERS = 0
+    PARTICIPATION = 1
+    REAL = 2  # device, epoch
+    FAKE = 3  # device (0: the server)
+    SCORE = 4  # chunk of images
+    GRID = 5
+    SPLIT = 6
+    CLASSIFIER = 7
+
+
+def _sequence(seed: int, purpose: Purpose, path: tuple[int, ...]) -> np.random.SeedSequence:
+    return np.random.SeedSequence(seed, spawn_key=(int(purpose), *path))
+
+
+def numpy_stream(seed: int, purpose: Purpose, *path: int) -> np.random.Generator:
+    """A fresh numpy generator at the start of the named stream."""
+    return np.random.Generator(np.random.PCG64(_sequence(seed, purpose, path)))
+
+
+def torch_stream(seed: int, purpose: Purpose, *path: int, device: str = "cpu") -> torch.Generator:
+    """A fresh torch generator at the start of the named stream."""
+    import torch
+
+    state = int(_sequence(seed, purpose, path).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return torch.Generator(device=device).manual_seed(state)
