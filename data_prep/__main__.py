@@ -16,7 +16,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m data_prep", description=__doc__)
     parser.add_argument("dataset", choices=SOURCES, help="the data set")
     parser.add_argument("--devices", type=int, default=8, help="number of shards (default: 8)")
-    parser.add_argument("--partition", choices=PARTITIONS, default="iid", help="who holds what (default: iid)")
+    parser.add_argument(
+        "--partition", choices=PARTITIONS, default="iid", help="who holds what (default: iid)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the split (default: 0)")
     parser.add_argument("--out", type=Path, required=True, help="directory to make")
     args = parser.parse_args()
@@ -24,11 +26,14 @@ def main() -> int:
         if args.devices < 1:
             raise UserError(f"--devices is {args.devices}, but must be at least 1")
         source = SOURCES[args.dataset]()
-        manifest = prepare(source, args.out, devices=args.devices, partition=args.partition, seed=args.seed)
+        manifest = prepare(
+            source, args.out, devices=args.devices, partition=args.partition, seed=args.seed
+        )
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"{args.out}: {sum(manifest.images)} images in {manifest.devices} shards, {manifest.heldout_images} held out")
+    held_out = f"{manifest.heldout_images} held out"
+    print(f"{args.out}: {sum(manifest.images)} images in {manifest.devices} shards, {held_out}")
     return 0
 
 

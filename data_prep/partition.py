@@ -21,7 +21,9 @@ def hold_out(images: int, share: float, seed: int) -> tuple[Indices, Indices]:
 def iid(indices: Indices, devices: int, seed: int) -> list[Indices]:
     """Equal parts (to one image) of a random order."""
     if len(indices) < devices:
-        raise UserError(f"{len(indices)} images cannot be cut into {devices} shards; ask for fewer devices")
+        raise UserError(
+            f"{len(indices)} images cannot be cut into {devices} shards; ask for fewer devices"
+        )
     order = numpy_stream(seed, Purpose.SPLIT, 1).permutation(indices)
     return [np.sort(part) for part in np.array_split(order, devices)]
 

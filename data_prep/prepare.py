@@ -1,4 +1,5 @@
-"""Writes a directory of shards: the devices', the held-out images, the scores' extractor, and shards.json last."""
+"""Writes a directory of shards: the devices', the held-out images, the scores' extractor, and
+shards.json last."""
 
 from __future__ import annotations
 
@@ -16,14 +17,19 @@ EXTRACTOR = "features.safetensors"
 HELDOUT_SHARE = 0.2
 
 
-def plan(source: Source, *, devices: int, partition: str, seed: int) -> tuple[list[Indices], Indices]:
+def plan(
+    source: Source, *, devices: int, partition: str, seed: int
+) -> tuple[list[Indices], Indices]:
     """Who holds what: indices into the source, a list a device, and the held-out ones."""
     train, heldout = hold_out(len(source.images), HELDOUT_SHARE, seed)
     return PARTITIONS[partition](train, devices, seed), heldout
 
 
-def prepare(source: Source, out: Path, *, devices: int, partition: str = "iid", seed: int = 0) -> Manifest:
-    """Write the shards of a source into a new directory. Raises UserError where `out` exists or cannot be made.
+def prepare(
+    source: Source, out: Path, *, devices: int, partition: str = "iid", seed: int = 0
+) -> Manifest:
+    """Write the shards of a source into a new directory. Raises UserError where `out` exists or
+    cannot be made.
 
     shards.json is written last: a directory without it is not a set of shards.
     """
@@ -73,11 +79,15 @@ def prepare(source: Source, out: Path, *, devices: int, partition: str = "iid", 
     return manifest
 
 
-def _write_extractor(source: Source, parts: list[Indices], heldout: Indices, out: Path, seed: int) -> None:
+def _write_extractor(
+    source: Source, parts: list[Indices], heldout: Indices, out: Path, seed: int
+) -> None:
     # torch is slow to import; a run that only plans never comes here.
     from fedgan_mpi.evaluation.features import accuracy, train_classifier, write_classifier
 
     train = np.sort(np.concatenate(parts))
     images, labels = source.images, source.labels
-    network = train_classifier(images[train], labels[train], classes=len(source.class_names), seed=seed)
+    network = train_classifier(
+        images[train], labels[train], classes=len(source.class_names), seed=seed
+    )
     write_classifier(out / EXTRACTOR, network, accuracy(network, images[heldout], labels[heldout]))

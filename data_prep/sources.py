@@ -21,12 +21,15 @@ class Source:
 
 
 def digits(size: int = 16) -> Source:
-    """The 1,797 handwritten digits that come with fedgan_mpi, 8×8, enlarged smoothly to size×size."""
+    """The 1,797 handwritten digits that come with fedgan_mpi, 8×8, enlarged smoothly to
+    size×size."""
     with resources.files("fedgan_mpi").joinpath("digits.npz").open("rb") as file:
         arrays = np.load(file)
         small, labels = arrays["images"], arrays["labels"]
     pixels = np.rint(small * (255 / 16)).astype(np.uint8)
-    images = [Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC) for image in pixels]
+    images = [
+        Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC) for image in pixels
+    ]
     return Source(
         name="digits",
         images=np.stack([np.asarray(image) for image in images])[:, None],

@@ -1,4 +1,5 @@
-"""From arguments and TOML files to a checked command. jsonargparse parses; this file words what it refuses.
+"""From arguments and TOML files to a checked command. jsonargparse parses; this file words what it
+refuses.
 
 Knows neither MPI nor torch, so that a mistake is told before anything slow is imported.
 """
@@ -35,7 +36,9 @@ COMMANDS = """commands:
   mpirun -n 9 python -m fedgan_mpi                       the embedded digits, 8 devices
   mpirun -n 9 python -m fedgan_mpi train run.toml --training.rounds 500
 """
-PROVENANCE = "provenance"  # the table of a run directory's config.toml that records rather than configures
+PROVENANCE = (
+    "provenance"  # the table of a run directory's config.toml that records rather than configures
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +61,8 @@ def wants_help(arguments: list[str]) -> bool:
 
 
 def parse(arguments: list[str]) -> Train | Sample:
-    """The command that the arguments name. Raises UserError; prints and raises SystemExit for --help."""
+    """The command that the arguments name. Raises UserError; prints and raises SystemExit for
+    --help."""
     if arguments[:1] == ["sample"]:
         return _parse_sample(arguments[1:])
     return _parse_train(arguments[1:] if arguments[:1] == ["train"] else arguments)
@@ -94,7 +98,9 @@ def _parse_train(arguments: list[str]) -> Train:
     )
     first = _parse_flags(parser, arguments)
     if first.file and first.resume:
-        raise UserError(f"{first.file} and --resume {first.resume} were given, but one names the experiment already")
+        raise UserError(
+            f"{first.file} and --resume {first.resume} both name an experiment; give one"
+        )
     if not first.file and not first.resume:
         return Train(config=_instantiate(parser, first), resume=None, dry_run=first.dry_run)
 
@@ -111,10 +117,16 @@ def _parse_train(arguments: list[str]) -> Train:
 
 def _check_resumable(before: Config, now: Config) -> None:
     """A resumed run is the same experiment, or a longer one."""
-    for (key, old), (_, new) in zip(_leaves(dataclasses.asdict(before)), _leaves(dataclasses.asdict(now)), strict=True):
+    for (key, old), (_, new) in zip(
+        _leaves(dataclasses.asdict(before)), _leaves(dataclasses.asdict(now)), strict=True
+    ):
         if old == new or (key == "training.rounds" and new > old):
             continue
-        right = f"more than {old!r}" if key == "training.rounds" else f"{old!r} as in the run that is resumed"
+        right = (
+            f"more than {old!r}"
+            if key == "training.rounds"
+            else f"{old!r} as in the run that is resumed"
+        )
         raise UserError(f"{key} is {new!r}, but must be {right}")
 
 
@@ -143,9 +155,7 @@ class _Parser(jsonargparse.ArgumentParser):
 
 def _parser(usage: str, description: str) -> _Parser:
     usage = f"python -m fedgan_mpi {usage}"
-    return _Parser(
-        usage=usage, description=description, formatter_class=_Help, allow_abbrev=False
-    )
+    return _Parser(usage=usage, description=description, formatter_class=_Help, allow_abbrev=False)
 
 
 def _config_parser() -> _Parser:
@@ -188,7 +198,8 @@ def _parse_file(parser: _Parser, path: Path) -> jsonargparse.Namespace:
     for key, value in given.items():
         # The parser reads "5" as 5, as it must for flags; in a file that has types it is a mistake.
         if isinstance(value, str) and not isinstance(parsed[key], str):
-            raise UserError(f"{path}: {key} is {value!r}, but must be {type(parsed[key]).__name__}, without quotes")
+            right = f"{type(parsed[key]).__name__}, without quotes"
+            raise UserError(f"{path}: {key} is {value!r}, but must be {right}")
     return parsed
 
 

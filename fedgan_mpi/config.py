@@ -1,7 +1,8 @@
 """Every knob of an experiment: its meaning, type, unit and default. Knows neither MPI nor torch.
 
-The classes are the one source of the TOML keys, the flags, their help and their checks; `command_line.py` reads
-them. A key is named `section.key`, in a file as well as on the command line.
+The classes are the one source of the TOML keys, the flags, their help and their checks;
+`command_line.py` reads them. A key is named `section.key`, in a file as well as on the command
+line.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ class RunConfig:
     """Name, place and seed."""
 
     name: str | None = None
-    """Name of the run's directory. None: made from data set, algorithm and schedule, with a number when taken."""
+    """Name of the run's directory. None: made from data set, algorithm and schedule, with a number
+    when taken."""
     directory: str = "runs"
     """Where run directories are made; on a cluster, a file system that every rank sees."""
     seed: int = 0
@@ -41,13 +43,16 @@ class DataConfig:
     """What is learned from."""
 
     shards: str | None = None
-    """Directory of device_0001.h5 … and shards.json, as data_prep writes it. None: the embedded digits."""
+    """Directory of device_0001.h5 … and shards.json, as data_prep writes it. None: the embedded
+    digits."""
     heldout: str | None = None
-    """HDF5 file of real images that no device trains on, for the scores' floor. None: heldout.h5 beside the shards."""
+    """HDF5 file of real images that no device trains on, for the scores' floor. None: heldout.h5
+    beside the shards."""
     devices: int = 8
     """Shards that the embedded digits are cut into; with data.shards their number counts."""
     read: Literal["auto", "memory", "file"] = "auto"
-    """Keep a rank's shards in memory, or read each batch from the file. auto: memory where a quarter of it suffices."""
+    """Keep a rank's shards in memory, or read each batch from the file. auto: memory where a
+    quarter of it suffices."""
 
     def __post_init__(self) -> None:
         _require(1 <= self.devices <= 100, "data.devices", self.devices, "from 1 to 100")
@@ -66,7 +71,11 @@ class ModelConfig:
     nz: int = 100
     """Length of the latent noise z."""
     width: int = 32
-    """Feature maps of the layer next to the image, in G and in D; it doubles with every halving of the size."""
+    """Feature maps of the layer next to the image, in G and in D; it doubles with every halving of
+    the size."""
+    initialization: Literal["fan_in", "dcgan"] = "fan_in"
+    """Start of the parameters: torch's own, scaled by fan-in, or DCGAN's N(0, 0.02), meant for
+    widths of 64 and more."""
 
     def __post_init__(self) -> None:
         _require(self.nz >= 1, "model.nz", self.nz, "at least 1")
@@ -78,15 +87,18 @@ class AlgorithmConfig:
     """The method and its open choices."""
 
     name: Literal["ren", "centralized"] = "ren"
-    """How the GAN is trained: ren (the paper's method), centralized (all shards in one process, the reference)."""
+    """How the GAN is trained: ren (the paper's method), centralized (all shards in one process, the
+    reference)."""
     schedule: Literal["serial", "parallel"] = "serial"
-    """serial: G trains after the devices, against the new D. parallel: meanwhile, against the D they started from."""
+    """serial: G trains after the devices, against the new D. parallel: meanwhile, against the D
+    they started from."""
     shares: Literal["data", "batch", "uniform"] = "data"
     """A participant's share in the average: by images held, by batch size, or equal."""
     moments: Literal["persistent", "reset", "averaged"] = "persistent"
     """A device's optimizer moments: its own for ever, zero in every round, or averaged like D."""
     batchnorm: Literal["average", "local", "recalibrate"] = "average"
-    """BatchNorm's running statistics: averaged with D, never sent, or averaged with the variance between devices."""
+    """BatchNorm's running statistics: averaged with D, never sent, or averaged with the variance
+    between devices."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +126,8 @@ class TrainingConfig:
     precision: Literal["float32", "float64"] = "float32"
     """Type of parameters and arithmetic; float64 for studies of exactness."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """What computes. auto: the GPU of the rank's place on its node where torch sees one, else the CPU."""
+    """What computes. auto: the GPU of the rank's place on its node where torch sees one, else the
+    CPU."""
 
     def __post_init__(self) -> None:
         _require(self.rounds >= 1, "training.rounds", self.rounds, "at least 1")
@@ -155,8 +168,8 @@ class LinkConfig:
     wire_dtype: Literal["float32", "float64"] = "float32"
     """Type of a parameter on the wire; the same as training.precision."""
     average: Literal["reduce", "gather"] = "reduce"
-    """reduce: each rank adds up its devices, the link adds the ranks. gather: device by device in order, so bitwise
-    the same for any number of ranks."""
+    """reduce: each rank adds up its devices, the link adds the ranks. gather: device by device in
+    order, so bitwise the same for any number of ranks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +184,9 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         _require(self.every >= 0, "evaluation.every", self.every, "at least 0")
         right = "at least 2"
-        _require(self.samples is None or self.samples >= 2, "evaluation.samples", self.samples, right)
+        _require(
+            self.samples is None or self.samples >= 2, "evaluation.samples", self.samples, right
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,7 @@
-"""The one kind of error that is the user's to mend, and is told in one sentence without a traceback."""
+"""The one kind of error that is the user's to mend, and is told in one sentence without a
+traceback."""
 
 
 class UserError(Exception):
-    """A mistake in a file, key or value that the user gave; the message names it and what would be right."""
+    """A mistake in a file, key or value that the user gave; the message names it and what would be
+    right."""

@@ -1,6 +1,8 @@
-"""What happens before the first round: everything a user may have got wrong is found here, and agreed on.
+"""What happens before the first round: everything a user may have got wrong is found here, and
+agreed on.
 
-Cheap checks come first, and torch, whose import takes nine ranks on two cores many seconds, comes last.
+Cheap checks come first, and torch, whose import takes nine ranks on two cores many seconds, comes
+last.
 """
 
 from __future__ import annotations
@@ -8,7 +10,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fedgan_mpi.cluster.gpu import cuda_devices
 from fedgan_mpi.cluster.link import Link
@@ -43,19 +44,17 @@ def start(link: Link, command: Train) -> Start:
     config = command.config
     link.check_world()
     link.configure(config.link)
-    link.agree(_device_problem(config, link))
+    link.agree(_device_problem(config))
     if config.data.shards is None:
         run, directory, manifest = _start_with_digits(link, command)
     else:
         directory = Path(config.data.shards)
-        manifest = link.from_server(lambda: Manifest.read(directory))
-        link.agree(_world_problem(config, link, manifest.devices))
-        link.agree(_manifest_problem(config, directory, manifest))
+        manifest = link.from_server(lambda: _read_manifest(config, link, directory))
         run = Path()
     shards, heldout, problem = _read_data(link, config, directory, manifest)
     link.agree(problem)
     if config.data.shards is not None:
-        run = link.from_server(lambda: _open_run(command, manifest))
+        run = link.from_server(lambda: _open_run(command, manifest.dataset))
     if command.resume is None:
         link.from_server(lambda: _write_config(run, config, manifest, link))
     else:
@@ -74,14 +73,14 @@ def start(link: Link, command: Train) -> Start:
 def _start_with_digits(link: Link, command: Train) -> tuple[Path, Path, Manifest]:
     """The embedded digits become shards in the run directory, written by the server."""
     config = command.config
-    link.agree(_world_problem(config, link, config.data.devices))
 
-    def size_problem() -> None:
-        if (config.model.channels or 1) != 1:
-            raise UserError(f"model.channels is {config.model.channels}, but the embedded digits have 1")
+    def check() -> Path:
+        _check_world(config, link, config.data.devices)
+        if config.model.channels == 3:
+            raise UserError("model.channels is 3, but the embedded digits have 1")
+        return _open_run(command, "digits")
 
-    link.from_server(size_problem)
-    run = link.from_server(lambda: _open_run(command, None))
+    run = link.from_server(check)
     directory = run / "shards"
     if command.resume is None:
         if not link.is_server:
@@ -92,6 +91,13 @@ def _start_with_digits(link: Link, command: Train) -> tuple[Path, Path, Manifest
     return run, directory, manifest
 
 
+def _read_manifest(config: Config, link: Link, directory: Path) -> Manifest:
+    manifest = Manifest.read(directory)
+    _check_world(config, link, manifest.devices)
+    check_manifest(config, directory, manifest)
+    return manifest
+
+
 def _write_digits(config: Config, directory: Path) -> Manifest:
     from data_prep.prepare import prepare
     from data_prep.sources import digits
@@ -100,12 +106,12 @@ def _write_digits(config: Config, directory: Path) -> Manifest:
     return prepare(source, directory, devices=config.data.devices, seed=config.run.seed)
 
 
-def _open_run(command: Train, manifest: Manifest | None) -> Path:
+def _open_run(command: Train, dataset: str) -> Path:
     if command.resume is not None:
         if not (command.resume / "checkpoints").is_dir():
             raise UserError(f"{command.resume} is not a run directory; --resume needs one")
         return command.resume
-    return make_run_directory(command.config, manifest.dataset if manifest else "digits")
+    return make_run_directory(command.config, dataset)
 
 
 def _write_config(run: Path, config: Config, manifest: Manifest, link: Link) -> None:
@@ -117,42 +123,58 @@ def _check_same_shards(run: Path, manifest: Manifest) -> None:
     with open(run / "config.toml", "rb") as file:
         recorded = tomllib.load(file).get(PROVENANCE, {}).get("shards_sha256")
     if recorded != manifest.sha256:
-        raise UserError(f"{run} was trained on other shards (SHA-256 {recorded}, now {manifest.sha256})")
+        raise UserError(
+            f"{run} was trained on other shards (SHA-256 {recorded}, now {manifest.sha256})"
+        )
 
 
-def _device_problem(config: Config, link: Link) -> str | None:
+def _device_problem(config: Config) -> str | None:
     if config.training.device == "cuda" and not cuda_devices():
-        return f"training.device is 'cuda', but there is no GPU on rank {link.rank}; use 'cpu' or 'auto'"
+        return "training.device is 'cuda', but there is no GPU here; use 'cpu' or 'auto'"
     return None
 
 
-def _world_problem(config: Config, link: Link, devices: int) -> str | None:
+def _check_world(config: Config, link: Link, devices: int) -> None:
+    """Raises UserError where the ranks cannot play the server and the devices."""
+    count = config.participation.count or 0
     if config.algorithm.name == "centralized":
-        return None
+        return
     if link.size == 1:
-        return (
+        raise UserError(
             "training needs a server and at least one device, but this world has 1 rank; "
             f"start with `mpirun -n {devices + 1} python -m fedgan_mpi …`, or fewer to share ranks"
         )
     if link.device_ranks > devices:
-        return f"there are {link.device_ranks} device ranks, but only {devices} devices; start with at most -n {devices + 1}"
-    if (config.participation.count or 0) > devices:
-        return f"participation.count is {config.participation.count}, but must be at most {devices}, the number of devices"
-    return None
+        raise UserError(
+            f"there are {link.device_ranks} device ranks for {devices} devices; "
+            f"start at most {devices + 1} ranks, one of them the server"
+        )
+    if count > devices:
+        right = f"at most {devices}, the number of devices"
+        raise UserError(f"participation.count is {count}, but must be {right}")
 
 
-def _manifest_problem(config: Config, directory: Path, manifest: Manifest) -> str | None:
+def check_manifest(config: Config, directory: Path, manifest: Manifest) -> None:
+    """Raises UserError where the networks do not fit the images."""
     channels, height, width = manifest.image_shape
     for key, asked, there in (
         ("model.size", config.model.size, height),
         ("model.channels", config.model.channels, channels),
     ):
         if asked is not None and asked != there:
-            return f"{key} is {asked}, but the images in {directory} have {there}"
+            raise UserError(f"{key} is {asked}, but the images in {directory} have {there}")
     if height != width or height not in NETWORK_SIZES or channels not in (1, 3):
         right = "1 or 3 channels and 16, 32, 64 or 128 pixels square"
-        return f"the images in {directory} are {channels}×{height}×{width}, but the networks take {right}"
-    return None
+        shape = f"{channels}×{height}×{width}"
+        raise UserError(f"the images in {directory} are {shape}, but the networks take {right}")
+
+
+def describe_hosting(link: Link, devices: int) -> str:
+    """How the devices are spread over the ranks, for a reader."""
+    if link.size == 1:
+        return f"1 here; training takes 2 to {devices + 1}"
+    hosted = -(-devices // link.device_ranks)
+    return f"1 server and {link.device_ranks} device ranks, with up to {hosted} devices each"
 
 
 def _read_data(
@@ -167,7 +189,9 @@ def _read_data(
     shards, heldout = {}, None
     try:
         shape = manifest.image_shape
-        in_memory = centralized or _fits(config, link, sum(manifest.images[k - 1] for k in mine), shape)
+        in_memory = centralized or _fits(
+            config, link, sum(manifest.images[k - 1] for k in mine), shape
+        )
         for device in mine:
             path = directory / shard_name(device)
             shards[device] = read_shard(path, image_shape=shape, in_memory=in_memory)
@@ -182,8 +206,13 @@ def _read_data(
 
 
 def _compare(shard: Shard, manifest: Manifest, device: int) -> None:
-    if (len(shard), shard.sha256) != (manifest.images[device - 1], manifest.pixels_sha256[device - 1]):
-        raise UserError(f"{shard.path} is not the shard of device {device} that shards.json describes")
+    if (len(shard), shard.sha256) != (
+        manifest.images[device - 1],
+        manifest.pixels_sha256[device - 1],
+    ):
+        raise UserError(
+            f"{shard.path} is not the shard of device {device} that shards.json describes"
+        )
 
 
 def _read_heldout(config: Config, directory: Path, manifest: Manifest) -> Shard | None:
@@ -194,7 +223,9 @@ def _read_heldout(config: Config, directory: Path, manifest: Manifest) -> Shard 
     samples = config.evaluation.samples
     if samples is not None and samples > len(heldout):
         reason = "the floor needs as many real images"
-        raise UserError(f"evaluation.samples is {samples}, but {path} holds {len(heldout)} and {reason}")
+        raise UserError(
+            f"evaluation.samples is {samples}, but {path} holds {len(heldout)} and {reason}"
+        )
     return heldout
 
 
@@ -206,16 +237,13 @@ def _fits(config: Config, link: Link, images: int, shape: tuple[int, int, int]) 
     return nbytes * link.ranks_here <= memory / 4
 
 
-def scored_samples(config: Config, heldout: Shard) -> int:
-    """Generated images per score."""
+def scored_samples(config: Config, heldout: Shard | None) -> int:
+    """Generated images per score; 0 where nothing is held out to compare them with."""
+    if heldout is None:
+        return 0
     return config.evaluation.samples or min(len(heldout), MOST_SAMPLES)
 
 
 def hosted_devices(devices: int, link: Link) -> list[int]:
     """The devices of this rank, in increasing order; none on the server."""
     return [] if link.is_server else list(range(link.rank, devices + 1, link.device_ranks))
-
-
-def describe(state: Start) -> dict[str, Any]:
-    """What a generator's file says of the data it learned."""
-    return {"dataset": state.manifest.dataset, "shards_sha256": state.manifest.sha256}

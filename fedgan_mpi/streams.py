@@ -1,4 +1,5 @@
-"""Random streams. Each purpose draws from its own, so that none depends on how many ranks there are.
+"""Random streams. Each purpose draws from its own, so that none depends on how many ranks there
+are.
 
 A stream is named by the run's seed and a path of integers, as numpy's SeedSequence spawns them.
 """

@@ -35,7 +35,8 @@ class Payload:
 
 
 class Algorithm(ABC):
-    """One rank's part in every round. Subclasses call link verbs at their method's own indentation."""
+    """One rank's part in every round. Subclasses call link verbs at their method's own
+    indentation."""
 
     def __init__(self, node: Node) -> None:
         self.node, self.link = node, node.link
@@ -74,18 +75,26 @@ class Algorithm(ABC):
 
 
 class Uplink:
-    """What a rank sends up: the shares of its participants' vectors, added up or a row a hosted device.
+    """What a rank sends up: the shares of its participants' vectors, added up or a row a hosted
+    device.
 
-    Rows keep devices apart, so that the server can add them in the order of devices whatever rank hosts them.
+    Rows keep devices apart, so that the server can add them in the order of devices whatever rank
+    hosts them.
     """
 
     def __init__(self, node: Node, vector: Tensor) -> None:
         link, self.vector = node.link, vector
+        self._in_order = link.in_order
         hosted = -(-node.participation.devices // max(1, link.device_ranks))
-        self.keeps_rows = node.config.link.average == "gather"
-        self.rows = torch.zeros((hosted if self.keeps_rows else 1), vector.numel(), dtype=vector.dtype, device=vector.device)
+        self.rows = torch.zeros(
+            (hosted if self._in_order else 1),
+            vector.numel(),
+            dtype=vector.dtype,
+            device=vector.device,
+        )
         self._row_of = {device.index: row for row, device in enumerate(node.devices)}
-        # Hosted devices train one after the other in the same vector: each starts from what came down.
+        # Hosted devices train one after the other in the same vector: each starts from what came
+        # down.
         self._received = vector.clone() if len(node.devices) > 1 else None
 
     def clear(self) -> None:
@@ -101,7 +110,7 @@ class Uplink:
 
     def add(self, device: Device, share: float) -> None:
         """Add a participant's part: share · vector."""
-        if self.keeps_rows:
+        if self._in_order:
             torch.mul(self.vector, share, out=self.rows[self._row_of[device.index]])
         else:
             self.rows[0].add_(self.vector, alpha=share)

@@ -1,7 +1,7 @@
 """Devices train D, the server averages D and trains G (Ren, Liu, Yu, Guo 2021, arXiv:2107.08681).
 
-The paper's two update schedules are the same steps in another order. Without noise, the serial one is also DP-FedAvg-GAN
-(Augenstein et al. 2020, arXiv:1911.06679).
+The paper's two update schedules are the same steps in another order. Without noise, the serial one
+is also DP-FedAvg-GAN (Augenstein et al. 2020, arXiv:1911.06679).
 """
 
 from __future__ import annotations
@@ -49,10 +49,13 @@ class Ren(Algorithm):
             self.mend_statistics()
 
     def train_discriminators(self, t: int) -> None:
-        """Leave Σ share · φ_k over this rank's participants in the uplink; zeros where all are absent."""
+        """Leave Σ share · φ_k over this rank's participants in the uplink; zeros where all are
+        absent."""
         self.uplink.clear()
         with self.clock("seconds_local"):
-            for device, share in self.participants(t):  # usually one; several when a rank hosts more
+            for device, share in self.participants(
+                t
+            ):  # usually one; several when a rank hosts more
                 self.uplink.restore()
                 self.ledger.d_loss[device.index] = device.train_discriminator(t)
                 to_second_moments(self.flat.statistics_of_discriminator, self.a)

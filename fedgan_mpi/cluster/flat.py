@@ -4,9 +4,9 @@ Layout, so that whatever travels is one slice:
 
     statistics of G | moments of G | θ | φ | moments of D | statistics of D
 
-Statistics are BatchNorm's running means and variances; integer counters stay in their modules. A section of moments
-exists only where an algorithm averages them. This file alone assigns `.data`: networks are placed on
-their device and cast first, packed last, and never moved again.
+Statistics are BatchNorm's running means and variances; integer counters stay in their modules. A
+section of moments exists only where an algorithm averages them. This file alone assigns `.data`:
+networks are placed on their device and cast first, packed last, and never moved again.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from torch import Tensor, nn
 class Flat:
     """The vectors of one rank.
 
-    gan, generator, discriminator: slices that travel, 1-D; `with_statistics` says whether BatchNorm's
-    are in them. theta, phi: the parameters alone, as nn.Parameter with a flat gradient, for optimizers.
+    gan, generator, discriminator: slices that travel, 1-D; `with_statistics` says whether
+    BatchNorm's are in them. theta, phi: the parameters alone, as nn.Parameter with a flat gradient,
+    for optimizers.
     """
 
     def __init__(
@@ -71,7 +72,9 @@ class Flat:
 def _statistics(network: nn.Module) -> list[Tensor]:
     """Floating-point buffers, running means before running variances."""
     buffers = [(name, b) for name, b in network.named_buffers() if b.is_floating_point()]
-    return [buffer for _, buffer in sorted(buffers, key=lambda item: item[0].endswith("running_var"))]
+    return [
+        buffer for _, buffer in sorted(buffers, key=lambda item: item[0].endswith("running_var"))
+    ]
 
 
 def _head(vector: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,5 @@
-"""The GPUs of this machine, counted without torch, whose import takes longer than a mistake should take to be told."""
+"""The GPUs of this machine, counted without torch, whose import takes longer than a mistake should
+take to be told."""
 
 from __future__ import annotations
 

@@ -24,14 +24,14 @@ def announced_rank(environment: Mapping[str, str] = os.environ) -> int:
 def world_size_problem(size: int, environment: Mapping[str, str] = os.environ) -> str | None:
     """Why an MPI world of one rank is not what the launcher started, or None.
 
-    `srun` without the right --mpi, or an mpirun of another MPI, starts N worlds of one rank each, and
-    every one of them would train alone and succeed.
+    `srun` without the right --mpi, or an mpirun of another MPI, starts N worlds of one rank each,
+    and every one of them would train alone and succeed.
     """
     announced = announced_size(environment)
     if size > 1 or announced <= 1:
         return None
     if "SLURM_STEP_NUM_TASKS" in environment and "OMPI_COMM_WORLD_SIZE" not in environment:
-        cure = "start with `srun --mpi=pmi2` (MPICH) or `srun --mpi=pmix` (Open MPI); `srun --mpi=list` names what is there"
+        cure = "start with `srun --mpi=pmi2` (MPICH) or `srun --mpi=pmix` (Open MPI)"
     else:
         cure = "use the mpirun that belongs to the MPI library which mpi4py loads"
     return f"the launcher started {announced} ranks, but MPI sees a world of 1: {cure}"

@@ -1,7 +1,9 @@
-"""The only road between ranks: MPI, host staging, GPU buffers, waiting, and agreement on errors live here.
+"""The only road between ranks: MPI, host staging, GPU buffers, waiting, and agreement on errors
+live here.
 
-Rank 0 is the server; the others are device ranks. Every rank calls the same verbs in the same order; only contiguous 1-D
-vectors of one dtype travel. The link counts the bytes that one participant sends or receives, and its own seconds.
+Rank 0 is the server; the others are device ranks. Every rank calls the same verbs in the same
+order; only contiguous 1-D vectors of one dtype travel. The link counts the bytes that one
+participant sends or receives, and its own seconds.
 """
 
 from __future__ import annotations
@@ -41,9 +43,9 @@ class AgreedError(UserError):
 class Link:
     """One rank's end of the road.
 
-    road: None chooses. `mpi`: plain collectives, where each rank has a core to wait on. `mailbox`: shared memory and
-    sleep, where the ranks of one machine share cores. `naps`: plain collectives entered after a napping barrier, where
-    neither holds.
+    road: None chooses. `mpi`: plain collectives, where each rank has a core to wait on. `mailbox`:
+    shared memory and sleep, where the ranks of one machine share cores. `naps`: plain collectives
+    entered after a napping barrier, where neither holds.
     """
 
     def __init__(self, comm: MPI.Comm | None = None, *, road: Road | None = None) -> None:
@@ -62,13 +64,15 @@ class Link:
         one_machine = self._comm.allreduce(machine.size == self.size, MPI.LAND)
         machine.Free()
         if road is None:
-            road = "mpi" if not crowded else "mailbox" if one_machine and Bell.works_here() else "naps"
+            road = (
+                "mpi" if not crowded else "mailbox" if one_machine and Bell.works_here() else "naps"
+            )
         self.road: Road = road
 
         self._bell = Bell(self._comm) if road == "mailbox" else None
         self._mailboxes: dict[str, Mailbox] = {}
         self._route: Literal["host", "cuda"] = "host"
-        self._in_order = False
+        self.in_order = False
         self._staging: dict[int, Tensor] = {}
         self._everyone: Tensor | None = None
         self.reset_counters()
@@ -76,7 +80,8 @@ class Link:
     # ---------------------------------------------------------------- verbs that move models
 
     def broadcast(self, vector: Tensor, *, counted: bool = True) -> None:
-        """Overwrite every rank's vector with the server's. counted: it belongs to the method's traffic."""
+        """Overwrite every rank's vector with the server's. counted: it belongs to the method's
+        traffic."""
         start = time.perf_counter()
         host = self._host(vector, load=self.is_server)
         if self._mailbox("models", host.nbytes):
@@ -93,18 +98,20 @@ class Link:
     def average(self, uplink: Tensor, into: Tensor) -> None:
         """Overwrite the server's `into` with the sum of all device ranks' uplinks.
 
-        uplink: (rows, n), equal on all ranks; each row already multiplied by shares that sum to 1 over
-        the participants, and zero where nobody takes part. The server's own must be zero.
-        into: (n,); untouched on device ranks. Several rows are added row by row and in each by rank,
-        which is the order of the hosted devices, so the result does not depend on how many ranks there
-        are. With one row, MPI adds in an order of its own.
+        uplink: (rows, n), equal on all ranks; each row already multiplied by shares that sum to 1
+        over the participants, and zero where nobody takes part. The server's own must be zero.
+        into: (n,); untouched on device ranks. Several rows are added row by row and in each by
+        rank, which is the order of the hosted devices, so the result does not depend on how many
+        ranks there are. With one row, MPI adds in an order of its own.
         """
         start = time.perf_counter()
         host = self._host(uplink, load=not self.is_server)
         total = self._host(into, load=False)
         if self._mailbox("models", host.nbytes):
-            self._mailboxes["models"].up(_bytes(host), lambda parts: _add(parts, like=host, into=total))
-        elif not self._in_order:
+            self._mailboxes["models"].up(
+                _bytes(host), lambda parts: _add(parts, like=host, into=total)
+            )
+        elif not self.in_order:
             self._arrive()
             self._comm.Reduce(host, total if self.is_server else None, MPI.SUM, root=0)
         else:
@@ -121,14 +128,16 @@ class Link:
     # ---------------------------------------------------------------- a few numbers
 
     def sum(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The elementwise sum over ranks, the same on every rank; exact where one rank alone has a number."""
+        """The elementwise sum over ranks, the same on every rank; exact where one rank alone has a
+        number."""
         total = np.zeros_like(numbers)
         if self._mailbox("numbers", max(numbers.nbytes, 4096)):
             box = self._mailboxes["numbers"]
-            box.up(
-                numbers.view(np.uint8),
-                lambda parts: np.sum([numbers, *(part.view(float) for part in parts)], 0, out=total),
-            )
+
+            def add(parts: list[Bytes]) -> None:
+                np.sum([numbers, *(part.view(np.float64) for part in parts)], 0, out=total)
+
+            box.up(numbers.view(np.uint8), add)
             box.down(total.view(np.uint8))
         else:
             self._arrive()
@@ -142,7 +151,8 @@ class Link:
     # ---------------------------------------------------------------- agreement
 
     def agree(self, problem: str | None) -> None:
-        """Raise AgreedError on every rank where any has a problem; the lowest rank's is the one told."""
+        """Raise AgreedError on every rank where any has a problem; the lowest rank's is the one
+        told."""
         self._arrive()
         problems = [problem for problem in self._comm.allgather(problem) if problem is not None]
         if problems:
@@ -172,7 +182,8 @@ class Link:
         return result
 
     def collect(self, mine: dict[str, str], problem: str | None) -> dict[str, str]:
-        """All ranks' entries together, on every rank; AgreedError on every rank where any has a problem."""
+        """All ranks' entries together, on every rank; AgreedError on every rank where any has a
+        problem."""
         self.agree(problem)
         everyone = self._comm.allgather(mine)
         return {key: value for theirs in everyone for key, value in theirs.items()}
@@ -186,7 +197,8 @@ class Link:
     def check_lengths(self, *vectors: Tensor) -> None:
         """Raise AgreedError unless every rank has vectors of the same lengths and types.
 
-        Asked once before the first round: a shorter receiver raises, but its sender notices nothing.
+        Asked once before the first round: a shorter receiver raises, but its sender notices
+        nothing.
         """
         mine = [(v.numel(), str(v.dtype)) for v in vectors]
         self._arrive()
@@ -194,17 +206,20 @@ class Link:
         different = [rank for rank, theirs in enumerate(everyone) if theirs != everyone[0]]
         if different:
             rank = different[0]
-            raise AgreedError(f"rank {rank} has vectors {everyone[rank]}, but the server {everyone[0]}")
+            raise AgreedError(
+                f"rank {rank} has vectors {everyone[rank]}, but the server {everyone[0]}"
+            )
 
     def configure(self, config: LinkConfig) -> None:
-        """Take the configured route and way of averaging. Raises AgreedError where a rank cannot."""
+        """Take the configured route and way of averaging. Raises AgreedError where a rank
+        cannot."""
         problem = None
         if config.route == "cuda" and not cuda_devices():
             problem = "link.route is 'cuda', but there is no GPU here; use 'host'"
         elif config.route == "cuda" and not _cuda_aware():
             problem = "link.route is 'cuda', but this MPI library is not CUDA-aware; use 'host'"
         self.agree(problem)
-        self._route, self._in_order = config.route, config.average == "gather"
+        self._route, self.in_order = config.route, config.average == "gather"
 
     @staticmethod
     def library() -> str:
@@ -226,7 +241,8 @@ class Link:
     # ---------------------------------------------------------------- inside
 
     def _arrive(self) -> None:
-        """Wait for all ranks without taking the core that they compute on; the payload comes after."""
+        """Wait for all ranks without taking the core that they compute on; the payload comes
+        after."""
         if self.road == "mpi":
             return
         token = self._comm.Ibarrier()
@@ -244,7 +260,8 @@ class Link:
         return True
 
     def _host(self, vector: Tensor, *, load: bool) -> Tensor:
-        """The memory that MPI reads and writes for a vector: its own, or for a GPU's a staging buffer."""
+        """The memory that MPI reads and writes for a vector: its own, or for a GPU's a staging
+        buffer."""
         vector = vector.detach()
         if vector.is_cuda:
             import torch
@@ -275,11 +292,14 @@ def _bytes(vector: Tensor) -> Bytes:
 
 
 def _add(parts: Sequence[Bytes | Tensor], *, like: Tensor, into: Tensor) -> None:
-    """Overwrite `into` with the sum of all rows of all device ranks' parts, in the order of devices."""
+    """Overwrite `into` with the sum of all rows of all device ranks' parts, in the order of
+    devices."""
     import torch
 
     tables = [
-        torch.from_numpy(part).view(like.dtype).view_as(like) if isinstance(part, np.ndarray) else part
+        torch.from_numpy(part).view(like.dtype).view_as(like)
+        if isinstance(part, np.ndarray)
+        else part
         for part in parts
     ]
     into.zero_()
@@ -295,7 +315,8 @@ def _usable_cores() -> set[int]:
 
 
 def _cuda_aware() -> bool:
-    """What the loaded MPI library says of itself; some answer for how they were built, not for now."""
+    """What the loaded MPI library says of itself; some answer for how they were built, not for
+    now."""
     try:
         with open("/proc/self/maps") as maps:
             paths = {line.split()[-1] for line in maps if "/libmpi" in line}

@@ -1,14 +1,17 @@
 """Vectors between the ranks of one machine that have to share its cores.
 
-Where ranks outnumber cores, an MPI library's waiting rank spins on the core that its partner computes on, and a rank that
-naps wakes thousands of times a second. Here a waiting rank sleeps in the kernel until a datagram wakes it, and the
-vector itself crosses in a window of shared memory: one write down, one write up per rank, added up in rank order.
+Where ranks outnumber cores, an MPI library's waiting rank spins on the core that its partner
+computes on, and a rank that naps wakes thousands of times a second. Here a waiting rank sleeps in
+the kernel until a datagram wakes it, and the vector itself crosses in a window of shared memory:
+one write down, one write up per rank, added up in rank order.
 
-What arrived is said by counters in the window; a datagram only wakes. A lost or a foreign one does no harm.
+What arrived is said by counters in the window; a datagram only wakes. A lost or a foreign one does
+no harm.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import secrets
@@ -48,23 +51,21 @@ class Bell:
         return sys.platform == "linux"
 
     def ring(self, rank: int) -> None:
-        try:
+        # A full queue will wake its rank all the same; one that has gone is the launcher's to tell.
+        with contextlib.suppress(BlockingIOError, ConnectionRefusedError):
             self._voice.sendto(b"!", self._addresses[rank])
-        except (BlockingIOError, ConnectionRefusedError):
-            pass  # its queue is full, so it will wake; or it has gone, and the launcher ends the job
 
     def sleep_until(self, arrived: Callable[[], bool]) -> None:
         while not arrived():
-            try:
+            with contextlib.suppress(TimeoutError):
                 self._ear.recv(1)
-            except TimeoutError:
-                pass
 
 
 class Mailbox:
     """A segment for the server, and one for each other rank, in one shared window; a turn a call.
 
-    All ranks make the same calls in the same order. Each rank counts in its header the turns it has finished.
+    All ranks make the same calls in the same order. Each rank counts in its header the turns it has
+    finished.
     """
 
     def __init__(self, comm: MPI.Comm, bell: Bell, capacity: int) -> None:
@@ -93,14 +94,17 @@ class Mailbox:
             self._finish()
 
     def up(self, vector: Bytes, take: Callable[[list[Bytes]], None]) -> None:
-        """Hand the others' vectors, in rank order, to the server's `take`; the server's own is not sent."""
+        """Hand the others' vectors, in rank order, to the server's `take`; the server's own is not
+        sent."""
         self._turn += 1
         if self._comm.rank == 0:
             self._bell.sleep_until(lambda: self._others_finished(self._turn))
             take([data[: vector.size] for data in self._data[1:]])
             self._finish()
         else:
-            self._wait_until(lambda: self._finished[0][0] >= self._turn - 1)  # my last one was taken
+            self._wait_until(
+                lambda: self._finished[0][0] >= self._turn - 1
+            )  # my last one was taken
             self._data[self._comm.rank][: vector.size] = vector
             self._finish()
             self._bell.ring(0)
@@ -124,8 +128,9 @@ class Mailbox:
 def _shared_memory(comm: MPI.Comm, nbytes: int) -> mmap.mmap:
     """Collective. Zeros that all ranks of one machine see, with no name left behind.
 
-    Not an MPI window: Open MPI's print complaints where a transport is missing, and none reserves its pages, so that
-    a full /dev/shm would end the job by a signal. Here it is found out in time, and the disk serves.
+    Not an MPI window: Open MPI's print complaints where a transport is missing, and none reserves
+    its pages, so that a full /dev/shm would end the job by a signal. Here it is found out in time,
+    and the disk serves.
     """
     path = comm.bcast(_reserve(nbytes) if comm.rank == 0 else None)
     with open(path, "r+b") as file:
@@ -149,4 +154,6 @@ def _reserve(nbytes: int) -> str:
             os.unlink(path)
         finally:
             os.close(descriptor)
-    raise UserError(f"neither /dev/shm nor {tempfile.gettempdir()} has {nbytes / 1e6:.0f} MB for shared memory")
+    raise UserError(
+        f"neither /dev/shm nor {tempfile.gettempdir()} has {nbytes / 1e6:.0f} MB for shared memory"
+    )

@@ -1,7 +1,9 @@
-"""What one rank owns: networks in one vector, the devices it hosts, and the server's state on rank 0.
+"""What one rank owns: networks in one vector, the devices it hosts, and the server's state on rank
+0.
 
-A device k owns what no other has: its shard, its random streams, its optimizer moments. Device k is rank k; with fewer
-device ranks than devices, rank r hosts devices r, r + R, r + 2R, … one after the other, on the same pair of networks.
+A device k owns what no other has: its shard, its random streams, its optimizer moments. Device k is
+rank k; with fewer device ranks than devices, rank r hosts devices r, r + R, r + 2R, … one after the
+other, on the same pair of networks.
 """
 
 from __future__ import annotations
@@ -19,12 +21,17 @@ from fedgan_mpi.cluster.link import Link
 from fedgan_mpi.cluster.participation import Participation
 from fedgan_mpi.config import Config
 from fedgan_mpi.learning.losses import LOSSES, Loss
-from fedgan_mpi.learning.networks import Discriminator, Generator, initialize
-from fedgan_mpi.learning.optimizers import load_moments, make_optimizer, moments_state, reset, set_steps
+from fedgan_mpi.learning.networks import build, initialize
+from fedgan_mpi.learning.optimizers import (
+    load_moments,
+    make_optimizer,
+    moments_state,
+    reset,
+    set_steps,
+)
 from fedgan_mpi.learning.steps import discriminator_step, generator_step
 from fedgan_mpi.shards import Batches, Shard
 from fedgan_mpi.streams import Purpose, torch_stream
-
 
 
 @dataclass(kw_only=True)
@@ -42,7 +49,8 @@ class Pair:
         return self.flat.vector.device
 
     def noise(self, count: int, stream: torch.Generator) -> Tensor:
-        """z (count, nz) from N(0, 1), drawn on the CPU so that it does not depend on what computes."""
+        """z (count, nz) from N(0, 1), drawn on the CPU so that it does not depend on what
+        computes."""
         z = torch.randn(count, self.nz, generator=stream, dtype=self.flat.vector.dtype)
         return z.to(self.torch_device)
 
@@ -65,13 +73,16 @@ class Device:
             moments=averaged,
         )
         self.noise_stream = torch_stream(config.run.seed, Purpose.FAKE, index)
-        self.statistics = flat.statistics_of_discriminator.clone() if self.keeps_statistics else None
+        self.statistics = (
+            flat.statistics_of_discriminator.clone() if self.keeps_statistics else None
+        )
 
     def train_discriminator(self, t: int) -> float:
-        """n_d steps from the φ that stands in the vector; it holds φ_k afterwards. Gives the mean loss."""
+        """n_d steps from the φ that stands in the vector; it holds φ_k afterwards. Gives the mean
+        loss."""
         flat, steps = self.pair.flat, self.training.discriminator_steps
-        # Adam's moments stay with the device: only parameters are averaged, so a device that sat out
-        # a round comes back with its own momentum. The other two are named choices.
+        # Adam's moments stay with the device: only parameters are averaged, so a device that sat
+        # out a round comes back with its own momentum. The other two are named choices.
         if self.moments == "reset":
             reset(self.optimizer)
         elif self.moments == "averaged":
@@ -157,23 +168,24 @@ class Node:
     config: Config
     pair: Pair
     devices: list[Device]
-    """Those this rank hosts; none on the server, except where an algorithm trains in one process."""
+    """Those this rank hosts; none on the server, except where an algorithm trains in one
+    process."""
     server: Server | None
     participation: Participation
     batch_sizes: list[int] = field(default_factory=list)
     """Of device 1, 2, …: a device with few images has smaller batches."""
 
 
-def build_pair(config: Config, image_shape: tuple[int, int, int], torch_device: str = "cpu") -> Pair:
+def build_pair(
+    config: Config, image_shape: tuple[int, int, int], torch_device: str = "cpu"
+) -> Pair:
     """The configured networks, with the start that the run's seed gives, in one vector."""
-    channels, size, _ = image_shape
-    model = config.model
     stream = torch_stream(config.run.seed, Purpose.PARAMETERS)
-    G = Generator(size=size, channels=channels, nz=model.nz, width=model.width)
-    D = Discriminator(size=size, channels=channels, width=model.width)
-    initialize(G, stream)
-    initialize(D, stream)
-    return pack_pair(G, D, nz=model.nz, loss=LOSSES[config.training.loss], config=config, torch_device=torch_device)
+    G, D = build(config.model, image_shape)
+    for network in (G, D):
+        initialize(network, config.model.initialization, stream)
+    loss = LOSSES[config.training.loss]
+    return pack_pair(G, D, nz=config.model.nz, loss=loss, config=config, torch_device=torch_device)
 
 
 def pack_pair(
@@ -225,4 +237,3 @@ def build_node(
         participation=participation,
         batch_sizes=batch_sizes,
     )
-

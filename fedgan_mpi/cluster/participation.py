@@ -1,4 +1,5 @@
-"""Who takes part in round t, and with which share. Every rank computes the same, so no message is sent for it."""
+"""Who takes part in round t, and with which share. Every rank computes the same, so no message is
+sent for it."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ class Participation:
         shares: Literal["data", "batch", "uniform"],
         seed: int,
     ) -> None:
-        """images, batch_sizes: of device 1, 2, …. Raises UserError where more are asked for than there are."""
+        """images, batch_sizes: of device 1, 2, …. Raises UserError where more are asked for than
+        there are."""
         self._policy, self._seed = config.policy, seed
         self.devices = len(images)
         self.count = self.devices if config.count is None else config.count
@@ -36,12 +38,12 @@ class Participation:
         """The devices of round t, in increasing order."""
         if self._policy == "random":
             stream = numpy_stream(self._seed, Purpose.PARTICIPATION, t)
-            chosen = stream.choice(self.devices, self.count, replace=False)
+            chosen = stream.choice(self.devices, self.count, replace=False).tolist()
         elif self._policy == "round_robin":
             chosen = [(t * self.count + n) % self.devices for n in range(self.count)]
         else:
-            chosen = range(self.devices)
-        return sorted(int(index) + 1 for index in chosen)
+            chosen = list(range(self.devices))
+        return sorted(index + 1 for index in chosen)
 
     def shares(self, t: int) -> dict[int, float]:
         """Each participant's share in the average of round t; they sum to 1."""

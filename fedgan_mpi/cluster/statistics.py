@@ -1,10 +1,11 @@
 """What an average does to BatchNorm's running variances, and how `recalibrate` mends it.
 
-The variance of a union of batches is the mean of the batches' variances plus the variance of their means. Averaging
-running variances keeps the first term only. Where every device makes `passes` passes from equal statistics, with
-momentum m, its running mean moves by a = 1 - (1 - m)^passes of the way to its own mean, so the variance between running
-means, divided by a, is what the average lost (exact if a device's batch mean is the same in all of its passes).
-Σ w_k (v_k + μ_k²/a) - (Σ w_k μ_k)²/a carries it with no further number on the wire.
+The variance of a union of batches is the mean of the batches' variances plus the variance of their
+means. Averaging running variances keeps the first term only. Where every device makes `passes`
+passes from equal statistics, with momentum m, its running mean moves by a = 1 - (1 - m)^passes of
+the way to its own mean, so the variance between running means, divided by a, is what the average
+lost (exact if a device's batch mean is the same in all of its passes). Σ w_k (v_k + μ_k²/a) - (Σ
+w_k μ_k)²/a carries it with no further number on the wire.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 
 
 def movement(network: nn.Module, passes: int) -> float:
-    """The share a of the way that a running mean moves in so many passes; 0 without BatchNorm or passes."""
+    """The share a of the way that a running mean moves in so many passes; 0 without BatchNorm or
+    passes."""
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d) and module.momentum is not None:
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum is not None:
             return 1.0 - (1.0 - module.momentum) ** passes
     return 0.0
 

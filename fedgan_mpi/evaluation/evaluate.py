@@ -1,4 +1,5 @@
-"""Scores of the generator in training. Ranks share the work; sums of features leave a device, images never do."""
+"""Scores of the generator in training. Ranks share the work; sums of features leave a device,
+images never do."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from fedgan_mpi.run.export import to_pixels
 from fedgan_mpi.shards import Shard
 from fedgan_mpi.streams import Purpose, torch_stream
 
-CHUNK = 64  # generated images per random stream; streams belong to chunks, so that no rank count matters
+CHUNK = 64  # generated images per random stream: streams belong to chunks, not to ranks
 BLOCK = 256  # real images whose features are held at a time
 COMMON = 0.01  # share above which a class counts as covered
 
@@ -24,8 +25,8 @@ COMMON = 0.01  # share above which a class counts as covered
 class Scorer:
     """Fréchet distance to the devices' pooled images, and the classes that the fakes cover.
 
-    Statistics of the real images are added up once. With each value goes the floor: the same measure of as many
-    held-out real images.
+    Statistics of the real images are added up once. With each value goes the floor: the same
+    measure of as many held-out real images.
     """
 
     def __init__(self, node: Node, extractor: Path, heldout: Shard | None, samples: int) -> None:
@@ -42,7 +43,8 @@ class Scorer:
         self.floors = self._measure(floor.over_ranks(node))
 
     def score(self, round: int) -> list[dict[str, Any]]:
-        """Collective. The scores of the server's generator, as lines of stats.jsonl; the same on every rank."""
+        """Collective. The scores of the server's generator, as lines of stats.jsonl; the same on
+        every rank."""
         node = self.node
         node.link.broadcast(node.pair.flat.whole_generator, counted=False)
         fakes = _Sums(self.network)
@@ -53,7 +55,13 @@ class Scorer:
         node.pair.G.train()
         values = self._measure(fakes.over_ranks(node))
         return [
-            {"round": round, "metric": name, "value": value, "floor": floor, "samples": self.samples}
+            {
+                "round": round,
+                "metric": name,
+                "value": value,
+                "floor": floor,
+                "samples": self.samples,
+            }
             for (name, value), floor in zip(values.items(), self.floors.values(), strict=True)
         ]
 
@@ -75,7 +83,8 @@ def generate(node: Node, count: int, purpose: Purpose, chunk: int) -> NDArray[np
 
 
 class _Sums:
-    """Sums over images: moments of their features, and a count of each class that the classifier sees."""
+    """Sums over images: moments of their features, and a count of each class that the classifier
+    sees."""
 
     def __init__(self, network: Classifier) -> None:
         self._network = network

@@ -12,7 +12,8 @@ Array = NDArray[np.float64]
 
 @dataclass(kw_only=True)
 class Moments:
-    """Σ f, Σ f fᵀ and the count of features: all that the distance needs, and all that leaves a rank."""
+    """Σ f, Σ f fᵀ and the count of features: all that the distance needs, and all that leaves a
+    rank."""
 
     total: Array
     """(d,)"""
@@ -54,10 +55,11 @@ class Moments:
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
-    """|μ_a - μ_b|² + tr(Σ_a + Σ_b - 2 (Σ_a Σ_b)^½), Heusel et al. 2017 (arXiv:1706.08500), section 3.
+    """|μ_a - μ_b|² + tr(Σ_a + Σ_b - 2 (Σ_a Σ_b)^½), Heusel et al. 2017 (arXiv:1706.08500), section
+    3.
 
-    The root's trace comes from eigenvalues of the symmetric Σ_a^½ Σ_b Σ_a^½, which stay real where a
-    covariance is singular, as with fewer images than features.
+    The root's trace comes from eigenvalues of the symmetric Σ_a^½ Σ_b Σ_a^½, which stay real where
+    a covariance is singular, as with fewer images than features.
     """
     values, vectors = np.linalg.eigh(a.covariance)
     root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T

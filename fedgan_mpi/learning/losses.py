@@ -30,6 +30,8 @@ def _fake(logits: Tensor) -> Tensor:
 LOSSES = {
     # Goodfellow et al. 2014, section 3: the same fixed point as the minimax game, but gradients
     # that do not vanish while D wins.
-    "nonsaturating": Loss(real=_real, fake=_fake, generator=lambda logits: softplus(-logits).mean()),
+    "nonsaturating": Loss(
+        real=_real, fake=_fake, generator=lambda logits: softplus(-logits).mean()
+    ),
     "saturating": Loss(real=_real, fake=_fake, generator=lambda logits: -softplus(logits).mean()),
 }

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
+
+from fedgan_mpi.config import ModelConfig
 
 SIZES = (16, 32, 64, 128)
 
@@ -11,7 +16,8 @@ SIZES = (16, 32, 64, 128)
 class Generator(nn.Module):
     """DCGAN's G (Radford et al. 2016): z (B, nz) to images (B, channels, size, size) in [-1, 1].
 
-    Transposed convolutions double 4×4 up to the size while their feature maps halve down to `width`.
+    Transposed convolutions double 4×4 up to the size while their feature maps halve down to
+    `width`.
     """
 
     def __init__(self, *, size: int, channels: int, nz: int, width: int) -> None:
@@ -33,7 +39,8 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """DCGAN's D: images (B, channels, size, size) to logits (B,), the mirror image of the generator."""
+    """DCGAN's D: images (B, channels, size, size) to logits (B,), the mirror image of the
+    generator."""
 
     def __init__(self, *, size: int, channels: int, width: int) -> None:
         super().__init__()
@@ -59,16 +66,37 @@ def _maps(size: int, width: int) -> list[int]:
     return [width * size // 8 // 2**step for step in range((size // 4).bit_length() - 1)]
 
 
-def initialize(network: nn.Module, stream: torch.Generator) -> None:
-    """DCGAN's start: convolutions N(0, 0.02), BatchNorm scales N(1, 0.02) and shifts 0."""
+def build(model: ModelConfig, image_shape: tuple[int, int, int]) -> tuple[Generator, Discriminator]:
+    """The configured pair for images of a shape (C, H, W), H = W."""
+    channels, size, _ = image_shape
+    G = Generator(size=size, channels=channels, nz=model.nz, width=model.width)
+    D = Discriminator(size=size, channels=channels, width=model.width)
+    return G, D
+
+
+def initialize(
+    network: nn.Module, kind: Literal["fan_in", "dcgan"], stream: torch.Generator
+) -> None:
+    """Draw a network's start from a stream.
+
+    fan_in: torch's own for convolutions, uniform with a variance of 1/(3 · fan-in). dcgan: N(0,
+    0.02) for convolutions and N(1, 0.02) for BatchNorm's scales (Radford et al. 2016), which suits
+    wide networks: next to the pixels of narrow ones it is so small that nothing is learned for some
+    hundred rounds.
+    """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            nn.init.normal_(module.weight, 0.0, 0.02, generator=stream)
+            if kind == "dcgan":
+                nn.init.normal_(module.weight, 0.0, 0.02, generator=stream)
+            else:
+                nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5), generator=stream)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.weight, 1.0, 0.02, generator=stream)
+            nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
+            if kind == "dcgan":
+                nn.init.normal_(module.weight, 1.0, 0.02, generator=stream)
 
 
 def count_parameters(network: nn.Module) -> int:

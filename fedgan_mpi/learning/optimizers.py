@@ -25,7 +25,9 @@ def make_optimizer(
         return torch.optim.SGD([parameters], lr=lr)
     optimizer = torch.optim.Adam([parameters], lr=lr, betas=betas, fused=True)
     if moments is None:
-        moments = torch.zeros(2 * parameters.numel(), dtype=parameters.dtype, device=parameters.device)
+        moments = torch.zeros(
+            2 * parameters.numel(), dtype=parameters.dtype, device=parameters.device
+        )
     first, second = moments.split(parameters.numel())
     step = torch.zeros((), dtype=torch.float32, device=parameters.device)
     optimizer.state[parameters] = {"step": step, "exp_avg": first, "exp_avg_sq": second}

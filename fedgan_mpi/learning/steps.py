@@ -15,7 +15,8 @@ def discriminator_step(
     """Move D's parameters by one step with G frozen; gives D's loss before it, a scalar.
 
     real: (B, C, H, W) in [-1, 1]; z: (B, nz). Both networks run in training mode, so G's BatchNorm
-    normalizes by the batch, as when G itself is trained. Source: Ren et al. 2021, the devices' step.
+    normalizes by the batch, as when G itself is trained. Source: Ren et al. 2021, the devices'
+    step.
     """
     optimizer.zero_grad(set_to_none=False)  # the gradient is a fixed vector; see Flat
     with torch.no_grad():
@@ -29,7 +30,9 @@ def discriminator_step(
     return loss_real.detach() + loss_fake.detach()
 
 
-def generator_step(G: nn.Module, D: nn.Module, loss: Loss, optimizer: Optimizer, z: Tensor) -> Tensor:
+def generator_step(
+    G: nn.Module, D: nn.Module, loss: Loss, optimizer: Optimizer, z: Tensor
+) -> Tensor:
     """Move G's parameters by one step against a fixed D; gives G's loss before it, a scalar.
 
     Source: Ren et al. 2021, the server's step. D's parameters get no gradient; its BatchNorm

@@ -11,10 +11,14 @@ from fedgan_mpi.files import complete_or_absent, write_complete
 from fedgan_mpi.run.record import read_stats
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse } td, th { padding: .2rem .8rem; border-bottom: 1px solid #ddd; text-align: left }
-td.number { text-align: right; font-variant-numeric: tabular-nums } img { max-width: 100% }
-figure { display: inline-block; margin: .5rem 1rem .5rem 0; vertical-align: top } figure img { width: 27rem }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto;
+       padding: 0 1rem; color: #222 }
+table { border-collapse: collapse }
+td, th { padding: .2rem .8rem; border-bottom: 1px solid #ddd; text-align: left }
+td.number { text-align: right; font-variant-numeric: tabular-nums }
+img { max-width: 100% }
+figure { display: inline-block; margin: .5rem 1rem .5rem 0; vertical-align: top }
+figure img { width: 27rem }
 pre { background: #f6f6f6; padding: 1rem; overflow-x: auto }
 """
 
@@ -30,10 +34,11 @@ def write_report(run: Path) -> None:
         f"<figcaption>after round {int(path.stem.removeprefix('round_'))}</figcaption></figure>"
         for path in chosen
     )
+    name = html.escape(run.resolve().name)
     config = html.escape((run / "config.toml").read_text(encoding="utf-8"))
     page = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{html.escape(run.name)}</title><style>{_STYLE}</style></head>
-<body><h1>{html.escape(run.name)}</h1>
+<html lang="en"><head><meta charset="utf-8"><title>{name}</title><style>{_STYLE}</style></head>
+<body><h1>{name}</h1>
 <h2>Scores</h2>{_score_table(scores)}
 <h2>Curves</h2><img src="{_embedded(run / "curves.png")}" alt="losses and scores against rounds">
 <h2>Samples</h2>{figures}
@@ -61,8 +66,12 @@ def draw_curves(path: Path, rounds: list[dict[str, Any]], scores: list[dict[str,
     frechet = [line for line in scores if line["metric"].startswith("frechet")]
     if frechet:
         name = frechet[0]["metric"]
-        distance.plot([s["round"] for s in frechet], [s["value"] for s in frechet], "o-", label="generated")
-        distance.axhline(frechet[0]["floor"], color="gray", linestyle="--", label="held-out real images")
+        distance.plot(
+            [s["round"] for s in frechet], [s["value"] for s in frechet], "o-", label="generated"
+        )
+        distance.axhline(
+            frechet[0]["floor"], color="gray", linestyle="--", label="held-out real images"
+        )
         distance.set(title=f"{name}\n{frechet[0]['samples']} images", xlabel="round", yscale="log")
         distance.legend()
     else:
@@ -82,7 +91,9 @@ def _score_table(scores: list[dict[str, Any]]) -> str:
         f"<td class='number'>{line['samples']}</td><td class='number'>{line['round']}</td></tr>"
         for name, line in last.items()
     )
-    head = "<tr><th>metric</th><th>value</th><th>held-out real</th><th>images</th><th>round</th></tr>"
+    head = (
+        "<tr><th>metric</th><th>value</th><th>held-out real</th><th>images</th><th>round</th></tr>"
+    )
     return f"<table>{head}{rows}</table>"
 
 
@@ -92,7 +103,9 @@ def _cost_table(rounds: list[dict[str, Any]]) -> str:
         f"<tr><td>{key}</td>{_numbers(sum(line[key] for line in rounds))}</tr>" for key in sums
     )
     for key in ("bytes_down", "bytes_up"):
-        rows += f"<tr><td>{key}</td><td class='number'>{sum(line[key] for line in rounds):,}</td></tr>"
+        rows += (
+            f"<tr><td>{key}</td><td class='number'>{sum(line[key] for line in rounds):,}</td></tr>"
+        )
     return f"<table>{rows}</table>"
 
 

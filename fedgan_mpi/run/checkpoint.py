@@ -1,7 +1,8 @@
-"""Checkpoints: `checkpoints/round_NNNNNN/`, complete or absent, a file a device and one for the server.
+"""Checkpoints: `checkpoints/round_NNNNNN/`, complete or absent, a file a device and one for the
+server.
 
-A file per device and not per rank, so that a run can go on with other ranks. Loaded with weights_only: a checkpoint is
-data and cannot run code.
+A file per device and not per rank, so that a run can go on with other ranks. Loaded with
+weights_only: a checkpoint is data and cannot run code.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ def checkpoint_name(round: int) -> str:
     return f"round_{round:06d}"
 
 
-def save_checkpoint(node: Node, run: Path, round: int, progress: dict[str, Any], keep_last: int) -> None:
+def save_checkpoint(
+    node: Node, run: Path, round: int, progress: dict[str, Any], keep_last: int
+) -> None:
     """Collective. Keep all that round `round` (a count of finished rounds) left behind.
 
-    progress: JSON, the server's; what the train loop itself must remember. Raises AgreedError where a rank
-    cannot write; older checkpoints stay then.
+    progress: JSON, the server's; what the train loop itself must remember. Raises AgreedError where
+    a rank cannot write; older checkpoints stay then.
     """
     directory = run / "checkpoints"
     temporary = directory / f".{checkpoint_name(round)}.tmp"
@@ -55,7 +58,11 @@ def save_checkpoint(node: Node, run: Path, round: int, progress: dict[str, Any],
     all_hashes = node.link.collect(hashes, problem)
 
     def finish() -> None:
-        manifest = {"round": round, "progress": progress, "sha256": dict(sorted(all_hashes.items()))}
+        manifest = {
+            "round": round,
+            "progress": progress,
+            "sha256": dict(sorted(all_hashes.items())),
+        }
         write_complete(temporary / _MANIFEST, json.dumps(manifest, indent=1).encode())
         final = directory / checkpoint_name(round)
         shutil.rmtree(final, ignore_errors=True)
@@ -108,7 +115,8 @@ def _read(path: Path, sha256: str | None) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise UserError(f"{path} is not what its checkpoint recorded; delete {path.parent} to use the one before")
+        before = f"delete {path.parent} to use the one before"
+        raise UserError(f"{path} is not what its checkpoint recorded; {before}")
     try:
         state: dict[str, Any] = torch.load(BytesIO(content), weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError):

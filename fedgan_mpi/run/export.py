@@ -1,4 +1,5 @@
-"""The trained generator as a file of its own: parameters in safetensors, what is needed to build it in JSON. No MPI."""
+"""The trained generator as a file of its own: parameters in safetensors, what is needed to build it
+in JSON. No MPI."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.learning.networks import Generator
 from fedgan_mpi.files import write_complete
+from fedgan_mpi.learning.networks import Generator
 from fedgan_mpi.streams import Purpose, torch_stream
 
 FINAL = "generator"
@@ -40,7 +41,9 @@ class TrainedGenerator:
 
 def to_pixels(images: torch.Tensor) -> NDArray[np.uint8]:
     """Images in [-1, 1] as uint8, rounded to the nearest."""
-    pixels: NDArray[np.uint8] = images.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+    pixels: NDArray[np.uint8] = (
+        images.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+    )
     return pixels
 
 
@@ -55,7 +58,8 @@ def write_generator(directory: Path, name: str, G: nn.Module, about: dict[str, A
 
 
 def load(path: str | Path) -> TrainedGenerator:
-    """The generator of a run directory (the best, where scores chose one), or of a .safetensors file.
+    """The generator of a run directory (the best, where scores chose one), or of a .safetensors
+    file.
 
     Raises UserError where there is none.
     """
@@ -63,7 +67,9 @@ def load(path: str | Path) -> TrainedGenerator:
     if path.is_dir():
         names = [name for name in (BEST, FINAL) if (path / f"{name}.safetensors").exists()]
         if not names:
-            raise UserError(f"{path} has no {FINAL}.safetensors; has the run written its generator yet?")
+            raise UserError(
+                f"{path} has no {FINAL}.safetensors; has the run written its generator yet?"
+            )
         path = path / f"{names[0]}.safetensors"
     try:
         about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
@@ -71,7 +77,9 @@ def load(path: str | Path) -> TrainedGenerator:
         network = Generator(**shape)
         network.load_state_dict(load_file(path))
     except OSError as error:
-        raise UserError(f"{error.filename or path} cannot be read: {error.strerror or error}") from None
+        raise UserError(
+            f"{error.filename or path} cannot be read: {error.strerror or error}"
+        ) from None
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError):
         raise UserError(f"{path} is not a generator of this program, or is damaged") from None
     return TrainedGenerator(network=network.eval(), about=about)

@@ -15,7 +15,8 @@ _SMALLEST = 64  # images are enlarged by a whole factor to at least this many pi
 
 
 def grid(images: NDArray[np.uint8], *, columns: int | None = None) -> Image.Image:
-    """uint8 (N, C, H, W) with C = 1 or 3, row by row; as square as it gets unless columns are given."""
+    """uint8 (N, C, H, W) with C = 1 or 3, row by row; as square as it gets unless columns are
+    given."""
     count, channels, height, width = images.shape
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)

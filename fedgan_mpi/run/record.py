@@ -1,4 +1,5 @@
-"""Writes a run's directory and its progress bar. On device ranks it is silent, so nobody asks who writes."""
+"""Writes a run's directory and its progress bar. On device ranks it is silent, so nobody asks who
+writes."""
 
 from __future__ import annotations
 
@@ -30,10 +31,9 @@ def make_run_directory(config: Config, dataset: str) -> Path:
     parent = Path(config.run.directory)
     if config.run.name is not None:
         return _make(parent / config.run.name)
-    method = config.algorithm.name
-    if method == "ren":
-        method += f"-{config.algorithm.schedule}"
-    stem, number = f"{dataset}-{method}", 1
+    stem, number = f"{dataset}-{config.algorithm.name}", 1
+    if config.algorithm.name == "ren":
+        stem += f"-{config.algorithm.schedule}"
     while (path := parent / (stem if number == 1 else f"{stem}-{number}")).exists():
         number += 1
     return _make(path)
@@ -45,7 +45,9 @@ def _make(path: Path) -> Path:
         (path / "samples").mkdir()
         (path / "checkpoints").mkdir()
     except FileExistsError:
-        raise UserError(f"{path} exists already; give another --run.name, or go on with --resume {path}") from None
+        raise UserError(
+            f"{path} exists already; give another --run.name, or go on with --resume {path}"
+        ) from None
     except OSError as error:
         raise UserError(f"run directory {path} cannot be made: {error.strerror}") from None
     return path
@@ -96,7 +98,8 @@ def _git_state() -> str:
 
 
 class Record:
-    """Everything a run says: stats.jsonl, grids, progress bar, final lines. `run` is None where it is silent."""
+    """Everything a run says: stats.jsonl, grids, progress bar, final lines. `run` is None where it
+    is silent."""
 
     def __init__(self, run: Path | None, *, rounds: int, done: int = 0) -> None:
         self.run = run
@@ -157,11 +160,15 @@ class Record:
         path = self.run / STATS
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         # The last line may have been cut by a kill.
-        kept = [line for line in lines if line.endswith("}\n") and json.loads(line)["round"] <= round]
+        kept = [
+            line for line in lines if line.endswith("}\n") and json.loads(line)["round"] <= round
+        ]
         write_complete(path, "".join(kept).encode())
 
 
 def read_stats(run: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(rounds, scores) of a run's stats.jsonl."""
     lines = [json.loads(line) for line in (run / STATS).read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if "metric" not in line], [line for line in lines if "metric" in line]
+    return [line for line in lines if "metric" not in line], [
+        line for line in lines if "metric" in line
+    ]

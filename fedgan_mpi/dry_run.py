@@ -1,0 +1,67 @@
+"""`--dry-run`: what an experiment would be, without training it or writing anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tomli_w
+
+from fedgan_mpi.cluster.link import Link
+from fedgan_mpi.command_line import config_table
+from fedgan_mpi.config import Config
+from fedgan_mpi.errors import UserError
+from fedgan_mpi.shards import Manifest
+from fedgan_mpi.start import check_manifest, describe_hosting
+
+
+def dry_run(link: Link, config: Config) -> None:
+    """Collective. Print the resolved configuration, parameter counts, bytes a round and shard
+    sizes."""
+    text = link.from_server(lambda: _describe(link, config))
+    if link.is_server:
+        print(text)
+
+
+def _describe(link: Link, config: Config) -> str:
+    from fedgan_mpi.algorithms import ALGORITHMS
+    from fedgan_mpi.learning.networks import build, count_parameters
+
+    name, images, shape = _data(config)
+    G, D = build(config.model, shape)
+    theta, phi = count_parameters(G), count_parameters(D)
+    payload = ALGORITHMS[config.algorithm.name].payload(theta, phi)
+    width = {"float32": 4, "float64": 8}[config.link.wire_dtype]
+    participants = config.participation.count or len(images)
+    down, up = payload.down * width, payload.up * width
+    lines = [
+        tomli_w.dumps(config_table(config)),
+        f"data set              {name}, {shape[0]}×{shape[1]}×{shape[2]}, {sum(images):,} images",
+        f"images a device       {', '.join(f'{n:,}' for n in images)}",
+        f"parameters of G       {theta:,}",
+        f"parameters of D       {phi:,}",
+        f"participants a round  {participants} of {len(images)}",
+        f"bytes down a round    {down * participants:,} ({down:,} per participant)",
+        f"bytes up a round      {up * participants:,} ({up:,} per participant)",
+        f"ranks                 {describe_hosting(link, len(images))}",
+    ]
+    return "\n".join(lines)
+
+
+def _data(config: Config) -> tuple[str, list[int], tuple[int, int, int]]:
+    """Name, images a device and image shape; the embedded digits are cut on paper only."""
+    if config.data.shards is not None:
+        manifest = Manifest.read(Path(config.data.shards))
+        check_manifest(config, Path(config.data.shards), manifest)
+        images, name, shape = manifest.images, manifest.dataset, manifest.image_shape
+    else:
+        from data_prep.prepare import plan
+        from data_prep.sources import digits
+
+        source = digits(config.model.size or 16)
+        parts, _ = plan(source, devices=config.data.devices, partition="iid", seed=config.run.seed)
+        channels, height, width = source.images.shape[1:]
+        images, name, shape = [len(part) for part in parts], source.name, (channels, height, width)
+    if (config.participation.count or 0) > len(images):
+        right = f"at most {len(images)}, the number of devices"
+        raise UserError(f"participation.count is {config.participation.count}, but must be {right}")
+    return name, images, shape

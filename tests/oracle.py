@@ -1,0 +1,104 @@
+"""The paper's method as a plain loop over K devices in one process.
+
+Written from the algorithm's description and not from the package's code: a network and an optimizer object for each device,
+state dictionaries instead of a flat vector, losses by cross-entropy. Only the random draws are the package's.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
+
+from fedgan_mpi.config import Config
+from fedgan_mpi.shards import Batches, Shard
+from fedgan_mpi.streams import Purpose, torch_stream
+
+
+def _optimizer(network: nn.Module, config: Config, lr: float) -> torch.optim.Optimizer:
+    if config.training.optimizer == "sgd":
+        return torch.optim.SGD(network.parameters(), lr=lr)
+    return torch.optim.Adam(network.parameters(), lr=lr, betas=config.training.betas)
+
+
+def _against(target: float, logits: torch.Tensor) -> torch.Tensor:
+    return cross_entropy(logits, torch.full_like(logits, target))
+
+
+def _is_statistic(name: str) -> bool:
+    return "running" in name
+
+
+def ren(
+    G: nn.Module,
+    D: nn.Module,
+    shards: dict[int, Shard],
+    config: Config,
+    rounds: int,
+    participants,
+    nz: int,
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """(state of G, state of D) after so many rounds of the configured schedule.
+
+    participants: t -> {device: share}.
+    """
+    training, choices, seed = config.training, config.algorithm, config.run.seed
+    G, D = copy.deepcopy(G), copy.deepcopy(D)
+    optimizer_g = _optimizer(G, config, training.generator_lr)
+    noise_g = torch_stream(seed, Purpose.FAKE, 0)
+    local = {k: copy.deepcopy(D) for k in shards}
+    optimizers = {k: _optimizer(local[k], config, training.discriminator_lr) for k in shards}
+    batches = {
+        k: Batches(shard, batch_size=training.batch_size, seed=seed, device=k)
+        for k, shard in shards.items()
+    }
+    noise = {k: torch_stream(seed, Purpose.FAKE, k) for k in shards}
+
+    def server_steps() -> None:
+        for _ in range(training.generator_steps):
+            z = torch.randn(training.batch_size, nz, generator=noise_g, dtype=torch.float64)
+            logits = D(G(z))
+            if training.loss == "nonsaturating":
+                loss = _against(1.0, logits)
+            else:
+                loss = -_against(0.0, logits)
+            optimizer_g.zero_grad()
+            loss.backward()
+            optimizer_g.step()
+
+    for t in range(rounds):
+        uploads = {}
+        for k, share in participants(t).items():
+            received = D.state_dict()
+            if choices.batchnorm == "local":
+                mine = local[k].state_dict()
+                received = {n: mine[n] if _is_statistic(n) else v for n, v in received.items()}
+            local[k].load_state_dict(received)
+            if choices.moments == "reset":
+                optimizers[k] = _optimizer(local[k], config, training.discriminator_lr)
+            frozen = copy.deepcopy(G)
+            for _ in range(training.discriminator_steps):
+                real = torch.from_numpy(batches[k].draw()).double() / 127.5 - 1
+                z = torch.randn(len(real), nz, generator=noise[k], dtype=torch.float64)
+                fake = frozen(z).detach()
+                loss = _against(1.0, local[k](real)) + _against(0.0, local[k](fake))
+                optimizers[k].zero_grad()
+                loss.backward()
+                optimizers[k].step()
+            uploads[k] = (share, copy.deepcopy(local[k].state_dict()))
+
+        if choices.schedule == "parallel":
+            server_steps()
+        mean = copy.deepcopy(D.state_dict())
+        for name, value in mean.items():
+            travels = value.is_floating_point()
+            if choices.batchnorm == "local" and _is_statistic(name):
+                travels = False
+            if travels and uploads:
+                mean[name] = sum(share * state[name] for share, state in uploads.values())
+        D.load_state_dict(mean)
+        if choices.schedule == "serial":
+            server_steps()
+    return G.state_dict(), D.state_dict()

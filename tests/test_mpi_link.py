@@ -1,0 +1,161 @@
+"""The link's verbs, on every road: plain MPI, MPI after napping, and shared memory with sleep."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fedgan_mpi.cluster.link import AgreedError, Link
+from fedgan_mpi.config import LinkConfig
+from fedgan_mpi.errors import UserError
+
+pytestmark = pytest.mark.mpi(min_size=3)
+
+ROADS = ("mpi", "naps", "mailbox")
+
+
+@pytest.fixture(params=ROADS)
+def link(request, comm):
+    return Link(comm, road=request.param)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_broadcast_puts_the_servers_vector_everywhere(link, dtype):
+    for turn in range(5):  # buffers are used again
+        expected = torch.arange(1000, dtype=dtype) + turn
+        vector = expected.clone() if link.is_server else torch.full((1000,), -1, dtype=dtype)
+        link.broadcast(vector)
+        assert torch.equal(vector, expected)
+
+
+def test_broadcast_writes_through_views(link):
+    """What stands before and after the slice that travels stays."""
+    whole = torch.zeros(30) if link.is_server else torch.full((30,), 7.0)
+    link.broadcast(whole[10:20])
+    outside = torch.cat([whole[:10], whole[20:]])
+    assert torch.equal(whole[10:20], torch.zeros(10))
+    assert torch.equal(outside, torch.full((20,), 0.0 if link.is_server else 7.0))
+
+
+def test_average_adds_the_device_ranks(link):
+    for turn in range(5):
+        into = torch.full((500,), 99.0)
+        uplink = torch.full((1, 500), 0.0 if link.is_server else float(link.rank + turn))
+        link.average(uplink, into)
+        total = sum(rank + turn for rank in range(1, link.size))
+        assert torch.equal(into, torch.full((500,), float(total if link.is_server else 99)))
+
+
+def test_gather_adds_in_the_order_of_devices(link):
+    """float32 sums depend on their order: device 1, 2, … of rank 1, 2, …, row by row."""
+    link.configure(LinkConfig(average="gather"))
+    rows = 3
+    everyone = torch.randn(link.size, rows, 400, generator=torch.Generator().manual_seed(3))
+    everyone *= torch.logspace(-6, 6, link.size * rows).reshape(link.size, rows, 1)
+    uplink = torch.zeros(rows, 400) if link.is_server else everyone[link.rank]
+    into = torch.zeros(400)
+    link.average(uplink, into)
+    if link.is_server:
+        in_order = torch.zeros(400)
+        for row in range(rows):
+            for rank in range(1, link.size):
+                in_order += everyone[rank, row]
+        backwards = torch.zeros(400)
+        for rank in reversed(range(1, link.size)):
+            for row in reversed(range(rows)):
+                backwards += everyone[rank, row]
+        assert torch.equal(into, in_order)
+        assert not torch.equal(into, backwards)
+
+
+def test_sum_is_the_same_on_every_rank_and_exact_for_single_owners(link):
+    mine = np.zeros(link.size)
+    mine[link.rank] = 0.1 + link.rank
+    expected = np.array([0.1 + rank for rank in range(link.size)])
+    for _ in range(5):
+        assert np.array_equal(link.sum(mine), expected)
+
+
+def test_sum_grows_with_longer_vectors(link):
+    for length in (1, 5000, 20, 40000):
+        assert np.array_equal(link.sum(np.ones(length)), np.full(length, float(link.size)))
+
+
+def test_a_nan_travels(link):
+    total = link.sum(np.array([np.nan if link.rank == 1 else 1.0]))
+    assert np.isnan(total[0])
+
+
+def test_any(link):
+    assert link.any(link.rank == link.size - 1)
+    assert not link.any(False)
+
+
+def test_uneven_ranks_do_not_overtake_each_other(link):
+    """A fast rank's next message must not land in a slow rank's last one."""
+    stream = np.random.default_rng(link.rank)
+    for turn in range(40):
+        import time
+
+        time.sleep(stream.uniform(0, 0.003))
+        vector = torch.full((64,), float(turn if link.is_server else -1))
+        link.broadcast(vector)
+        assert vector[0] == turn
+        into = torch.zeros(64)
+        link.average(torch.full((1, 64), 0.0 if link.is_server else turn * 1.0), into)
+        if link.is_server:
+            assert into[0] == turn * (link.size - 1)
+        if turn % 3 == 0:
+            assert link.sum(np.array([float(turn)]))[0] == turn * link.size
+
+
+def test_bytes_are_counted_once_per_participant(link):
+    link.reset_counters()
+    link.broadcast(torch.zeros(100))
+    link.broadcast(torch.zeros(10), counted=False)
+    link.average(torch.zeros(1, 25), torch.zeros(25))
+    assert (link.bytes_down, link.bytes_up) == (400, 100)
+    assert link.seconds_down > 0 and link.seconds_up > 0
+
+
+def test_agree_tells_every_rank_the_lowest_ranks_problem(link):
+    link.agree(None)
+    with pytest.raises(AgreedError, match=r"^trouble 1 \(and 1 more\)$"):
+        link.agree(f"trouble {link.rank}" if link.rank in (1, 2) else None)
+
+
+def test_from_server_gives_results_and_errors_everywhere(link):
+    assert link.from_server(lambda: {"made": link.rank}) == {"made": 0}
+
+    def wrong():
+        raise UserError("a mistake")
+
+    def left():
+        raise SystemExit(3)
+
+    with pytest.raises(AgreedError, match="a mistake"):
+        link.from_server(wrong)
+    with pytest.raises(SystemExit) as leave:
+        link.from_server(left)
+    assert leave.value.code == 3
+
+
+def test_vectors_of_different_lengths_are_refused(link):
+    link.check_lengths(torch.zeros(5))
+    with pytest.raises(AgreedError, match="rank 1 has vectors"):
+        link.check_lengths(torch.zeros(5 if link.rank != 1 else 4))
+    with pytest.raises(AgreedError, match="float64"):
+        link.check_lengths(torch.zeros(5, dtype=torch.float64 if link.rank == 2 else torch.float32))
+
+
+def test_the_cuda_route_is_refused_without_a_gpu(link):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(AgreedError, match=r"link\.route is 'cuda'"):
+        link.configure(LinkConfig(route="cuda"))
+
+
+def test_crowded_ranks_of_one_machine_take_shared_memory(comm):
+    link = Link(comm)
+    assert link.road == ("mailbox" if link.ranks_here > link.cores_here else "mpi")

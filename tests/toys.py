@@ -1,0 +1,114 @@
+"""Small networks and shards for tests, and the whole of a rank built from them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fedgan_mpi.algorithms import ALGORITHMS
+from fedgan_mpi.algorithms.base import Algorithm
+from fedgan_mpi.cluster.link import Link
+from fedgan_mpi.cluster.node import build_node, pack_pair
+from fedgan_mpi.config import Config
+from fedgan_mpi.learning.losses import LOSSES, Loss
+from fedgan_mpi.shards import Shard, union
+from fedgan_mpi.start import hosted_devices
+from fedgan_mpi.train import play_round
+
+NZ = 3
+
+
+class ToyGenerator(nn.Module):
+    """z (B, 3) to images (B, 1, 4, 4). No bias before BatchNorm: its gradient is rounding noise."""
+
+    def __init__(self, batchnorm: bool) -> None:
+        super().__init__()
+        self.first = nn.Linear(NZ, 16, bias=not batchnorm)
+        self.norm = nn.BatchNorm1d(16) if batchnorm else nn.Identity()
+
+    def forward(self, z):
+        return torch.tanh(self.norm(self.first(z))).view(-1, 1, 4, 4)
+
+
+class ToyDiscriminator(nn.Module):
+    def __init__(self, batchnorm: bool) -> None:
+        super().__init__()
+        self.first = nn.Linear(16, 8, bias=not batchnorm)
+        self.norm = nn.BatchNorm1d(8) if batchnorm else nn.Identity()
+        self.last = nn.Linear(8, 1)
+
+    def forward(self, images):
+        hidden = nn.functional.leaky_relu(self.norm(self.first(images.flatten(1))), 0.2)
+        return self.last(hidden).flatten()
+
+
+def toy_networks(batchnorm: bool = True) -> tuple[nn.Module, nn.Module]:
+    """The same start on every rank and in the oracle, in float64."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return ToyGenerator(batchnorm).double(), ToyDiscriminator(batchnorm).double()
+
+
+def toy_shards(sizes: list[int], same: bool = False) -> dict[int, Shard]:
+    """Shards of device 1, 2, …; `same`: all hold the same images."""
+    shards = {}
+    for device, size in enumerate(sizes, start=1):
+        stream = np.random.default_rng(7 if same else 7 + device)
+        images = stream.integers(0, 256, (size, 1, 4, 4), dtype=np.uint8)
+        shards[device] = Shard(path=Path(f"toy_{device}"), images=images, labels=None, sha256="")
+    return shards
+
+
+def toy_config(**changes: dict[str, Any]) -> Config:
+    """Float64 and small, with sections changed: toy_config(training={"rounds": 3})."""
+    config = Config()
+    small = {
+        "training": {"precision": "float64", "batch_size": 4, "discriminator_steps": 2},
+        "link": {"wire_dtype": "float64"},
+    }
+    sections = {}
+    for section in {*small, *changes}:
+        values = {**small.get(section, {}), **changes.get(section, {})}
+        sections[section] = replace(getattr(config, section), **values)
+    return replace(config, **sections)
+
+
+def toy_algorithm(
+    link: Link,
+    config: Config,
+    shards: dict[int, Shard],
+    *,
+    batchnorm: bool = True,
+    networks: tuple[nn.Module, nn.Module] | None = None,
+    loss: Loss | None = None,
+    nz: int = NZ,
+) -> Algorithm:
+    """This rank's part of an algorithm on toys; `shards` are those of all devices."""
+    link.configure(config.link)
+    G, D = networks or toy_networks(batchnorm)
+    pair = pack_pair(G, D, nz=nz, loss=loss or LOSSES[config.training.loss], config=config)
+    sizes = [len(shard) for shard in shards.values()]
+    if config.algorithm.name == "centralized":
+        mine = {1: union(list(shards.values()), Path("all"))} if link.is_server else {}
+        sizes = [sum(sizes)]
+    else:
+        mine = {k: shards[k] for k in hosted_devices(len(shards), link)}
+    node = build_node(link, config, pair, mine, sizes)
+    return ALGORITHMS[config.algorithm.name](node)
+
+
+def play(algorithm: Algorithm, rounds: int, start: int = 0) -> list[dict[str, Any]]:
+    """Collective. So many rounds; their lines of stats.jsonl."""
+    progress = {"images_seen": 0}
+    return [play_round(algorithm, t, progress) for t in range(start, start + rounds)]
+
+
+def vectors(algorithm: Algorithm) -> tuple[torch.Tensor, torch.Tensor]:
+    """Copies of (θ, φ) as they stand on this rank."""
+    flat = algorithm.flat
+    return flat.theta.detach().clone(), flat.phi.detach().clone()
