@@ -70,16 +70,23 @@ class ModelConfig:
     """Colour channels. None: as in the shards."""
     nz: int = 100
     """Length of the latent noise z."""
-    width: int = 32
+    width: int | None = None
     """Feature maps of the layer next to the image, in G and in D; it doubles with every halving of
-    the size."""
+    the size. None: 32 for 16 pixels, 64 above."""
+    discriminator_norm: Literal["batch", "none"] | None = None
+    """Normalization in D. None: batch, as in DCGAN, but none for 16 pixels, where the few thousand
+    images of such data sets let a D with BatchNorm win after some hundred rounds."""
+    ema: float = 0.0
+    """Decay of G's exponential moving average, which is then what is scored and exported. 0:
+    none."""
     initialization: Literal["fan_in", "dcgan"] = "fan_in"
     """Start of the parameters: torch's own, scaled by fan-in, or DCGAN's N(0, 0.02), meant for
     widths of 64 and more."""
 
     def __post_init__(self) -> None:
         _require(self.nz >= 1, "model.nz", self.nz, "at least 1")
-        _require(self.width >= 1, "model.width", self.width, "at least 1")
+        _require(self.width is None or self.width >= 1, "model.width", self.width, "at least 1")
+        _require(0 <= self.ema < 1, "model.ema", self.ema, "from 0 to below 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +119,9 @@ class TrainingConfig:
     generator_steps: int = 1
     """Server steps on G per round, n_g."""
     batch_size: int = 32
-    """Images per step; a device with fewer uses all it has."""
+    """Images per local step; a device with fewer uses all it has."""
+    generator_batch_size: int | None = None
+    """Fakes per server step. None: as many as batch_size."""
     generator_lr: float = 2e-4
     """Learning rate of G."""
     discriminator_lr: float = 2e-4
@@ -133,7 +142,9 @@ class TrainingConfig:
         _require(self.rounds >= 1, "training.rounds", self.rounds, "at least 1")
         for key in ("discriminator_steps", "generator_steps"):
             _require(getattr(self, key) >= 0, f"training.{key}", getattr(self, key), "at least 0")
-        _require(self.batch_size >= 1, "training.batch_size", self.batch_size, "at least 1")
+        for key in ("batch_size", "generator_batch_size"):
+            size = getattr(self, key)
+            _require(size is None or size >= 1, f"training.{key}", size, "at least 1")
         for key in ("generator_lr", "discriminator_lr"):
             rate = getattr(self, key)
             _require(0 < rate < math.inf, f"training.{key}", rate, "above 0 and finite")

@@ -53,9 +53,8 @@ class Keeper:
                 self.progress["best"] = {"round": round, "value": value}
                 self._export(BEST, round)
         if self.node.link.is_server:
-            self.node.pair.G.eval()
-            self.record.grid(round, generate(self.node, GRID_IMAGES, Purpose.GRID, 0))
-            self.node.pair.G.train()
+            with self.node.shown_generator():
+                self.record.grid(round, generate(self.node, GRID_IMAGES, Purpose.GRID, 0))
 
     def finish(self, seconds: float) -> None:
         """The final generator, the report, and the last lines; the server's."""
@@ -77,14 +76,14 @@ class Keeper:
         if not self.node.link.is_server:
             return
         channels, size, _ = self.start.manifest.image_shape
-        model = self.start.config.model
+        G = self.node.pair.G
         about = {
-            "architecture": model.architecture,
+            "architecture": self.start.config.model.architecture,
             "size": size,
             "channels": channels,
-            "nz": model.nz,
-            "width": model.width,
-            "parameters": count_parameters(self.node.pair.G),
+            "nz": G.nz,
+            "width": G.width,
+            "parameters": count_parameters(G),
             "output": "images in [-1, 1], RGB or gray, channels first",
             "round": round,
             "scores": [score for score in self.last_scores if score["round"] == round],
@@ -92,7 +91,8 @@ class Keeper:
             "shards_sha256": self.start.manifest.sha256,
             "fedgan_mpi": __version__,
         }
-        write_generator(self.start.run, name, self.node.pair.G, about)
+        with self.node.shown_generator():
+            write_generator(self.start.run, name, G, about)
 
 
 def _is_due(round: int, every: int) -> bool:

@@ -1,4 +1,5 @@
-"""A rank that fails or hangs must end the test job, not leave the others waiting in their next collective."""
+"""A rank that fails or hangs must end the test job, not leave the others waiting in their next
+collective."""
 
 from __future__ import annotations
 
@@ -8,11 +9,14 @@ import time
 
 import pytest
 
-# As in a job: pools of threads would fight over the cores. Before numpy and torch load their libraries.
+# As in a job: pools of threads would fight over the cores. Before numpy and torch load their
+# libraries.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-GRACE = float(os.environ.get("MPI_TEST_GRACE", "5"))  # seconds a rank waits for the others after a test
+GRACE = float(
+    os.environ.get("MPI_TEST_GRACE", "5")
+)  # seconds a rank waits for the others after a test
 FEWEST_RANKS = 3
 
 
@@ -64,7 +68,9 @@ def _meet(config: pytest.Config, where: str) -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if report.failed and "mpi4py.MPI" in sys.modules:  # said at once: an abort would swallow the summary
+    if (
+        report.failed and "mpi4py.MPI" in sys.modules
+    ):  # said at once: an abort would swallow the summary
         from mpi4py import MPI
 
         if MPI.COMM_WORLD.size > 1:

@@ -1,7 +1,8 @@
 """The paper's method as a plain loop over K devices in one process.
 
-Written from the algorithm's description and not from the package's code: a network and an optimizer object for each device,
-state dictionaries instead of a flat vector, losses by cross-entropy. Only the random draws are the package's.
+Written from the algorithm's description and not from the package's code: a network and an optimizer
+object for each device, state dictionaries instead of a flat vector, losses by cross-entropy. Only
+the random draws are the package's.
 """
 
 from __future__ import annotations

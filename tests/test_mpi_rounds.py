@@ -1,4 +1,5 @@
-"""What a round must be, on the smallest networks and in float64: each test is a sentence of the method."""
+"""What a round must be, on the smallest networks and in float64: each test is a sentence of the
+method."""
 
 from __future__ import annotations
 
@@ -6,16 +7,11 @@ import copy
 import math
 
 import numpy as np
+import oracle
 import pytest
 import torch
 from mpi4py import MPI
 from torch import nn
-
-import oracle
-from fedgan_mpi.algorithms.ren import Ren
-from fedgan_mpi.cluster.link import Link
-from fedgan_mpi.learning.losses import Loss
-from fedgan_mpi.shards import Shard
 from toys import (
     NZ,
     play,
@@ -25,6 +21,11 @@ from toys import (
     toy_shards,
     vectors,
 )
+
+from fedgan_mpi.algorithms.ren import Ren
+from fedgan_mpi.cluster.link import Link
+from fedgan_mpi.learning.losses import Loss
+from fedgan_mpi.shards import Shard
 
 pytestmark = pytest.mark.mpi(min_size=3)
 
@@ -118,6 +119,7 @@ def oracle_shares(config, sizes):
 
 # ------------------------------------------------------------ invariants
 
+
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_one_device_in_the_serial_schedule_is_centralized_training(comm, optimizer):
     """Bitwise: one device, serial ≡ one process. Parallel is not."""
@@ -152,7 +154,8 @@ def test_statistics_of_the_discriminator_equal_centralized_training_too(comm):
 
 
 def union_step(G, D, shards, config):
-    """One plain gradient step of D on the devices' batches laid together, each with its own noise."""
+    """One plain gradient step of D on the devices' batches laid together, each with its own
+    noise."""
     from fedgan_mpi.shards import Batches
     from fedgan_mpi.streams import Purpose, torch_stream
 
@@ -198,7 +201,9 @@ def test_one_averaged_gradient_step_is_a_step_on_the_union_batch(comm, change, e
         "batch_size": 8,
         **change.get("training", {}),
     }
-    config = toy_config(training=training, algorithm={"shares": "batch", **change.get("algorithm", {})})
+    config = toy_config(
+        training=training, algorithm={"shares": "batch", **change.get("algorithm", {})}
+    )
     shards = toy_shards([9, 3, 5])
     result = trained(link, config, shards, 1, batchnorm=batchnorm)
     if link.is_server:
@@ -286,7 +291,8 @@ class Scalar(nn.Module):
 
 @pytest.mark.parametrize("schedule", ["serial", "parallel"])
 def test_bilinear_game(comm, schedule):
-    """f = φθ, D ascends, G descends: parallel spirals out by √(1+η²) a round; serial stays on an ellipse."""
+    """f = φθ, D ascends, G descends: parallel spirals out by √(1+η²) a round; serial stays on an
+    ellipse."""
     link = link_of(comm, 2)
     if link is None:
         return
@@ -392,7 +398,8 @@ def test_an_absent_devices_data_cannot_change_the_round(comm):
 
 
 def test_an_absent_device_with_nan_cannot_reach_the_average(comm):
-    """Its moments, statistics and the vector left on its rank may be NaN: zeros travel, not 0 × NaN."""
+    """Its moments, statistics and the vector left on its rank may be NaN: zeros travel, not 0 ×
+    NaN."""
     link = Link(comm)
     config = toy_config(participation={"policy": "round_robin", "count": 2})
     shards = toy_shards([8] * 4)
@@ -420,7 +427,9 @@ def test_an_absent_device_keeps_streams_and_moments(comm):
         same = (
             state["drawn"] == old["drawn"]
             and torch.equal(state["noise_stream"], old["noise_stream"])
-            and all(torch.equal(state["moments"][name], old["moments"][name]) for name in old["moments"])
+            and all(
+                torch.equal(state["moments"][name], old["moments"][name]) for name in old["moments"]
+            )
         )
         assert same == (device.index != 1)
 
@@ -428,7 +437,8 @@ def test_an_absent_device_keeps_streams_and_moments(comm):
 @pytest.mark.parametrize("batchnorm", ["average", "local"])
 @pytest.mark.parametrize("moments", ["persistent", "averaged"])
 def test_bytes_equal_the_formulas(comm, batchnorm, moments):
-    """Down q(|G|+|D|), up q|D| for each participant; statistics and averaged moments counted apart."""
+    """Down q(|G|+|D|), up q|D| for each participant; statistics and averaged moments counted
+    apart."""
     link = Link(comm)
     config = toy_config(
         algorithm={"batchnorm": batchnorm, "moments": moments},
@@ -461,7 +471,8 @@ def test_averaged_moments_of_one_device_equal_persistent_ones(comm):
 
 
 def test_averaged_moments_are_the_mean_of_the_devices(comm):
-    """One round from zero: the server's moments are Σ share · (what each device's own Adam would have)."""
+    """One round from zero: the server's moments are Σ share · (what each device's own Adam would
+    have)."""
     link = Link(comm)
     shards = toy_shards([6, 9])
     averaged = toy_algorithm(link, toy_config(algorithm={"moments": "averaged"}), shards)
@@ -495,9 +506,13 @@ def test_averaged_variance_misses_the_variance_between_devices_and_recalibrate_a
         play(algorithm, 1)
         found[choice] = algorithm.flat.statistics_of_discriminator.chunk(2)[1].clone()
     if link.is_server:
-        pixels = [torch.from_numpy(s.images).double().flatten(1) / 127.5 - 1 for s in shards.values()]
+        pixels = [
+            torch.from_numpy(s.images).double().flatten(1) / 127.5 - 1 for s in shards.values()
+        ]
         means = torch.stack([p.mean(0) for p in pixels])
-        variances = torch.stack([p.var(0) for p in pixels]).mean(0)  # unbiased, as BatchNorm keeps it
+        variances = torch.stack([p.var(0) for p in pixels]).mean(
+            0
+        )  # unbiased, as BatchNorm keeps it
         between = means.var(0, correction=0)
         # Both passes, real and fake, see the same images here, so the running mean moves twice.
         moved = 1 - (1 - momentum) ** 2

@@ -9,7 +9,8 @@ other, on the same pair of networks.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,27 +138,38 @@ class Server:
             betas=self.training.betas,
         )
         self.noise_stream = torch_stream(config.run.seed, Purpose.FAKE, 0)
+        self.batch_size = self.training.generator_batch_size or self.training.batch_size
+        self.ema = config.model.ema
+        self.average = pair.flat.whole_generator.clone() if self.ema else None
+        """G's exponential moving average, with its BatchNorm statistics."""
 
     def train_generator(self) -> float:
         """n_g steps of θ against the φ that stands in the vector. Gives the mean loss."""
         pair, steps = self.pair, self.training.generator_steps
         loss = torch.zeros((), dtype=pair.flat.vector.dtype, device=pair.torch_device)
         for _ in range(steps):
-            z = pair.noise(self.training.batch_size, self.noise_stream)
+            z = pair.noise(self.batch_size, self.noise_stream)
             loss += generator_step(pair.G, pair.D, pair.loss, self.optimizer, z)
+            if self.average is not None:
+                self.average.lerp_(pair.flat.whole_generator, 1 - self.ema)
         return float(loss) / steps if steps else math.nan
 
     def state(self) -> dict[str, Any]:
-        return {
+        state: dict[str, Any] = {
             "vector": self.pair.flat.vector,
             "noise_stream": self.noise_stream.get_state(),
             "moments": moments_state(self.optimizer),
         }
+        if self.average is not None:
+            state["average"] = self.average
+        return state
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.pair.flat.vector.copy_(state["vector"])
         self.noise_stream.set_state(state["noise_stream"])
         load_moments(self.optimizer, state["moments"])
+        if self.average is not None:
+            self.average.copy_(state["average"])
 
 
 @dataclass(kw_only=True)
@@ -174,6 +186,21 @@ class Node:
     participation: Participation
     batch_sizes: list[int] = field(default_factory=list)
     """Of device 1, 2, …: a device with few images has smaller batches."""
+
+    @contextmanager
+    def shown_generator(self) -> Iterator[None]:
+        """G as it is scored and exported: in evaluation mode, and on the server its moving average
+        where one is kept. Afterwards the server trains on as if nothing had been shown."""
+        vector = self.pair.flat.whole_generator
+        average = self.server.average if self.server is not None else None
+        training = vector.clone() if average is not None else None
+        if average is not None:
+            vector.copy_(average)
+        self.pair.G.eval()
+        yield
+        self.pair.G.train()
+        if training is not None:
+            vector.copy_(training)
 
 
 def build_pair(

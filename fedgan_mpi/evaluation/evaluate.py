@@ -46,13 +46,12 @@ class Scorer:
         """Collective. The scores of the server's generator, as lines of stats.jsonl; the same on
         every rank."""
         node = self.node
-        node.link.broadcast(node.pair.flat.whole_generator, counted=False)
         fakes = _Sums(self.network)
-        node.pair.G.eval()
-        for chunk in range(node.link.rank, -(-self.samples // CHUNK), node.link.size):
-            count = min(CHUNK, self.samples - chunk * CHUNK)
-            fakes.add(generate(node, count, Purpose.SCORE, chunk))
-        node.pair.G.train()
+        with node.shown_generator():
+            node.link.broadcast(node.pair.flat.whole_generator, counted=False)
+            for chunk in range(node.link.rank, -(-self.samples // CHUNK), node.link.size):
+                count = min(CHUNK, self.samples - chunk * CHUNK)
+                fakes.add(generate(node, count, Purpose.SCORE, chunk))
         values = self._measure(fakes.over_ranks(node))
         return [
             {

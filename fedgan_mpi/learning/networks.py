@@ -32,7 +32,7 @@ class Generator(nn.Module):
             before = after
         layers += [nn.ConvTranspose2d(before, channels, 4, 2, 1, bias=False), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
-        self.nz = nz
+        self.nz, self.width = nz, width
 
     def forward(self, z: Tensor) -> Tensor:
         return self.layers(z[:, :, None, None])
@@ -42,13 +42,13 @@ class Discriminator(nn.Module):
     """DCGAN's D: images (B, channels, size, size) to logits (B,), the mirror image of the
     generator."""
 
-    def __init__(self, *, size: int, channels: int, width: int) -> None:
+    def __init__(self, *, size: int, channels: int, width: int, batchnorm: bool = True) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         before = channels
         for after in reversed(_maps(size, width)):
             layers += [nn.Conv2d(before, after, 4, 2, 1, bias=False)]
-            if before != channels:  # none on the layer that sees pixels
+            if batchnorm and after != width:  # none on the layer that sees pixels
                 layers += [nn.BatchNorm2d(after)]
             layers += [nn.LeakyReLU(0.2, inplace=True)]
             before = after
@@ -69,8 +69,11 @@ def _maps(size: int, width: int) -> list[int]:
 def build(model: ModelConfig, image_shape: tuple[int, int, int]) -> tuple[Generator, Discriminator]:
     """The configured pair for images of a shape (C, H, W), H = W."""
     channels, size, _ = image_shape
-    G = Generator(size=size, channels=channels, nz=model.nz, width=model.width)
-    D = Discriminator(size=size, channels=channels, width=model.width)
+    small = size == 16
+    width = model.width or (32 if small else 64)
+    norm = model.discriminator_norm or ("none" if small else "batch")
+    G = Generator(size=size, channels=channels, nz=model.nz, width=width)
+    D = Discriminator(size=size, channels=channels, width=width, batchnorm=norm == "batch")
     return G, D
 
 
