@@ -76,7 +76,7 @@ class ModelConfig:
     discriminator_norm: Literal["batch", "none"] | None = None
     """Normalization in D. None: batch, as in DCGAN, but none for 16 pixels, where the few thousand
     images of such data sets let a D with BatchNorm win after some hundred rounds."""
-    ema: float = 0.0
+    ema: float = 0.97
     """Decay of G's exponential moving average, which is then what is scored and exported. 0:
     none."""
     initialization: Literal["fan_in", "dcgan"] = "fan_in"
@@ -116,7 +116,7 @@ class TrainingConfig:
     """Communication rounds T."""
     discriminator_steps: int = 1
     """Local steps on D per participant and round, n_d."""
-    generator_steps: int = 1
+    generator_steps: int = 3
     """Server steps on G per round, n_g."""
     batch_size: int = 32
     """Images per local step; a device with fewer uses all it has."""

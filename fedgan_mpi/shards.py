@@ -177,7 +177,7 @@ def _check_shard(
     version = file.attrs.get("format_version")
     if version != FORMAT_VERSION:
         raise UserError(
-            f"{path} has format_version {version!r}, but this program reads {FORMAT_VERSION}"
+            f"{path} has format_version {version}, but this program reads {FORMAT_VERSION}"
         )
     for name in file:
         if not isinstance(file.get(name, getlink=True), h5py.HardLink):

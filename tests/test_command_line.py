@@ -1,0 +1,168 @@
+"""Flags and TOML files: what is taken, and how a mistake is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from fedgan_mpi.command_line import Sample, Train, config_table, parse, read_config
+from fedgan_mpi.config import Config
+from fedgan_mpi.errors import UserError
+
+
+def train(*arguments: str) -> Config:
+    command = parse(list(arguments))
+    assert isinstance(command, Train)
+    return command.config
+
+
+def test_nothing_means_the_default_experiment():
+    assert train() == Config() == train("train")
+
+
+def test_flags_override_the_file(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text(
+        "[training]\nrounds = 5\nbetas = [0.1, 0.9]\n"
+        '[participation]\npolicy = "random"\ncount = 3\n'
+    )
+    config = train("train", str(file), "--training.rounds", "7", "--run.name=a")
+    assert (config.training.rounds, config.training.betas) == (7, (0.1, 0.9))
+    assert (config.participation.policy, config.participation.count) == ("random", 3)
+    assert config.run.name == "a"
+    untouched = dataclasses.replace(config.training, rounds=600, betas=(0.5, 0.999))
+    assert untouched == Config().training
+
+
+def test_a_resolved_configuration_reads_back(tmp_path):
+    import tomli_w
+
+    config = train("--training.rounds", "3", "--model.nz", "5", "--link.average", "gather")
+    path = tmp_path / "config.toml"
+    path.write_text(tomli_w.dumps({**config_table(config), "provenance": {"host": "here"}}))
+    assert read_config(path) == config
+
+
+def test_sample():
+    command = parse(["sample", "runs/a", "--count", "5"])
+    assert isinstance(command, Sample)
+    assert (str(command.run), command.count, str(command.out)) == ("runs/a", 5, "samples.png")
+
+
+WRONG_FLAGS = {
+    "unknown flag": (["--training.rouns", "3"], "--training.rouns; did you mean training.rounds"),
+    "wrong type": (["--training.rounds", "many"], "training.rounds is many, but must be int"),
+    "not whole": (["--training.rounds", "2.5"], "training.rounds is 2.5, but must be int"),
+    "too few rounds": (["--training.rounds", "0"], "training.rounds is 0, but must be at least 1"),
+    "negative steps": (["--training.discriminator_steps", "-1"], "discriminator_steps is -1"),
+    "no such choice": (["--training.loss", "x"], "training.loss is x, but must be one of 'nonsat"),
+    "no such size": (
+        ["--model.size", "17"],
+        "model.size is 17, but must be one of 16, 32, 64, 128",
+    ),
+    "rate of nan": (["--training.generator_lr", "nan"], "generator_lr is nan, but must be"),
+    "rate of inf": (["--training.generator_lr", "inf"], "generator_lr is inf, but must be"),
+    "beta of one": (["--training.betas", "[0.5, 1.0]"], "training.betas is"),
+    "one beta": (["--training.betas", "0.5"], "training.betas is 0.5"),
+    "seed below zero": (["--run.seed", "-1"], "run.seed is -1"),
+    "name with a slash": (["--run.name", "a/b"], "run.name is 'a/b'"),
+    "count of all": (["--participation.count", "2"], "participation.count is 2, but must be left"),
+    "no count": (["--participation.policy", "random"], "participation.count is None"),
+    "wire of another type": (["--link.wire_dtype", "float64"], "link.wire_dtype is 'float64'"),
+    "cuda route on a cpu": (
+        ["--link.route", "cuda", "--training.device", "cpu"],
+        "training.device is 'cpu', but must be 'auto' or 'cuda'",
+    ),
+    "few of one process": (
+        [
+            "--algorithm.name=centralized",
+            "--participation.policy=random",
+            "--participation.count=2",
+        ],
+        "participation.policy is 'random', but must be 'all' for centralized",
+    ),
+    "two files": (["a.toml", "b.toml"], "b.toml"),
+    "no value": (["--training.rounds"], "--training.rounds: expected one argument"),
+    "file and resume": (["a.toml", "--resume", "runs/a"], "both name an experiment"),
+    "no such file": (["none.toml"], "none.toml cannot be read: No such file"),
+    "sample of nothing": (["sample", "runs/a", "--count", "0"], "--count is 0"),
+    "resume of nothing": (["--resume", "nowhere"], "nowhere/config.toml cannot be read"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), WRONG_FLAGS.values(), ids=WRONG_FLAGS.keys())
+def test_wrong_flags_are_one_sentence(arguments, sentence):
+    with pytest.raises(UserError) as error:
+        parse(arguments)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+WRONG_FILES = {
+    "unknown key": ("[training]\nround = 5", "unknown key training.round; did you mean training.r"),
+    "unknown section": ("[trainin]\nrounds = 5", "unknown key trainin.rounds; did you mean"),
+    "key without section": ("rounds = 5", "unknown key rounds"),
+    "section that is a number": ("training = 5", "unknown key training"),
+    "string for a number": ('[training]\nrounds = "5"', "training.rounds is '5', but must be int"),
+    "fraction": ("[training]\nrounds = 5.5", "training.rounds is 5.5, but must be int"),
+    "truth for a number": ("[training]\nrounds = true", "training.rounds is True"),
+    "number out of range": ("[training]\nrounds = -5", "training.rounds is -5"),
+    "three betas": ("[training]\nbetas = [0.1, 0.2, 0.3]", "training.betas"),
+    "not toml": ("[training\n", "is not valid TOML"),
+}
+
+
+@pytest.mark.parametrize(("text", "sentence"), WRONG_FILES.values(), ids=WRONG_FILES.keys())
+def test_wrong_files_are_one_sentence_with_the_file(tmp_path, text, sentence):
+    file = tmp_path / "run.toml"
+    file.write_text(text)
+    with pytest.raises(UserError) as error:
+        parse([str(file)])
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+    if "training.rounds is -5" not in sentence:
+        assert str(file) in str(error.value)
+
+
+def test_a_resumed_run_is_the_same_experiment_or_a_longer_one(tmp_path):
+    import tomli_w
+
+    (tmp_path / "config.toml").write_text(
+        tomli_w.dumps(config_table(train("--training.rounds", "9")))
+    )
+    resume = ["--resume", str(tmp_path)]
+    assert train(*resume).training.rounds == 9
+    assert train(*resume, "--training.rounds", "12").training.rounds == 12
+    with pytest.raises(UserError, match=r"training\.rounds is 4, but must be more than 9"):
+        parse([*resume, "--training.rounds", "4"])
+    with pytest.raises(UserError, match=r"model\.nz is 7, but must be 100 as in the run"):
+        parse([*resume, "--model.nz", "7"])
+
+
+def test_every_key_has_help_with_type_and_default():
+    import contextlib
+    import io
+
+    with contextlib.redirect_stdout(io.StringIO()) as text, pytest.raises(SystemExit) as leave:
+        parse(["--help"])
+    assert leave.value.code == 0
+    help_text = " ".join(text.getvalue().split())
+    for section in dataclasses.fields(Config):
+        for key in dataclasses.fields(getattr(Config(), section.name)):
+            flag = f" --{section.name}.{key.name} "
+            after = help_text.split("commands:")[0].split(flag)[-1].split(" --")[0]
+            assert "default: " in after and len(after) > 30, flag
+
+
+def test_help_needs_neither_mpi_nor_torch():
+    """Nor does parsing: mistakes are told before anything slow is imported."""
+    code = (
+        "import sys; sys.modules['mpi4py'] = None; sys.modules['torch'] = None\n"
+        "from fedgan_mpi.__main__ import main\nmain(['--help'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--training.rounds" in done.stdout
