@@ -49,6 +49,11 @@ class Pair:
     def torch_device(self) -> torch.device:
         return self.flat.vector.device
 
+    def counters(self) -> list[Tensor]:
+        """BatchNorm's counts of batches: integers, which stay out of the vector and never travel."""
+        buffers = [*self.G.buffers(), *self.D.buffers()]
+        return [buffer for buffer in buffers if not buffer.is_floating_point()]
+
     def noise(self, count: int, stream: torch.Generator) -> Tensor:
         """z (count, nz) from N(0, 1), drawn on the CPU so that it does not depend on what
         computes."""
@@ -157,6 +162,7 @@ class Server:
     def state(self) -> dict[str, Any]:
         state: dict[str, Any] = {
             "vector": self.pair.flat.vector,
+            "counters": self.pair.counters(),
             "noise_stream": self.noise_stream.get_state(),
             "moments": moments_state(self.optimizer),
         }
@@ -166,6 +172,8 @@ class Server:
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.pair.flat.vector.copy_(state["vector"])
+        for counter, saved in zip(self.pair.counters(), state["counters"], strict=True):
+            counter.copy_(saved)
         self.noise_stream.set_state(state["noise_stream"])
         load_moments(self.optimizer, state["moments"])
         if self.average is not None:
