@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 
-# Before anything loads a math library: pools of threads on 9 ranks would fight over the cores.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
+import fedgan_mpi.environment  # noqa: F401 - before numpy and torch are loaded
 from fedgan_mpi.cluster.launcher import announced_rank
 from fedgan_mpi.command_line import Sample, Train, parse, wants_help
 from fedgan_mpi.errors import UserError

@@ -176,12 +176,12 @@ GATHERED = (
 )  # fmt: skip
 
 
-def test_nine_ranks_equal_two_with_hosting_bitwise(tmp_path):
-    """Eight devices on eight ranks, and on one; twice with the same ranks."""
-    for ranks, name in ((9, "nine"), (2, "two"), (2, "again"), (5, "five")):
+def test_any_number_of_ranks_gives_the_same_bits(tmp_path):
+    """Eight devices on eight ranks, on four, and on one."""
+    for ranks, name in ((9, "nine"), (5, "five"), (2, "two")):
         done = run(ranks, "--run.name", name, *GATHERED, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-    directories = [tmp_path / "runs" / name for name in ("nine", "two", "again", "five")]
+    directories = [tmp_path / "runs" / name for name in ("nine", "five", "two")]
     assert len({tuple(losses(d)) for d in directories}) == 1
     assert len({generator(d) for d in directories}) == 1
 

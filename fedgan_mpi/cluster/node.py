@@ -50,7 +50,8 @@ class Pair:
         return self.flat.vector.device
 
     def counters(self) -> list[Tensor]:
-        """BatchNorm's counts of batches: integers, which stay out of the vector and never travel."""
+        """BatchNorm's counts of batches: integers, which stay out of the vector and never
+        travel."""
         buffers = [*self.G.buffers(), *self.D.buffers()]
         return [buffer for buffer in buffers if not buffer.is_floating_point()]
 

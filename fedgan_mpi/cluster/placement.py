@@ -21,20 +21,12 @@ def choose_torch_device(config: Config, link: Link) -> str:
 
 
 def set_threads(config: Config, link: Link) -> None:
-    """One OpenMP thread a rank unless cores allow more; OMP_NUM_THREADS, where the user set it, is
-    obeyed.
+    """One OpenMP thread a rank unless cores allow more; OMP_NUM_THREADS, where set, is obeyed.
 
-    In the serial schedule the devices sleep while the server computes, so it takes all cores. Where
-    results must not depend on the number of ranks, device ranks keep to one thread: sums over
-    threads round differently.
+    One, too, where results must not depend on the number of ranks: sums over threads round
+    differently. Threads on cores that other ranks use would wait for each other many times a step.
     """
     if "OMP_NUM_THREADS" in os.environ:
         return
-    serial = config.algorithm.name == "centralized" or config.algorithm.schedule == "serial"
-    if link.is_server and serial:
-        threads = link.cores_here
-    elif config.link.average == "gather":
-        threads = 1
-    else:
-        threads = max(1, link.cores_here // link.ranks_here)
-    torch.set_num_threads(threads)
+    shared = max(1, link.cores_here // link.ranks_here)
+    torch.set_num_threads(1 if config.link.average == "gather" else shared)

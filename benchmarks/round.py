@@ -1,0 +1,155 @@
+"""A round against its ideal: the same steps timed alone in one process, divided by the cores.
+
+    mpirun -n 9 python benchmarks/round.py                    # the default job's networks mpirun -n
+    3 python benchmarks/round.py --schedule parallel --size 32
+
+Ideal and rounds alternate in blocks of one run, and the ratio is taken in each block, since
+machines are noisy. The ideal counts n_d steps of D for every device and n_g of G, on one thread,
+while the other ranks sleep.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import fedgan_mpi.environment  # noqa: F401 - before numpy and torch are loaded
+from fedgan_mpi.algorithms import ALGORITHMS
+from fedgan_mpi.cluster.link import Link
+from fedgan_mpi.cluster.node import build_node, build_pair
+from fedgan_mpi.cluster.placement import set_threads
+from fedgan_mpi.config import Config
+from fedgan_mpi.shards import Shard
+from fedgan_mpi.start import hosted_devices
+from fedgan_mpi.train import play_round
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=16, help="pixels")
+    parser.add_argument("--channels", type=int, default=1)
+    parser.add_argument("--width", type=int, default=None)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--discriminator-steps", type=int, default=1)
+    parser.add_argument("--generator-steps", type=int, default=1)
+    parser.add_argument("--schedule", choices=["serial", "parallel"], default="serial")
+    parser.add_argument("--average", choices=["reduce", "gather"], default="reduce")
+    parser.add_argument("--road", choices=["mpi", "naps", "mailbox"], default=None)
+    parser.add_argument("--blocks", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=20, help="in a block")
+    parser.add_argument("--json", type=Path, default=None, help="append the result to this file")
+    args = parser.parse_args()
+
+    link = Link(road=args.road)
+    config = configuration(args)
+    link.configure(config.link)
+    set_threads(config, link)
+    shape = (args.channels, args.size, args.size)
+    devices = link.device_ranks
+    stream = np.random.default_rng(link.rank)
+    pixels = stream.integers(0, 256, (4 * args.batch, *shape), dtype=np.uint8)
+    shard = Shard(path=Path("noise"), images=pixels, labels=None, sha256="")
+    shards = {k: shard for k in hosted_devices(devices, link)}
+    images = [len(pixels)] * devices
+    node = build_node(link, config, build_pair(config, shape), shards, images)
+    algorithm = ALGORITHMS["ren"](node)
+    alone = Alone(config, shape, shard) if link.is_server else None
+
+    progress = {"images_seen": 0}
+    t, ratios, rounds, ideals = 0, [], [], []
+    lines = []
+    for block in range(args.blocks + 1):
+        ideal = link.from_server(lambda: alone.seconds(devices, link.cores_here) if alone else 0.0)
+        link.barrier()
+        start = time.perf_counter()
+        for _ in range(args.rounds):
+            lines.append(play_round(algorithm, t, progress))
+            t += 1
+        seconds = (time.perf_counter() - start) / args.rounds
+        if block > 0:  # the first warms up
+            ratios.append(seconds / ideal)
+            rounds.append(seconds)
+            ideals.append(ideal)
+    if link.is_server:
+        result = {
+            "benchmark": "round / ideal",
+            "ratio": round(statistics.median(ratios), 3),
+            "ratios": [round(ratio, 3) for ratio in ratios],
+            "round_ms": round(1e3 * statistics.median(rounds), 2),
+            "ideal_ms": round(1e3 * statistics.median(ideals), 2),
+            "phases_ms": {
+                key: round(1e3 * statistics.median(line[f"seconds_{key}"] for line in lines), 2)
+                for key in ("downlink", "local", "uplink", "server")
+            },
+            "alone_ms": alone.last if alone else {},
+            "ranks": link.size,
+            "cores": link.cores_here,
+            "road": link.road,
+            "mpi": link.library(),
+            "torch": torch.__version__,
+            **{
+                key: vars(args)[key] for key in ("size", "channels", "batch", "schedule", "average")
+            },
+        }
+        print(json.dumps(result), flush=True)
+        if args.json:
+            with open(args.json, "a") as file:
+                file.write(json.dumps(result) + "\n")
+
+
+def configuration(args: argparse.Namespace) -> Config:
+    config = Config()
+    return replace(
+        config,
+        model=replace(config.model, width=args.width),
+        algorithm=replace(config.algorithm, schedule=args.schedule),
+        link=replace(config.link, average=args.average),
+        training=replace(
+            config.training,
+            batch_size=args.batch,
+            discriminator_steps=args.discriminator_steps,
+            generator_steps=args.generator_steps,
+        ),
+    )
+
+
+class Alone:
+    """The steps of a round in one process on one thread, with its own networks."""
+
+    def __init__(self, config: Config, shape: tuple[int, int, int], shard: Shard) -> None:
+        from fedgan_mpi.cluster.node import Device, Server
+        from fedgan_mpi.shards import Batches
+
+        pair = build_pair(config, shape)
+        size = config.training.batch_size
+        self.device = Device(1, Batches(shard, batch_size=size, seed=0, device=1), pair, config)
+        self.server = Server(pair, config)
+        self.last: dict[str, float] = {}
+
+    def seconds(self, devices: int, cores: int, repeats: int = 8) -> float:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        start = time.perf_counter()
+        for _ in range(repeats):
+            self.device.train_discriminator(0)
+        middle = time.perf_counter()
+        for _ in range(repeats):
+            self.server.train_generator()
+        end = time.perf_counter()
+        torch.set_num_threads(threads)
+        self.last = {
+            "discriminator": round(1e3 * (middle - start) / repeats, 2),
+            "generator": round(1e3 * (end - middle) / repeats, 2),
+        }
+        return ((middle - start) * devices + (end - middle)) / repeats / cores
+
+
+if __name__ == "__main__":
+    main()
