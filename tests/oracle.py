@@ -40,8 +40,8 @@ def ren(
     rounds: int,
     participants,
     nz: int,
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """(state of G, state of D) after so many rounds of the configured schedule.
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[int, nn.Module]]:
+    """(state of G, state of D, each device's own D) after so many rounds of the schedule.
 
     participants: t -> {device: share}.
     """
@@ -102,4 +102,4 @@ def ren(
         D.load_state_dict(mean)
         if choices.schedule == "serial":
             server_steps()
-    return G.state_dict(), D.state_dict()
+    return G.state_dict(), D.state_dict(), local

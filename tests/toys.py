@@ -68,7 +68,12 @@ def toy_config(**changes: dict[str, Any]) -> Config:
     """Float64 and small, with sections changed: toy_config(training={"rounds": 3})."""
     config = Config()
     small = {
-        "training": {"precision": "float64", "batch_size": 4, "discriminator_steps": 2},
+        "training": {
+            "precision": "float64",
+            "batch_size": 4,
+            "discriminator_steps": 2,
+            "generator_steps": 1,
+        },
         "link": {"wire_dtype": "float64"},
     }
     sections = {}

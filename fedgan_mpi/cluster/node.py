@@ -23,13 +23,7 @@ from fedgan_mpi.cluster.participation import Participation
 from fedgan_mpi.config import Config
 from fedgan_mpi.learning.losses import LOSSES, Loss
 from fedgan_mpi.learning.networks import build, initialize
-from fedgan_mpi.learning.optimizers import (
-    load_moments,
-    make_optimizer,
-    moments_state,
-    reset,
-    set_steps,
-)
+from fedgan_mpi.learning.optimizers import make_optimizer
 from fedgan_mpi.learning.steps import discriminator_step, generator_step
 from fedgan_mpi.shards import Batches, Shard
 from fedgan_mpi.streams import Purpose, torch_stream
@@ -91,9 +85,9 @@ class Device:
         # Adam's moments stay with the device: only parameters are averaged, so a device that sat
         # out a round comes back with its own momentum. The other two are named choices.
         if self.moments == "reset":
-            reset(self.optimizer)
+            self.optimizer.reset()
         elif self.moments == "averaged":
-            set_steps(self.optimizer, t * steps)
+            self.optimizer.set_steps(t * steps)
         if self.statistics is not None:
             flat.statistics_of_discriminator.copy_(self.statistics)
 
@@ -118,7 +112,7 @@ class Device:
         state: dict[str, Any] = {
             "drawn": self.batches.drawn,
             "noise_stream": self.noise_stream.get_state(),
-            "moments": moments_state(self.optimizer),
+            "moments": self.optimizer.state(),
         }
         if self.statistics is not None:
             state["statistics"] = self.statistics
@@ -127,7 +121,7 @@ class Device:
     def load_state(self, state: dict[str, Any]) -> None:
         self.batches.drawn = state["drawn"]
         self.noise_stream.set_state(state["noise_stream"])
-        load_moments(self.optimizer, state["moments"])
+        self.optimizer.load_state(state["moments"])
         if self.statistics is not None:
             self.statistics.copy_(state["statistics"])
 
@@ -165,7 +159,7 @@ class Server:
             "vector": self.pair.flat.vector,
             "counters": self.pair.counters(),
             "noise_stream": self.noise_stream.get_state(),
-            "moments": moments_state(self.optimizer),
+            "moments": self.optimizer.state(),
         }
         if self.average is not None:
             state["average"] = self.average
@@ -176,7 +170,7 @@ class Server:
         for counter, saved in zip(self.pair.counters(), state["counters"], strict=True):
             counter.copy_(saved)
         self.noise_stream.set_state(state["noise_stream"])
-        load_moments(self.optimizer, state["moments"])
+        self.optimizer.load_state(state["moments"])
         if self.average is not None:
             self.average.copy_(state["average"])
 

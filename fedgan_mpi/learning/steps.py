@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from fedgan_mpi.learning.losses import Loss
+from fedgan_mpi.learning.optimizers import Optimizer
 
 
 def discriminator_step(
@@ -18,7 +18,7 @@ def discriminator_step(
     normalizes by the batch, as when G itself is trained. Source: Ren et al. 2021, the devices'
     step.
     """
-    optimizer.zero_grad(set_to_none=False)  # the gradient is a fixed vector; see Flat
+    optimizer.zero_gradient()
     with torch.no_grad():
         fake = G(z)
     # Real and fake images pass separately: each batch has its own BatchNorm statistics.
@@ -38,7 +38,7 @@ def generator_step(
     Source: Ren et al. 2021, the server's step. D's parameters get no gradient; its BatchNorm
     statistics follow the fakes, as they do where one process trains both.
     """
-    optimizer.zero_grad(set_to_none=False)
+    optimizer.zero_gradient()
     D.requires_grad_(False)
     loss_generator = loss.generator(D(G(z)))
     loss_generator.backward()
