@@ -1,16 +1,18 @@
 """What the scores look at: 64 numbers an image, from a small classifier of the data set's own
-classes.
+classes or, where it has none, its principal components.
 
 The extractor is trained once, at data preparation, and stored beside the shards; its file's hash is
-part of the metric's name, since values of two extractors cannot be compared. Its features are the
-pre-activation units of the layer before the classes: a third of them would be dead after a ReLU,
-and their covariance singular.
+part of the metric's name, since values of two extractors cannot be compared. A classifier's
+features are the pre-activation units of the layer before the classes: a third of them would be dead
+after a ReLU, and their covariance singular.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +24,40 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedgan_mpi.errors import UserError
+from fedgan_mpi.files import write_complete
 from fedgan_mpi.streams import Purpose, torch_stream
 
 FEATURES = 64
 _EPOCHS = 8
 _BATCH = 64
+_COMPONENTS_IMAGES = 2048  # at most; principal components are sure enough with so many
+_COMPONENTS_BYTES = 96 * 2**20
 
 
-class Classifier(nn.Module):
-    """uint8 images (B, C, H, W) to features (B, 64) and, from those, to logits (B, classes)."""
+class Extractor(nn.Module):
+    """uint8 images (B, C, H, W) to features, float32 (B, width)."""
+
+    kind: str
+    image_shape: tuple[int, int, int]
+    width: int
+    classes = 0
+    """That it can tell apart; 0 where it knows of none."""
+    sha256 = ""
+    """Of the file it was read from."""
+
+    def features(self, images: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    @property
+    def metric(self) -> str:
+        return f"frechet_{self.kind}_distance-{self.sha256[:8]}"
+
+
+class Classifier(Extractor):
+    """Images to features (B, 64) and, from those, to logits (B, classes)."""
+
+    kind = "classifier"
+    width = FEATURES
 
     def __init__(self, image_shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()
@@ -49,18 +76,36 @@ class Classifier(nn.Module):
         self.to_features = nn.Linear(32 * side, FEATURES)
         self.to_logits = nn.Linear(FEATURES, classes)
         self.image_shape, self.classes = image_shape, classes
-        self.sha256 = ""
-        """Of the file it was read from."""
 
     def features(self, images: Tensor) -> Tensor:
-        return self.to_features(self.convolutions(images.to(torch.float32) / 127.5 - 1))
+        return self.to_features(self.convolutions(_scale(images)))
 
     def logits(self, features: Tensor) -> Tensor:
         return self.to_logits(features.relu())
 
-    @property
-    def metric(self) -> str:
-        return f"frechet_classifier_distance-{self.sha256[:8]}"
+
+class Components(Extractor):
+    """Images to their first principal components (B, width)."""
+
+    kind = "pca"
+    mean: Tensor
+    directions: Tensor
+
+    def __init__(self, image_shape: tuple[int, int, int], width: int) -> None:
+        super().__init__()
+        channels, height, across = image_shape
+        pixels = channels * height * across
+        self.image_shape, self.width = image_shape, width
+        self.register_buffer("mean", torch.zeros(pixels))
+        self.register_buffer("directions", torch.zeros(pixels, width))
+
+    def features(self, images: Tensor) -> Tensor:
+        return (_scale(images).flatten(1) - self.mean) @ self.directions
+
+
+def _scale(images: Tensor) -> Tensor:
+    """uint8 to float32 in [-1, 1]."""
+    return images.to(torch.float32) / 127.5 - 1
 
 
 def train_classifier(
@@ -76,39 +121,85 @@ def train_classifier(
         network = Classifier((channels, height, width), classes)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
     pixels, targets = torch.from_numpy(images), torch.from_numpy(labels)
-    for _ in range(_EPOCHS):
-        for batch in torch.randperm(len(pixels), generator=stream).split(_BATCH):
-            optimizer.zero_grad()
-            logits = network.logits(network.features(pixels[batch]))
-            cross_entropy(logits, targets[batch]).backward()
-            optimizer.step()
+    with _one_core():
+        for _ in range(_EPOCHS):
+            for batch in torch.randperm(len(pixels), generator=stream).split(_BATCH):
+                optimizer.zero_grad()
+                logits = network.logits(network.features(pixels[batch]))
+                cross_entropy(logits, targets[batch]).backward()
+                optimizer.step()
     return network.eval()
 
 
 @torch.no_grad()
-def accuracy(network: Classifier, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> float:
-    """Share of the images that the classifier names rightly."""
-    logits = network.logits(network.features(torch.from_numpy(images)))
-    return float((logits.argmax(1) == torch.from_numpy(labels)).float().mean())
+def find_components(images: NDArray[np.uint8], *, seed: int) -> Components:
+    """The first 64 principal components of uint8 images (N, C, H, W), or as many as N - 1 images
+    have; of a large set, from a random part."""
+    channels, height, width = images.shape[1:]
+    most = min(_COMPONENTS_IMAGES, max(_COMPONENTS_BYTES // (4 * images[0].size), 2))
+    stream = torch_stream(seed, Purpose.CLASSIFIER)
+    chosen = torch.randperm(len(images), generator=stream)[:most].sort().values
+    network = Components((channels, height, width), min(FEATURES, max(len(chosen) - 1, 1)))
+    with _one_core():
+        rows = _scale(torch.from_numpy(images)[chosen]).flatten(1)
+        network.mean.copy_(rows.mean(0))
+        rows -= network.mean
+        # With fewer images than pixels, the images' products are the smaller matrix of the two.
+        vectors = torch.linalg.eigh(rows @ rows.T).eigenvectors[:, -network.width :].flip(1)
+        directions = rows.T @ vectors
+        network.directions.copy_(directions / directions.norm(dim=0).clamp(min=1e-12))
+    return network.eval()
 
 
-def write_classifier(path: Path, network: Classifier, accuracy: float) -> None:
-    """Write it with what is needed to build it again; held-out accuracy for the reader."""
-    about = {"image_shape": json.dumps(network.image_shape), "classes": str(network.classes)}
-    about |= {"kind": "classifier", "accuracy": f"{accuracy:.4f}"}
-    path.write_bytes(save(network.state_dict(), about))
+@contextmanager
+def _one_core() -> Iterator[None]:
+    """Sums come out the same on whatever machine, and other processes keep their cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
-def read_classifier(path: Path) -> Classifier:
-    """Raises UserError where the file is missing or is no classifier of ours."""
+@torch.no_grad()
+def accuracy(
+    network: Classifier, parts: Iterable[tuple[NDArray[np.uint8], NDArray[np.int64]]]
+) -> float:
+    """Share of images, given in parts with their labels, that the classifier names rightly."""
+    right = total = 0
+    for images, labels in parts:
+        logits = network.logits(network.features(torch.from_numpy(images)))
+        right += int((logits.argmax(1).numpy() == labels).sum())
+        total += len(labels)
+    return right / total
+
+
+def write_extractor(path: Path, network: Extractor, accuracy: float | None = None) -> None:
+    """Write it with what is needed to build it again; a classifier's held-out accuracy for the
+    reader."""
+    about = {"kind": network.kind, "image_shape": json.dumps(network.image_shape)}
+    about |= {"width": str(network.width), "classes": str(network.classes)}
+    if accuracy is not None:
+        about["accuracy"] = f"{accuracy:.4f}"
+    write_complete(path, save(network.state_dict(), about))
+
+
+def read_extractor(path: Path) -> Extractor:
+    """Raises UserError where the file is missing or is no extractor of ours."""
     try:
         with safe_open(path, "pt") as file:
             about = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if about.get("kind") != "classifier":
-            raise KeyError("kind")
         channels, height, width = json.loads(about["image_shape"])
-        network = Classifier((channels, height, width), int(about["classes"]))
+        shape = (channels, height, width)
+        network: Extractor
+        if about["kind"] == Classifier.kind:
+            network = Classifier(shape, int(about["classes"]))
+        elif about["kind"] == Components.kind:
+            network = Components(shape, int(about["width"]))
+        else:
+            raise KeyError("kind")
         network.load_state_dict(tensors)
         network.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
