@@ -20,7 +20,7 @@ from fedgan_mpi.streams import Purpose, numpy_stream
 
 EXTRACTOR = "features.safetensors"
 KINDS = ("auto", "classifier", "pca", "none")
-# Of a large set, a random part: 10,000 images teach a small classifier nearly all it can learn, and
+# Of a large set, a random part: it teaches a small classifier nearly all that it can learn, and
 # memory and time stay bounded.
 MOST_IMAGES = 10_000
 MOST_BYTES = 64 * 2**20

@@ -28,8 +28,9 @@ from fedgan_mpi.files import write_complete
 from fedgan_mpi.streams import Purpose, torch_stream
 
 FEATURES = 64
-_EPOCHS = 8
+_ABOUT = "extractor"  # key in the file
 _BATCH = 64
+_VIEWS = 30_000  # images a classifier is shown in training, in 3 to 8 epochs; some 4 s at 28 pixels
 _COMPONENTS_IMAGES = 2048  # at most; principal components are sure enough with so many
 _COMPONENTS_BYTES = 96 * 2**20
 
@@ -64,8 +65,8 @@ class Classifier(Extractor):
         channels, height, width = image_shape
         self.convolutions = nn.Sequential(
             nn.Conv2d(channels, 16, 3, padding=1),
+            nn.MaxPool2d(2),  # before the ReLU, which comes to the same with a quarter of the work
             nn.ReLU(),
-            nn.MaxPool2d(2),
             nn.Conv2d(16, 32, 3, padding=1),
             nn.ReLU(),
             nn.AdaptiveAvgPool2d((min(height // 2, 8), min(width // 2, 8))),
@@ -78,7 +79,9 @@ class Classifier(Extractor):
         self.image_shape, self.classes = image_shape, classes
 
     def features(self, images: Tensor) -> Tensor:
-        return self.to_features(self.convolutions(_scale(images)))
+        # Channels last: twice as fast on a CPU.
+        scaled = _scale(images).contiguous(memory_format=torch.channels_last)
+        return self.to_features(self.convolutions(scaled))
 
     def logits(self, features: Tensor) -> Tensor:
         return self.to_logits(features.relu())
@@ -111,24 +114,25 @@ def _scale(images: Tensor) -> Tensor:
 def train_classifier(
     images: NDArray[np.uint8], labels: NDArray[np.int64], *, classes: int, seed: int
 ) -> Classifier:
-    """A classifier of labelled images, uint8 (N, C, H, W) and int64 (N,); about 3 s of one core for
-    1,400 digits."""
+    """A classifier of labelled images, uint8 (N, C, H, W) and int64 (N,); on one core, some seconds
+    at 28 pixels."""
     channels, height, width = images.shape[1:]
     # Only the layers' own start needs torch's global generator; leave that as it was.
     stream = torch_stream(seed, Purpose.CLASSIFIER)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream.initial_seed())
         network = Classifier((channels, height, width), classes)
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
+    network = network.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-3, fused=True)
     pixels, targets = torch.from_numpy(images), torch.from_numpy(labels)
     with _one_core():
-        for _ in range(_EPOCHS):
+        for _ in range(min(max(_VIEWS // len(pixels), 3), 8)):
             for batch in torch.randperm(len(pixels), generator=stream).split(_BATCH):
                 optimizer.zero_grad()
                 logits = network.logits(network.features(pixels[batch]))
                 cross_entropy(logits, targets[batch]).backward()
                 optimizer.step()
-    return network.eval()
+    return network.to(memory_format=torch.contiguous_format).eval()
 
 
 @torch.no_grad()
@@ -178,32 +182,36 @@ def accuracy(
 def write_extractor(path: Path, network: Extractor, accuracy: float | None = None) -> None:
     """Write it with what is needed to build it again; a classifier's held-out accuracy for the
     reader."""
-    about = {"kind": network.kind, "image_shape": json.dumps(network.image_shape)}
-    about |= {"width": str(network.width), "classes": str(network.classes)}
-    if accuracy is not None:
-        about["accuracy"] = f"{accuracy:.4f}"
-    write_complete(path, save(network.state_dict(), about))
+    about = {
+        "kind": network.kind,
+        "image_shape": network.image_shape,
+        "width": network.width,
+        "classes": network.classes,
+        "accuracy": accuracy,
+    }
+    # One key: safetensors writes several in an order that changes, and the file's hash with it.
+    write_complete(path, save(network.state_dict(), {_ABOUT: json.dumps(about)}))
 
 
 def read_extractor(path: Path) -> Extractor:
     """Raises UserError where the file is missing or is no extractor of ours."""
     try:
         with safe_open(path, "pt") as file:
-            about = file.metadata() or {}
+            about = json.loads((file.metadata() or {})[_ABOUT])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        channels, height, width = json.loads(about["image_shape"])
+        channels, height, width = about["image_shape"]
         shape = (channels, height, width)
         network: Extractor
         if about["kind"] == Classifier.kind:
-            network = Classifier(shape, int(about["classes"]))
+            network = Classifier(shape, about["classes"])
         elif about["kind"] == Components.kind:
-            network = Components(shape, int(about["width"]))
+            network = Components(shape, about["width"])
         else:
             raise KeyError("kind")
         network.load_state_dict(tensors)
         network.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (SafetensorError, KeyError, ValueError, RuntimeError):
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError):
         raise UserError(f"{path} is not a feature extractor that data_prep wrote") from None
     return network.eval()
