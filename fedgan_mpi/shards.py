@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -27,6 +28,7 @@ from fedgan_mpi.streams import Purpose, numpy_stream
 FORMAT_VERSION = 1
 HELDOUT = "heldout.h5"
 MANIFEST = "shards.json"
+_ROOM = 2**20  # bytes of a file beside its arrays: names and attributes
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -192,8 +194,9 @@ def _fill(
     digest, written = hashlib.sha256(), 0
     labels: list[Labels] = []
     indices = [np.empty(0, np.int64)]
+    _reserve(path, rows * (math.prod(image_shape) + 16) + _ROOM)
     # No lock: the name is ours alone, and a process forked meanwhile would go on holding it.
-    with h5py.File(path, "w", locking=False) as file:
+    with h5py.File(path, "r+", locking=False) as file:
         # Contiguous, as no chunks are asked for.
         images = file.create_dataset("images", (rows, *image_shape), np.uint8)
         for block in blocks:
@@ -207,6 +210,17 @@ def _fill(
             file.create_dataset("labels", data=np.concatenate(labels).astype(np.int64))
         file.create_dataset("indices", data=np.concatenate(indices).astype(np.int64))
     return written, digest.hexdigest()
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Make an empty file that owns the disk space it will need; HDF5 gives back what is too much.
+
+    Raises OSError where there is not enough. HDF5 itself may crash when it cannot write.
+    """
+    h5py.File(path, "w", locking=False).close()
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
 
 
 def _shrink(path: Path, rows: int, image_shape: tuple[int, int, int]) -> None:
