@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -51,14 +52,17 @@ class Decoder:
         images = np.empty((len(indices), *self.image_shape), np.uint8)
         good: list[int] = []
         bad: list[str] = []
-        for index in indices.tolist():
-            try:
-                image = self.source.image(index)
-            except BadImage as error:
-                bad.append(str(error))
-                continue
-            images[len(good)] = fit(image, self.size, self.image_shape[0])
-            good.append(index)
+        with warnings.catch_warnings():
+            # What a library warns of, it then reads all the same, or refuses.
+            warnings.simplefilter("ignore")
+            for index in indices.tolist():
+                try:
+                    image = self.source.image(index)
+                except BadImage as error:
+                    bad.append(str(error))
+                    continue
+                images[len(good)] = fit(image, self.size, self.image_shape[0])
+                good.append(index)
         return Decoded(images=images[: len(good)], indices=np.array(good, np.int64), bad=bad)
 
     def blocks(self, indices: Indices) -> list[Indices]:
