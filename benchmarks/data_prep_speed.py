@@ -156,7 +156,8 @@ def memory(images: int) -> None:
         )
         total = sum(manifest.images) + manifest.heldout_images
         print(
-            f"{total:,} images at {SIZE} pixels, with features: {seconds:.0f} s, peak memory {own:.0f} MiB here and {child:.0f} MiB in the largest decoding process "
+            f"{total:,} images at {SIZE} pixels, with features: {seconds:.0f} s, peak memory "
+            f"{own:.0f} MiB here and {child:.0f} MiB in the largest decoding process "
             "(wanted: 500 MB)"
         )
 

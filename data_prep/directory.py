@@ -28,22 +28,31 @@ def filling(out: Path, settings: dict[str, Any], bytes_needed: int) -> Iterator[
     devices = int(settings["devices"])
     ours = [out / name for name in (*map(shard_name, range(1, devices + 1)), HELDOUT)]
     try:
-        for leftover in out.glob(".*.tmp*"):
-            leftover.unlink()
-        missing = bytes_needed - sum(path.stat().st_size for path in ours if path.exists())
-        if missing > (free := shutil.disk_usage(out).free):
-            raise UserError(f"{out} needs {missing:,} bytes more, but {free:,} are free there")
-        if begun:
-            write_complete(out / _MARK, json.dumps(settings, indent=1).encode())
-        yield
-    except (UserError, OSError) as error:
+        with writing(out):
+            for leftover in out.glob(".*.tmp*"):
+                leftover.unlink()
+            missing = bytes_needed - sum(path.stat().st_size for path in ours if path.exists())
+            if missing > (free := shutil.disk_usage(out).free):
+                raise UserError(f"{out} needs {missing:,} bytes more, but {free:,} are free there")
+            if begun:
+                write_complete(out / _MARK, json.dumps(settings, indent=1).encode())
+            yield
+    except UserError:
         for path in (*ours, out / _MARK):
             path.unlink(missing_ok=True)
         _remove_if_empty(out)
-        if isinstance(error, OSError):
-            reason = "no space is left" if "o space left" in str(error) else error.strerror or error
-            raise UserError(f"{out} cannot be written: {reason}") from None
         raise
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Turn what the operating system says into a UserError that names `out`."""
+    try:
+        yield
+    except OSError as error:
+        # HDF5 hides the reason in a long text of its own.
+        reason = "no space is left" if "o space left" in str(error) else error.strerror or error
+        raise UserError(f"{out} cannot be written: {reason}") from None
 
 
 def finish(out: Path) -> None:

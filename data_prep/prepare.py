@@ -19,7 +19,8 @@ import numpy as np
 from tqdm import tqdm
 
 from data_prep.decode import Decode, Decoded, Decoder, decode_here
-from data_prep.directory import filling, finish
+from data_prep.directory import filling, finish, writing
+from data_prep.extractor import write_extractor
 from data_prep.partition import Iid, Partition, hold_out
 from data_prep.sources.base import ArraySource, Indices, Source
 from fedgan_mpi.errors import UserError
@@ -105,12 +106,11 @@ def prepare(
 
     # Below, what is wrong concerns the extractor alone: the shards stay, and the same command with
     # another choice of features goes on from here.
-    manifest = _describe(out, common, work, source.rejected)
-    from data_prep.extractor import write_extractor  # torch is slow to import
-
-    manifest = replace(manifest, **write_extractor(out, manifest, features, force))
-    manifest.write(out)
-    finish(out)
+    with writing(out):
+        manifest = _describe(out, common, work, source.rejected)
+        manifest = replace(manifest, **write_extractor(out, manifest, features, force))
+        manifest.write(out)
+        finish(out)
     return manifest
 
 
