@@ -33,6 +33,10 @@ def _with_ranks(arguments: list[str]) -> int:
 
     try:
         ranks = Ranks()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    try:
         if not ranks.is_first:
             ranks.help()
             return 0

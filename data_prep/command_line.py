@@ -112,7 +112,10 @@ _OPTIONS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
             "(default: 64 where images vary in size, 16 for digits, else unchanged)",
             {"type": _positive, "metavar": "PX"},
         ),
-        "--channels": ("gray or RGB (default: unchanged)", {"type": int, "choices": (1, 3)}),
+        "--channels": (
+            "gray or RGB (default: the data set's own)",
+            {"type": int, "choices": (1, 3)},
+        ),
         "--heldout-share": (
             "share of images to hold out where the data set has no split of its own "
             "(default: %(default)s)",

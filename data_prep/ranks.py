@@ -15,13 +15,18 @@ from mpi4py import MPI
 
 from data_prep.decode import Decoded, Decoder
 from data_prep.sources.base import Indices
+from fedgan_mpi.cluster.launcher import world_size_problem
+from fedgan_mpi.errors import UserError
 
 
 class Ranks:
     """The world of ranks. Rank 0 calls `decode` and `dismiss`, the others `help`."""
 
     def __init__(self) -> None:
+        """Raises UserError where the launcher's ranks do not find each other."""
         self._world = MPI.COMM_WORLD
+        if (problem := world_size_problem(self._world.size)) is not None:
+            raise UserError(problem)
         self.is_first = self._world.rank == 0
 
     def decode(self, decoder: Decoder, blocks: Iterable[Indices]) -> Iterator[Decoded]:

@@ -135,6 +135,20 @@ def test_every_rank_leaves_where_the_input_is_wrong(tmp_path, faces):
     assert job.returncode != 0 and "needs --source" in job.stderr
 
 
+def test_ranks_that_do_not_find_each_other_are_refused(tmp_path):
+    """As under the mpirun of another MPI: each would write the same shards."""
+    job = subprocess.run(
+        [sys.executable, "-m", "data_prep", "digits", "--out", str(tmp_path / "out")],
+        cwd=ROOT,
+        env={**os.environ, "OMPI_COMM_WORLD_SIZE": "2"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert job.returncode == 1 and "MPI sees a world of 1" in job.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def mpirun(ranks: int, arguments: list[str]) -> subprocess.CompletedProcess[str]:
     mpiexec = Path(sys.executable).parent / "mpirun"
     launcher = str(mpiexec) if mpiexec.exists() else "mpirun"
