@@ -32,7 +32,7 @@ _ABOUT = "extractor"  # key in the file
 _BATCH = 64
 _VIEWS = 30_000  # images a classifier is shown in training, in 3 to 8 epochs; some 4 s at 28 pixels
 _COMPONENTS_IMAGES = 2048  # at most; principal components are sure enough with so many
-_COMPONENTS_BYTES = 96 * 2**20
+_PIXELS_AT_ONCE = 1024
 
 
 class Extractor(nn.Module):
@@ -108,7 +108,7 @@ class Components(Extractor):
 
 def _scale(images: Tensor) -> Tensor:
     """uint8 to float32 in [-1, 1]."""
-    return images.to(torch.float32) / 127.5 - 1
+    return images.to(torch.float32).div_(127.5).sub_(1)
 
 
 def train_classifier(
@@ -140,18 +140,24 @@ def find_components(images: NDArray[np.uint8], *, seed: int) -> Components:
     """The first 64 principal components of uint8 images (N, C, H, W), or as many as N - 1 images
     have; of a large set, from a random part."""
     channels, height, width = images.shape[1:]
-    most = min(_COMPONENTS_IMAGES, max(_COMPONENTS_BYTES // (4 * images[0].size), 2))
     stream = torch_stream(seed, Purpose.CLASSIFIER)
-    chosen = torch.randperm(len(images), generator=stream)[:most].sort().values
+    chosen = torch.randperm(len(images), generator=stream)[:_COMPONENTS_IMAGES].sort().values
     network = Components((channels, height, width), min(FEATURES, max(len(chosen) - 1, 1)))
+    rows = torch.from_numpy(images)[chosen].flatten(1)
+    parts = torch.arange(rows.shape[1]).split(_PIXELS_AT_ONCE)  # all of them as floats are large
     with _one_core():
-        rows = _scale(torch.from_numpy(images)[chosen]).flatten(1)
-        network.mean.copy_(rows.mean(0))
-        rows -= network.mean
         # With fewer images than pixels, the images' products are the smaller matrix of the two.
-        vectors = torch.linalg.eigh(rows @ rows.T).eigenvectors[:, -network.width :].flip(1)
-        directions = rows.T @ vectors
-        network.directions.copy_(directions / directions.norm(dim=0).clamp(min=1e-12))
+        products = torch.zeros(len(rows), len(rows), dtype=torch.float64)
+        for part in parts:
+            block = _scale(rows[:, part])
+            network.mean[part] = block.mean(0)
+            block -= network.mean[part]
+            products += block @ block.T
+        vectors = torch.linalg.eigh(products).eigenvectors[:, -network.width :].flip(1).float()
+        for part in parts:
+            block = _scale(rows[:, part]) - network.mean[part]
+            network.directions[part] = block.T @ vectors
+    network.directions /= network.directions.norm(dim=0).clamp(min=1e-12)
     return network.eval()
 
 
