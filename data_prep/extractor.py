@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.components import find_components
 from fedgan_mpi.errors import UserError
+from fedgan_mpi.evaluation.extractor_file import write_arrays
 from fedgan_mpi.shards import HELDOUT, Images, Labels, Manifest, Shard, read_shard, shard_name
 from fedgan_mpi.streams import Purpose, numpy_stream
 
@@ -42,8 +44,6 @@ def write_extractor(out: Path, manifest: Manifest, kind: str, force: bool) -> di
         kind = "classifier" if len(manifest.class_names) > 1 else "pca"
     if kind == "classifier" and not manifest.class_names:
         raise UserError("--features is classifier, but the images have no classes; use pca")
-    from fedgan_mpi.evaluation import features
-
     shards = [
         read_shard(out / shard_name(k), image_shape=manifest.image_shape, in_memory=False)
         for k in range(1, manifest.devices + 1)
@@ -51,13 +51,19 @@ def write_extractor(out: Path, manifest: Manifest, kind: str, force: bool) -> di
     images, labels = sample(shards, manifest.seed)
     accuracy = None
     if kind == "pca":
-        network: features.Extractor = features.find_components(images, seed=manifest.seed)
+        arrays = find_components(images, seed=manifest.seed)
+        width = arrays["directions"].shape[1]
+        write_arrays(
+            out / EXTRACTOR, arrays, kind=kind, image_shape=manifest.image_shape, width=width
+        )
     else:
+        from fedgan_mpi.evaluation import features  # torch is slow to import, and large
+
         assert labels is not None
         classes = len(manifest.class_names)
         network = features.train_classifier(images, labels, classes=classes, seed=manifest.seed)
         accuracy = _check(network, out / HELDOUT, manifest, force)
-    features.write_extractor(out / EXTRACTOR, network, accuracy)
+        features.write_extractor(out / EXTRACTOR, network, accuracy)
     sha256 = hashlib.sha256((out / EXTRACTOR).read_bytes()).hexdigest()
     return {"features": EXTRACTOR, "features_sha256": sha256, "features_accuracy": accuracy}
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from data_prep.__main__ import main
+from data_prep.components import find_components
 from data_prep.extractor import sample
 from fedgan_mpi.evaluation.evaluate import Scorer
 from fedgan_mpi.evaluation.features import (
     Classifier,
     Components,
-    find_components,
     read_extractor,
     train_classifier,
     write_extractor,
@@ -34,10 +34,17 @@ def smooth(count: int, channels: int = 1, seed: int = 0) -> np.ndarray:
     return np.clip(np.rint(flat), 0, 255).astype(np.uint8).reshape(count, channels, 12, 12)
 
 
+def components(images: np.ndarray) -> Components:
+    arrays = find_components(images, seed=0)
+    network = Components(images.shape[1:], arrays["directions"].shape[1])
+    network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+    return network
+
+
 @pytest.mark.parametrize("count", [30, 500])
 def test_components_equal_those_of_numpy(count):
     images = smooth(count)
-    network = find_components(images, seed=0)
+    network = components(images)
     assert network.width == min(64, count - 1)
     flat = images.reshape(count, -1) / 127.5 - 1
     centred = flat - flat.mean(0)
@@ -52,8 +59,8 @@ def test_components_equal_those_of_numpy(count):
 
 
 def test_components_of_constant_images_are_finite():
-    network = find_components(np.full((10, 1, 4, 4), 7, np.uint8), seed=0)
-    assert np.isfinite(network.features(torch.zeros(3, 1, 4, 4, dtype=torch.uint8))).all()
+    network = components(np.full((10, 1, 4, 4), 7, np.uint8))
+    assert np.isfinite(network.features(torch.zeros(3, 1, 4, 4, dtype=torch.uint8)).numpy()).all()
 
 
 @pytest.mark.parametrize("kind", ["classifier", "pca"])
@@ -62,7 +69,7 @@ def test_an_extractor_survives_its_file_and_the_file_is_always_the_same(tmp_path
     hashes = set()
     for n in range(6):
         if kind == "pca":
-            network = find_components(images, seed=0)
+            network = components(images)
         else:
             network = train_classifier(images, labels, classes=3, seed=0)
         path = tmp_path / f"{n}.safetensors"
@@ -78,7 +85,7 @@ def test_an_extractor_survives_its_file_and_the_file_is_always_the_same(tmp_path
 
 def test_the_distance_grows_with_the_damage():
     images = smooth(600)
-    network = find_components(images[:300], seed=0)
+    network = components(images[:300])
 
     def moments(images: np.ndarray) -> Moments:
         sums = Moments.zero(network.width)
@@ -111,7 +118,7 @@ def test_the_scorer_takes_either_kind(tmp_path, kind):
     images, labels = smooth(300), np.arange(300) % 3
     path = tmp_path / "features.safetensors"
     if kind == "pca":
-        write_extractor(path, find_components(images, seed=0))
+        write_extractor(path, components(images))
     else:
         write_extractor(path, train_classifier(images, labels, classes=3, seed=0), 0.5)
     shard = Shard(path=Path("x"), images=images, labels=None, sha256="")

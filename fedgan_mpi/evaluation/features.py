@@ -19,20 +19,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.files import write_complete
+from fedgan_mpi.evaluation.extractor_file import ABOUT, write_arrays
 from fedgan_mpi.streams import Purpose, torch_stream
 
 FEATURES = 64
-_ABOUT = "extractor"  # key in the file
 _BATCH = 64
 _VIEWS = 30_000  # images a classifier is shown in training, in 3 to 8 epochs; some 4 s at 28 pixels
-_COMPONENTS_IMAGES = 2048  # at most; principal components are sure enough with so many
-_PIXELS_AT_ONCE = 1024
 
 
 class Extractor(nn.Module):
@@ -88,7 +84,7 @@ class Classifier(Extractor):
 
 
 class Components(Extractor):
-    """Images to their first principal components (B, width)."""
+    """Images to their first principal components (B, width), which data_prep finds."""
 
     kind = "pca"
     mean: Tensor
@@ -135,32 +131,6 @@ def train_classifier(
     return network.to(memory_format=torch.contiguous_format).eval()
 
 
-@torch.no_grad()
-def find_components(images: NDArray[np.uint8], *, seed: int) -> Components:
-    """The first 64 principal components of uint8 images (N, C, H, W), or as many as N - 1 images
-    have; of a large set, from a random part."""
-    channels, height, width = images.shape[1:]
-    stream = torch_stream(seed, Purpose.CLASSIFIER)
-    chosen = torch.randperm(len(images), generator=stream)[:_COMPONENTS_IMAGES].sort().values
-    network = Components((channels, height, width), min(FEATURES, max(len(chosen) - 1, 1)))
-    rows = torch.from_numpy(images)[chosen].flatten(1)
-    parts = torch.arange(rows.shape[1]).split(_PIXELS_AT_ONCE)  # all of them as floats are large
-    with _one_core():
-        # With fewer images than pixels, the images' products are the smaller matrix of the two.
-        products = torch.zeros(len(rows), len(rows), dtype=torch.float64)
-        for part in parts:
-            block = _scale(rows[:, part])
-            network.mean[part] = block.mean(0)
-            block -= network.mean[part]
-            products += block @ block.T
-        vectors = torch.linalg.eigh(products).eigenvectors[:, -network.width :].flip(1).float()
-        for part in parts:
-            block = _scale(rows[:, part]) - network.mean[part]
-            network.directions[part] = block.T @ vectors
-    network.directions /= network.directions.norm(dim=0).clamp(min=1e-12)
-    return network.eval()
-
-
 @contextmanager
 def _one_core() -> Iterator[None]:
     """Sums come out the same on whatever machine, and other processes keep their cores."""
@@ -188,22 +158,23 @@ def accuracy(
 def write_extractor(path: Path, network: Extractor, accuracy: float | None = None) -> None:
     """Write it with what is needed to build it again; a classifier's held-out accuracy for the
     reader."""
-    about = {
-        "kind": network.kind,
-        "image_shape": network.image_shape,
-        "width": network.width,
-        "classes": network.classes,
-        "accuracy": accuracy,
-    }
-    # One key: safetensors writes several in an order that changes, and the file's hash with it.
-    write_complete(path, save(network.state_dict(), {_ABOUT: json.dumps(about)}))
+    arrays = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    write_arrays(
+        path,
+        arrays,
+        kind=network.kind,
+        image_shape=network.image_shape,
+        width=network.width,
+        classes=network.classes,
+        accuracy=accuracy,
+    )
 
 
 def read_extractor(path: Path) -> Extractor:
     """Raises UserError where the file is missing or is no extractor of ours."""
     try:
         with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {})[_ABOUT])
+            about = json.loads((file.metadata() or {})[ABOUT])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         channels, height, width = about["image_shape"]
         shape = (channels, height, width)
