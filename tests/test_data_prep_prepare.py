@@ -179,11 +179,12 @@ def test_every_kind_of_source_becomes_shards(tmp_path, name):
     assert Manifest.read(tmp_path / "gray").image_shape == (1, 32, 32)
 
 
-def test_nothing_is_imported_from_torchvision_or_torch_to_cut(tmp_path):
-    """Without a classifier to train, a run starts in a moment."""
+@pytest.mark.parametrize("features", ["none", "pca"])
+def test_nothing_is_imported_from_torchvision_or_torch_to_cut(tmp_path, features):
+    """Without a classifier to train, a run starts in a moment and stays small."""
     code = (
         "import sys; from data_prep.__main__ import main; "
-        f"main(['digits', '--out', {str(tmp_path / 'out')!r}, '--features', 'none']); "
+        f"main(['digits', '--out', {str(tmp_path / 'out')!r}, '--features', {features!r}]); "
         "assert not {'torch', 'torchvision', 'mpi4py', 'pydicom'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
