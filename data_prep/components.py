@@ -6,21 +6,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fedgan_mpi.streams import Purpose, numpy_stream
-
 COMPONENTS = 64
-_IMAGES = 2048  # at most; components are sure enough with so many
 _PIXELS = 1024  # at once
 
 
-def find_components(images: NDArray[np.uint8], *, seed: int) -> dict[str, NDArray[np.float32]]:
+def find_components(images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
     """`mean` (pixels,) and `directions` (pixels, width) of uint8 images (N, C, H, W) in [-1, 1].
 
-    width is 64, or N - 1 where that is less. Of many images, a random part is looked at.
+    width is 64, or N - 1 where that is less. Takes N² numbers of memory.
     """
-    stream = numpy_stream(seed, Purpose.CLASSIFIER, 3)
-    chosen = np.sort(stream.permutation(len(images))[:_IMAGES])
-    rows = images[chosen].reshape(len(chosen), -1)
+    rows = images.reshape(len(images), -1)
     width = min(COMPONENTS, max(len(rows) - 1, 1))
     mean = np.empty(rows.shape[1], np.float32)
     directions = np.empty((rows.shape[1], width), np.float32)

@@ -25,6 +25,7 @@ KINDS = ("auto", "classifier", "pca", "none")
 # Of a large set, a random part: it teaches a small classifier nearly all that it can learn, and
 # memory and time stay bounded.
 MOST_IMAGES = 10_000
+MOST_FOR_COMPONENTS = 2048
 MOST_BYTES = 64 * 2**20
 BAR = 0.1
 """A classifier must close this share of the gap between always naming the most frequent class and
@@ -48,10 +49,11 @@ def write_extractor(out: Path, manifest: Manifest, kind: str, force: bool) -> di
         read_shard(out / shard_name(k), image_shape=manifest.image_shape, in_memory=False)
         for k in range(1, manifest.devices + 1)
     ]
-    images, labels = sample(shards, manifest.seed)
+    most = MOST_FOR_COMPONENTS if kind == "pca" else MOST_IMAGES
+    images, labels = sample(shards, manifest.seed, most)
     accuracy = None
     if kind == "pca":
-        arrays = find_components(images, seed=manifest.seed)
+        arrays = find_components(images)
         width = arrays["directions"].shape[1]
         write_arrays(
             out / EXTRACTOR, arrays, kind=kind, image_shape=manifest.image_shape, width=width
@@ -68,11 +70,11 @@ def write_extractor(out: Path, manifest: Manifest, kind: str, force: bool) -> di
     return {"features": EXTRACTOR, "features_sha256": sha256, "features_accuracy": accuracy}
 
 
-def sample(shards: Sequence[Shard], seed: int) -> tuple[Images, Labels | None]:
-    """A random part of all shards' images, in the order of the source."""
+def sample(shards: Sequence[Shard], seed: int, most: int) -> tuple[Images, Labels | None]:
+    """At most so many images of all shards, chosen at random, in the order of the source."""
     indices = np.concatenate([shard.indices for shard in shards])
     image_bytes = int(np.prod(shards[0].images.shape[1:]))
-    count = min(len(indices), MOST_IMAGES, max(MOST_BYTES // image_bytes, 1))
+    count = min(len(indices), most, max(MOST_BYTES // image_bytes, 1))
     stream = numpy_stream(seed, Purpose.CLASSIFIER, 1)
     order = np.argsort(indices)[np.sort(stream.permutation(len(indices))[:count])]
     images = np.empty((count, *shards[0].images.shape[1:]), np.uint8)

@@ -35,7 +35,7 @@ def smooth(count: int, channels: int = 1, seed: int = 0) -> np.ndarray:
 
 
 def components(images: np.ndarray) -> Components:
-    arrays = find_components(images, seed=0)
+    arrays = find_components(images)
     network = Components(images.shape[1:], arrays["directions"].shape[1])
     network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
     return network
@@ -198,8 +198,7 @@ def test_all_partitions_of_a_data_set_share_one_extractor(tmp_path):
     assert len(hashes) == 1
 
 
-def test_the_sample_of_a_large_set_is_small_and_the_same_for_all_partitions(tmp_path, monkeypatch):
-    monkeypatch.setattr("data_prep.extractor.MOST_IMAGES", 100)
+def test_the_sample_of_a_large_set_is_small_and_the_same_for_all_partitions(tmp_path):
     drawn = []
     for partition in ("iid", "shards"):
         out = tmp_path / partition
@@ -209,7 +208,7 @@ def test_the_sample_of_a_large_set_is_small_and_the_same_for_all_partitions(tmp_
             read_shard(out / f"device_{k:04d}.h5", image_shape=(1, 16, 16), in_memory=False)
             for k in range(1, 5)
         ]
-        drawn.append(sample(shards, seed=0))
+        drawn.append(sample(shards, seed=0, most=100))
     (images, labels), (others, other_labels) = drawn
     assert len(images) == 100 and len(set(labels.tolist())) == 10
     assert np.array_equal(images, others) and np.array_equal(labels, other_labels)
