@@ -54,13 +54,12 @@ def _data(config: Config) -> tuple[str, list[int], tuple[int, int, int]]:
         check_manifest(config, Path(config.data.shards), manifest)
         images, name, shape = manifest.images, manifest.dataset, manifest.image_shape
     else:
-        from data_prep.prepare import plan
+        from data_prep.prepare import image_shape, plan
         from data_prep.sources import digits
 
         source = digits(config.model.size or 16)
-        parts, _ = plan(source, devices=config.data.devices, partition="iid", seed=config.run.seed)
-        channels, height, width = source.images.shape[1:]
-        images, name, shape = [len(part) for part in parts], source.name, (channels, height, width)
+        parts, _ = plan(source, devices=config.data.devices, seed=config.run.seed)
+        images, name, shape = [len(part) for part in parts], source.name, image_shape(source)
     if (config.participation.count or 0) > len(images):
         right = f"at most {len(images)}, the number of devices"
         raise UserError(f"participation.count is {config.participation.count}, but must be {right}")

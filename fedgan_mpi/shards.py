@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from fedgan_mpi.streams import Purpose, numpy_stream
 FORMAT_VERSION = 1
 HELDOUT = "heldout.h5"
 MANIFEST = "shards.json"
+_ROOM = 2**20  # bytes of a file beside its arrays: names and attributes
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -63,6 +65,14 @@ class Manifest:
     heldout_images: int
     features: str | None
     """File of the scores' feature extractor, in the same directory."""
+    heldout_sha256: str | None = None
+    """Of the held-out pixels."""
+    features_sha256: str | None = None
+    """Of the extractor's file."""
+    features_accuracy: float | None = None
+    """Share of held-out images that the extractor's classifier names rightly."""
+    skipped: list[str] = field(default_factory=list)
+    """Images that could not be read and were allowed to be left out, each with the reason."""
 
     def write(self, directory: Path) -> None:
         write_complete(directory / MANIFEST, (json.dumps(asdict(self), indent=1) + "\n").encode())
@@ -106,6 +116,8 @@ class Shard:
     images: Images | h5py.Dataset
     labels: Labels | None
     sha256: str
+    indices: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    """Where in the source each image stood."""
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
@@ -123,6 +135,16 @@ def pixels_sha256(images: Images) -> str:
     return hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """Some rows of a shard on their way to its file."""
+
+    images: Images
+    labels: Labels | None
+    indices: NDArray[np.int64]
+    """Where in the source each image stands."""
+
+
 def write_shard(
     path: Path,
     images: Images,
@@ -134,17 +156,107 @@ def write_shard(
 
     images: uint8 (N, C, H, W); labels and indices (into the source): int64 (N,).
     """
-    sha256 = pixels_sha256(images)
-    with complete_or_absent(path) as temporary, h5py.File(temporary, "w") as file:
-        file.create_dataset("images", data=images)  # contiguous, as no chunks are asked for
-        if labels is not None:
-            file.create_dataset("labels", data=labels.astype(np.int64))
-        file.create_dataset("indices", data=indices.astype(np.int64))
-        file.attrs["format_version"] = FORMAT_VERSION
-        file.attrs["pixels_sha256"] = sha256
-        for key, value in attributes.items():
-            file.attrs[key] = value if isinstance(value, int | str) else json.dumps(value)
+    block = Block(images=images, labels=labels, indices=indices)
+    shape = (images.shape[1], images.shape[2], images.shape[3])
+    return write_blocks(path, [block], rows=len(images), image_shape=shape, attributes=attributes)
+
+
+def write_blocks(
+    path: Path,
+    blocks: Iterable[Block],
+    *,
+    rows: int,
+    image_shape: tuple[int, int, int],
+    attributes: dict[str, Any],
+) -> str:
+    """Write one shard from blocks in order, holding one at a time; complete or not at all. Gives
+    the SHA-256 of its pixels.
+
+    rows: at least as many as the blocks bring together. attributes: written last, so whoever makes
+    the blocks may still add to them.
+    """
+    with complete_or_absent(path) as temporary:
+        written, sha256 = _fill(temporary, blocks, rows, image_shape)
+        if written < rows:
+            _shrink(temporary, written, image_shape)
+        with h5py.File(temporary, "r+", locking=False) as file:
+            file.attrs["format_version"] = FORMAT_VERSION
+            file.attrs["pixels_sha256"] = sha256
+            for key, value in attributes.items():
+                file.attrs[key] = value if isinstance(value, int | str) else json.dumps(value)
     return sha256
+
+
+def _fill(
+    path: Path, blocks: Iterable[Block], rows: int, image_shape: tuple[int, int, int]
+) -> tuple[int, str]:
+    """Number and SHA-256 of the images that the blocks brought."""
+    digest, written = hashlib.sha256(), 0
+    labels: list[Labels] = []
+    indices = [np.empty(0, np.int64)]
+    _reserve(path, rows * (math.prod(image_shape) + 16) + _ROOM)
+    # No lock: the name is ours alone, and a process forked meanwhile would go on holding it.
+    with h5py.File(path, "r+", locking=False) as file:
+        # Contiguous, as no chunks are asked for.
+        images = file.create_dataset("images", (rows, *image_shape), np.uint8)
+        for block in blocks:
+            images[written : written + len(block.images)] = block.images
+            digest.update(np.ascontiguousarray(block.images).data)
+            written += len(block.images)
+            indices.append(block.indices)
+            if block.labels is not None:
+                labels.append(block.labels)
+        if labels:
+            file.create_dataset("labels", data=np.concatenate(labels).astype(np.int64))
+        file.create_dataset("indices", data=np.concatenate(indices).astype(np.int64))
+    return written, digest.hexdigest()
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Make an empty file that owns the disk space it will need; HDF5 gives back what is too much.
+
+    Raises OSError where there is not enough. HDF5 itself may crash when it cannot write.
+    """
+    h5py.File(path, "w", locking=False).close()
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+
+
+def _shrink(path: Path, rows: int, image_shape: tuple[int, int, int]) -> None:
+    """Write a shard anew with its first images only: a contiguous data set cannot shrink."""
+    less = path.with_suffix(".less")
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            labels = file.get("labels")
+            blocks = (
+                Block(
+                    images=file["images"][part],
+                    labels=None if labels is None else labels[part],
+                    indices=file["indices"][part],
+                )
+                for part in _slices(rows)
+            )
+            _fill(less, blocks, rows, image_shape)
+        os.replace(less, path)
+    finally:
+        less.unlink(missing_ok=True)
+
+
+def _slices(rows: int, size: int = 256) -> Iterator[slice]:
+    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+
+
+def check_pixels(shard: Shard) -> None:
+    """Compare a shard's pixels with their recorded hash, some at a time. Raises UserError where
+    they differ."""
+    digest = hashlib.sha256()
+    for part in _slices(len(shard)):
+        digest.update(shard.images[part].data)
+    if digest.hexdigest() != shard.sha256:
+        raise UserError(
+            f"{shard.path}: the pixels do not match their recorded SHA-256; the file was changed"
+        )
 
 
 def read_shard(path: Path, *, image_shape: tuple[int, int, int], in_memory: bool = True) -> Shard:
@@ -182,11 +294,12 @@ def _check_shard(
     for name in file:
         if not isinstance(file.get(name, getlink=True), h5py.HardLink):
             raise UserError(f"{path}: {name} is a link to elsewhere, which a shard may not have")
+        data = file[name]
+        if isinstance(data, h5py.Dataset) and (data.external or data.is_virtual):
+            raise UserError(f"{path}: {name} are kept in another file, which a shard may not do")
     images = file.get("images")
     if not isinstance(images, h5py.Dataset):
         raise UserError(f"{path} has no dataset 'images'")
-    if images.external or images.is_virtual:
-        raise UserError(f"{path}: images are kept in another file, which a shard may not do")
     if images.dtype != np.uint8:
         raise UserError(f"{path}: images are {images.dtype}, but must be uint8")
     if images.ndim != 4 or images.shape[1:] != image_shape:
@@ -200,14 +313,12 @@ def _check_shard(
             f"{path}: labels are {labels.dtype} {labels.shape}, but must be int64 ({len(images)},)"
         )
     sha256 = str(file.attrs.get("pixels_sha256"))
+    indices = file["indices"][...] if "indices" in file else np.empty(0, np.int64)
+    shard = Shard(path=path, images=images, labels=labels, sha256=sha256, indices=indices)
     if in_memory:
-        pixels = images[...]
-        if pixels_sha256(pixels) != sha256:
-            raise UserError(
-                f"{path}: the pixels do not match their recorded SHA-256; the file was changed"
-            )
-        return Shard(path=path, images=pixels, labels=labels, sha256=sha256)
-    return Shard(path=path, images=images, labels=labels, sha256=sha256)
+        shard.images = images[...]
+        check_pixels(shard)
+    return shard
 
 
 class Batches:

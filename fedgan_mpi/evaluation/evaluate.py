@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedgan_mpi.cluster.node import Node
-from fedgan_mpi.evaluation.features import Classifier, read_classifier
+from fedgan_mpi.evaluation.features import Classifier, Extractor, read_extractor
 from fedgan_mpi.evaluation.frechet import Moments, frechet_distance
 from fedgan_mpi.run.export import to_pixels
 from fedgan_mpi.shards import Shard
@@ -23,7 +23,8 @@ COMMON = 0.01  # share above which a class counts as covered
 
 
 class Scorer:
-    """Fréchet distance to the devices' pooled images, and the classes that the fakes cover.
+    """Fréchet distance to the devices' pooled images and, where the extractor knows classes, which
+    of them the fakes cover.
 
     Statistics of the real images are added up once. With each value goes the floor: the same
     measure of as many held-out real images.
@@ -32,7 +33,7 @@ class Scorer:
     def __init__(self, node: Node, extractor: Path, heldout: Shard | None, samples: int) -> None:
         """Collective. heldout: on the server alone."""
         self.node, self.samples = node, samples
-        self.network: Classifier = read_classifier(extractor)
+        self.network: Extractor = read_extractor(extractor)
         real = _Sums(self.network)
         for device in node.devices:
             real.add_shard(device.batches.shard, len(device.batches.shard))
@@ -65,10 +66,13 @@ class Scorer:
         ]
 
     def _measure(self, sums: _Sums) -> dict[str, float]:
+        distance = {self.network.metric: frechet_distance(sums.moments, self.real.moments)}
+        if not self.network.classes:
+            return distance
         shares = sums.classes / sums.classes.sum()
         real_shares = self.real.classes / self.real.classes.sum()
         return {
-            self.network.metric: frechet_distance(sums.moments, self.real.moments),
+            **distance,
             "classes_covered": float((shares > COMMON).sum()),
             "class_total_variation": float(np.abs(shares - real_shares).sum() / 2),
         }
@@ -82,20 +86,21 @@ def generate(node: Node, count: int, purpose: Purpose, chunk: int) -> NDArray[np
 
 
 class _Sums:
-    """Sums over images: moments of their features, and a count of each class that the classifier
+    """Sums over images: moments of their features, and a count of each class that a classifier
     sees."""
 
-    def __init__(self, network: Classifier) -> None:
+    def __init__(self, network: Extractor) -> None:
         self._network = network
-        self.moments = Moments.zero(network.to_features.out_features)
+        self.moments = Moments.zero(network.width)
         self.classes = np.zeros(network.classes)
 
     @torch.no_grad()
     def add(self, images: NDArray[np.uint8]) -> None:
         features = self._network.features(torch.from_numpy(images))
         self.moments.add(features.double().numpy())
-        seen = self._network.logits(features).argmax(1).numpy()
-        self.classes += np.bincount(seen, minlength=len(self.classes))
+        if isinstance(self._network, Classifier):
+            seen = self._network.logits(features).argmax(1).numpy()
+            self.classes += np.bincount(seen, minlength=len(self.classes))
 
     def add_shard(self, shard: Shard, count: int) -> None:
         """The shard's first `count` images."""

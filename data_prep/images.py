@@ -1,0 +1,28 @@
+"""Brings decoded images to the size and the channels that were asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+_MODES = {1: "L", 3: "RGB"}
+
+
+def fit(image: Image.Image, size: int | None, channels: int) -> NDArray[np.uint8]:
+    """uint8 (C, size, size): the middle square, resized with antialiasing (bicubic over the area
+    that a new pixel covers).
+
+    An image that has the size and the channels already, or all where size is None, comes through
+    bit for bit.
+    """
+    if size is not None and image.size != (size, size):
+        width, height = image.size
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        square = (left, top, left + side, top + side)
+        image = image.resize((size, size), Image.Resampling.BICUBIC, box=square)
+    if image.mode != _MODES[channels]:
+        image = image.convert(_MODES[channels])
+    pixels = np.asarray(image)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)

@@ -1,0 +1,70 @@
+"""Any data set in one .npz file with the keys of MedMNIST."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.sources.base import ArraySource, named
+from fedgan_mpi.errors import UserError
+
+_PARTS = ("train", "val", "test")
+
+
+class Npz(ArraySource):
+    """train/val/test_images, uint8 N×H×W or N×H×W×3, and _labels, as MedMNIST's files; --source
+    names the file."""
+
+    name = "npz"
+
+    def __init__(self, path: Path) -> None:
+        """Images of val and test, where there are any, are held out."""
+        if path.is_dir():
+            raise UserError(f"{path} is a folder, but npz needs the .npz file")
+        with named(path, "an npz file"), np.load(path, allow_pickle=False) as arrays:
+            if not isinstance(arrays, np.lib.npyio.NpzFile):
+                raise ValueError("it is a single array")
+            parts = [part for part in _PARTS if f"{part}_images" in arrays]
+            if parts[:1] != ["train"]:
+                raise UserError(f"{path} has no train_images; it has {', '.join(arrays) or 'none'}")
+            images = [_images(path, f"{part}_images", arrays[f"{part}_images"]) for part in parts]
+            labels = [
+                _labels(path, f"{part}_labels", arrays[f"{part}_labels"], len(here))
+                for part, here in zip(parts, images, strict=True)
+                if f"{part}_labels" in arrays
+            ]
+        if labels and len(labels) < len(parts):
+            raise UserError(f"{path} has labels for some of {', '.join(parts)}, but not for all")
+        if len({part.shape[1:] for part in images}) > 1:
+            raise UserError(f"{path}: the images of {', '.join(parts)} differ in shape")
+        self.images = np.concatenate(images)
+        self.channels = self.images.shape[1]
+        self.labels = np.concatenate(labels) if labels else None
+        classes = 0 if self.labels is None else int(self.labels.max()) + 1
+        self.class_names = [str(label) for label in range(classes)]
+        self.heldout = np.arange(len(images[0]), len(self.images)) if len(parts) > 1 else None
+
+
+def _images(path: Path, key: str, images: NDArray) -> NDArray[np.uint8]:
+    """uint8 (N, C, H, W)."""
+    if images.dtype != np.uint8:
+        raise UserError(f"{path}: {key} are {images.dtype}, but must be uint8")
+    if images.ndim == 3:
+        return images[:, None]
+    if images.ndim == 4 and images.shape[3] in (1, 3):
+        return images.transpose(0, 3, 1, 2)
+    raise UserError(f"{path}: {key} have shape {images.shape}, but must be N×H×W or N×H×W×3")
+
+
+def _labels(path: Path, key: str, labels: NDArray, images: int) -> NDArray[np.int64]:
+    """int64 (N,)."""
+    if labels.shape not in {(images,), (images, 1)} or labels.dtype.kind not in "iu":
+        raise UserError(
+            f"{path}: {key} are {labels.dtype} {labels.shape}, but must be one whole number for "
+            f"each of {images} images"
+        )
+    if labels.min(initial=0) < 0:
+        raise UserError(f"{path}: {key} hold {labels.min()}, but classes are counted from 0")
+    return labels.reshape(-1).astype(np.int64)

@@ -1,0 +1,124 @@
+"""RSNA Pneumonia Detection, stage 2, as Kaggle distributes it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from data_prep.sources.base import Source, named
+from data_prep.sources.dicom import decode_dicom, read_tag
+from data_prep.sources.files import Files, open_files, read_image
+from fedgan_mpi.errors import UserError
+
+_FOLDER = "stage_2_train_images"
+_LABELS = "stage_2_train_labels.csv"
+_DETAILS = "stage_2_detailed_class_info.csv"
+_CLASSES = ["Normal", "No Lung Opacity / Not Normal", "Lung Opacity"]
+_TAGS = {"view": "ViewPosition", "sex": "PatientSex"}
+
+
+class Rsna(Source):
+    """26,684 chest X-rays, 1024×1024 DICOM: stage_2_train_images/ and stage_2_train_labels.csv, in
+    a folder or in Kaggle's .zip."""
+
+    name = "rsna"
+    default_size = 64
+    channels = 1
+
+    def __init__(self, path: Path) -> None:
+        """Classes: the three detailed ones where their file is there, else normal and pneumonia."""
+        self._files = open_files(path)
+        there = set(self._files.names())
+        targets = _one_per_patient(self._files, _LABELS, "Target", there)
+        if unknown := set(targets.values()) - {"0", "1"}:
+            raise UserError(f"{path}/{_LABELS} has the Target {min(unknown)!r}, but knows 0 and 1")
+        self._patients = sorted(targets)
+        self._check_images(path, there)
+        if _DETAILS in there:
+            details = _one_per_patient(self._files, _DETAILS, "class", there)
+            self._check_details(path, targets, details)
+            self.class_names = _CLASSES
+            labels = [_CLASSES.index(details[patient]) for patient in self._patients]
+        else:
+            self.class_names = ["no pneumonia", "pneumonia"]
+            labels = [int(targets[patient]) for patient in self._patients]
+        self.labels = np.array(labels, np.int64)
+
+    def _check_images(self, path: Path, there: set[str]) -> None:
+        images = {
+            PurePosixPath(name).stem
+            for name in there
+            if PurePosixPath(name).parent.name == _FOLDER and name.endswith(".dcm")
+        }
+        for missing, holder in (
+            (set(self._patients) - images, f"{path}/{_FOLDER} lacks the image"),
+            (images - set(self._patients), f"{path}/{_LABELS} lacks the label"),
+        ):
+            if missing:
+                raise UserError(f"{holder} of {len(missing)} patients, the first {min(missing)}")
+
+    def _check_details(self, path: Path, targets: dict[str, str], details: dict[str, str]) -> None:
+        for patient, target in targets.items():
+            detail = details.get(patient)
+            if detail not in _CLASSES:
+                right = ", ".join(_CLASSES)
+                raise UserError(
+                    f"{path}/{_DETAILS} gives patient {patient} the class {detail!r}; "
+                    f"it must be one of {right}"
+                )
+            if (detail == "Lung Opacity") != (target == "1"):
+                raise UserError(
+                    f"{path}: patient {patient} has Target {target} in {_LABELS}, but is "
+                    f"{detail!r} in {_DETAILS}"
+                )
+
+    def __len__(self) -> int:
+        return len(self._patients)
+
+    @property
+    def keys(self) -> Sequence[str]:
+        return self._patients
+
+    @property
+    def attributes(self) -> list[str]:
+        return list(_TAGS)
+
+    def attribute(self, name: str) -> Sequence[str]:
+        if name not in _TAGS:
+            return super().attribute(name)
+        values = []
+        for index in range(len(self)):
+            with named(self._files.path / self._file(index), "a DICOM file"):
+                values.append(read_tag(self._files.read(self._file(index)), _TAGS[name]))
+        return values
+
+    def image(self, index: int) -> Image.Image:
+        name = self._file(index)
+        return decode_dicom(name, read_image(self._files, name))
+
+    def _file(self, index: int) -> str:
+        return f"{_FOLDER}/{self._patients[index]}.dcm"
+
+
+def _one_per_patient(files: Files, name: str, column: str, there: set[str]) -> dict[str, str]:
+    """A column of a table by patient. A patient has a row a box; the rows must agree."""
+    if name not in there:
+        raise UserError(f"{files.path} has no {name}")
+    values: dict[str, str] = {}
+    with named(f"{files.path}/{name}", "a table"):
+        rows = csv.DictReader(io.StringIO(files.read(name).decode("utf-8-sig")))
+        if not {"patientId", column}.issubset(rows.fieldnames or ()):
+            raise UserError(f"{files.path}/{name} must have the columns patientId and {column}")
+        for row in rows:
+            patient, value = row["patientId"], row[column]
+            if values.setdefault(patient, value) != value:
+                raise UserError(
+                    f"{files.path}/{name} gives patient {patient} both {column} "
+                    f"{values[patient]!r} and {value!r}"
+                )
+    return values
