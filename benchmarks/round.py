@@ -114,6 +114,7 @@ def configuration(args: argparse.Namespace) -> Config:
         training=replace(
             config.training,
             batch_size=args.batch,
+            generator_batch_size=args.batch,
             discriminator_steps=args.discriminator_steps,
             generator_steps=args.generator_steps,
         ),

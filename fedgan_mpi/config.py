@@ -76,7 +76,7 @@ class ModelConfig:
     discriminator_norm: Literal["batch", "none"] | None = None
     """Normalization in D. None: batch, as in DCGAN, but none for 16 pixels, where the few thousand
     images of such data sets let a D with BatchNorm win after some hundred rounds."""
-    ema: float = 0.97
+    ema: float = 0.99
     """Decay of G's exponential moving average, which is then what is scored and exported. 0:
     none."""
     initialization: Literal["fan_in", "dcgan"] = "fan_in"
@@ -120,8 +120,8 @@ class TrainingConfig:
     """Server steps on G per round, n_g."""
     batch_size: int = 32
     """Images per local step; a device with fewer uses all it has."""
-    generator_batch_size: int | None = None
-    """Fakes per server step. None: as many as batch_size."""
+    generator_batch_size: int = 64
+    """Fakes per server step."""
     generator_lr: float = 2e-4
     """Learning rate of G."""
     discriminator_lr: float = 2e-4
@@ -144,7 +144,7 @@ class TrainingConfig:
             _require(getattr(self, key) >= 0, f"training.{key}", getattr(self, key), "at least 0")
         for key in ("batch_size", "generator_batch_size"):
             size = getattr(self, key)
-            _require(size is None or size >= 1, f"training.{key}", size, "at least 1")
+            _require(size >= 1, f"training.{key}", size, "at least 1")
         for key in ("generator_lr", "discriminator_lr"):
             rate = getattr(self, key)
             _require(0 < rate < math.inf, f"training.{key}", rate, "above 0 and finite")

@@ -59,7 +59,9 @@ def ren(
 
     def server_steps() -> None:
         for _ in range(training.generator_steps):
-            z = torch.randn(training.batch_size, nz, generator=noise_g, dtype=torch.float64)
+            z = torch.randn(
+                training.generator_batch_size, nz, generator=noise_g, dtype=torch.float64
+            )
             logits = D(G(z))
             if training.loss == "nonsaturating":
                 loss = _against(1.0, logits)

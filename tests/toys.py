@@ -71,6 +71,7 @@ def toy_config(**changes: dict[str, Any]) -> Config:
         "training": {
             "precision": "float64",
             "batch_size": 4,
+            "generator_batch_size": 5,
             "discriminator_steps": 2,
             "generator_steps": 1,
         },

@@ -138,7 +138,6 @@ class Server:
             betas=self.training.betas,
         )
         self.noise_stream = torch_stream(config.run.seed, Purpose.FAKE, 0)
-        self.batch_size = self.training.generator_batch_size or self.training.batch_size
         self.ema = config.model.ema
         self.average = pair.flat.whole_generator.clone() if self.ema else None
         """G's exponential moving average, with its BatchNorm statistics."""
@@ -148,7 +147,7 @@ class Server:
         pair, steps = self.pair, self.training.generator_steps
         loss = torch.zeros((), dtype=pair.flat.vector.dtype, device=pair.torch_device)
         for _ in range(steps):
-            z = pair.noise(self.batch_size, self.noise_stream)
+            z = pair.noise(self.training.generator_batch_size, self.noise_stream)
             loss += generator_step(pair.G, pair.D, pair.loss, self.optimizer, z)
             if self.average is not None:
                 self.average.lerp_(pair.flat.whole_generator, 1 - self.ema)

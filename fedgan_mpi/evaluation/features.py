@@ -119,7 +119,7 @@ def train_classifier(
         torch.manual_seed(stream.initial_seed())
         network = Classifier((channels, height, width), classes)
     network = network.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(network.parameters(), lr=2e-3, fused=True)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
     pixels, targets = torch.from_numpy(images), torch.from_numpy(labels)
     with _one_core():
         for _ in range(min(max(_VIEWS // len(pixels), 3), 8)):
