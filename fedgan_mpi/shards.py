@@ -131,10 +131,6 @@ class Shard:
         return self.images[unique][where]
 
 
-def pixels_sha256(images: Images) -> str:
-    return hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()
-
-
 @dataclass(frozen=True, kw_only=True)
 class Block:
     """Some rows of a shard on their way to its file."""

@@ -4,6 +4,7 @@ writes."""
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -151,7 +152,12 @@ class Record:
             self._stats.close()
 
     def _write(self, line: dict[str, Any]) -> None:
-        self._stats.write(json.dumps(line) + "\n")
+        # JSON has no NaN: a loss that is not a number is null, and the message names it.
+        finite = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in line.items()
+        }
+        self._stats.write(json.dumps(finite, allow_nan=False) + "\n")
         self._stats.flush()
 
     def _forget_after(self, round: int) -> None:
