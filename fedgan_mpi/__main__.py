@@ -44,11 +44,13 @@ def _together(arguments: list[str]) -> int:
 
     link = Link()
     try:
+        link.check_world()
         command = link.from_server(lambda: parse(arguments))
         assert isinstance(command, Train)
         _train(link, command)
     except AgreedError as error:  # every rank has it: say it once, leave together
-        if link.is_server:
+        # Of many worlds of one rank, each has a server; the launcher numbers them all the same.
+        if link.is_server and (link.size > 1 or announced_rank() == 0):
             print(error, file=sys.stderr, flush=True)
         link.barrier()
         return 1

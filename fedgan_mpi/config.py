@@ -180,7 +180,8 @@ class LinkConfig:
     """Type of a parameter on the wire; the same as training.precision."""
     average: Literal["reduce", "gather"] = "reduce"
     """reduce: each rank adds up its devices, the link adds the ranks. gather: device by device in
-    order, so bitwise the same for any number of ranks."""
+    order, so bitwise the same for any number of ranks with equally many threads (one, unless
+    OMP_NUM_THREADS says otherwise)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,3 +5,7 @@ traceback."""
 class UserError(Exception):
     """A mistake in a file, key or value that the user gave; the message names it and what would be
     right."""
+
+
+class AgreedError(UserError):
+    """A user's mistake that every rank knows of: one says it, all leave together."""

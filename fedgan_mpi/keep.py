@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from fedgan_mpi import __version__
+from fedgan_mpi.cluster.link import AgreedError
 from fedgan_mpi.cluster.node import Node
 from fedgan_mpi.evaluation.evaluate import Scorer, generate
 from fedgan_mpi.learning.networks import count_parameters
@@ -25,7 +26,6 @@ class Keeper:
         """Collective: adds up the statistics of the real images."""
         self.node, self.start, self.record, self.progress = node, start, record, progress
         self.scorer: Scorer | None = None
-        self.last_scores: list[dict[str, Any]] = []
         features = start.manifest.features
         samples = node.link.from_server(lambda: scored_samples(start.config, start.heldout))
         if features is not None and samples:
@@ -39,16 +39,27 @@ class Keeper:
         if round in (0, last) or _is_due(round, self.start.config.evaluation.every):
             self._look(round)
         if round == last or _is_due(round, self.start.config.checkpoint.every):
+            self._check_finite(round)
             keep_last = self.start.config.checkpoint.keep_last
             save_checkpoint(self.node, self.start.run, round, self.progress, keep_last)
+
+    def _check_finite(self, round: int) -> None:
+        """Raises AgreedError rather than let a checkpoint of NaN push out a good one."""
+        server = self.node.server
+        broken = server is not None and not server.pair.flat.vector.isfinite().all()
+        if self.node.link.any(bool(broken)):
+            raise AgreedError(
+                f"parameters are not finite after round {round} of {self.start.run}; start anew "
+                "with lower learning rates, or look at the shards"
+            )
 
     def _look(self, round: int) -> None:
         """Score and draw the generator; export it where it is the best so far."""
         if self.scorer is not None:
-            self.last_scores = self.scorer.score(round)
-            for score in self.last_scores:
+            self.progress["scores"] = self.scorer.score(round)
+            for score in self.progress["scores"]:
                 self.record.score(score)
-            value, best = self.last_scores[0]["value"], self.progress["best"]
+            value, best = self.progress["scores"][0]["value"], self.progress["best"]
             if best is None or value < best["value"]:
                 self.progress["best"] = {"round": round, "value": value}
                 self._export(BEST, round)
@@ -65,7 +76,7 @@ class Keeper:
         rounds = self.start.config.training.rounds
         self._export(FINAL, rounds)
         write_report(self.start.run)
-        for score in self.last_scores:
+        for score in self.progress["scores"]:
             floor = f"held-out real images: {score['floor']:.4g}"
             value = f"{score['metric']} {score['value']:.4g}"
             self.record.say(f"{value} ({floor}), {score['samples']} images")
@@ -86,7 +97,7 @@ class Keeper:
             "parameters": count_parameters(G),
             "output": "images in [-1, 1], RGB or gray, channels first",
             "round": round,
-            "scores": [score for score in self.last_scores if score["round"] == round],
+            "scores": [score for score in self.progress["scores"] if score["round"] == round],
             "dataset": self.start.manifest.dataset,
             "shards_sha256": self.start.manifest.sha256,
             "fedgan_mpi": __version__,

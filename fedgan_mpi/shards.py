@@ -97,6 +97,8 @@ class Manifest:
             lists = (manifest.images, manifest.histograms, manifest.pixels_sha256)
             if manifest.devices < 1 or any(len(entries) != manifest.devices for entries in lists):
                 raise ValueError
+            if not all(isinstance(n, int) and n >= 1 for n in manifest.images):
+                raise ValueError
             if len(manifest.image_shape) != 3 or not all(
                 isinstance(n, int) for n in manifest.image_shape
             ):
@@ -272,8 +274,8 @@ def read_shard(path: Path, *, image_shape: tuple[int, int, int], in_memory: bool
         raise UserError(f"{path} is {reason}") from None
     try:
         return _check_shard(path, file, image_shape, in_memory)
-    except (OSError, KeyError) as error:
-        raise UserError(f"{path} is damaged: {error}") from None
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged: {' '.join(str(error).split())}") from None
     finally:
         if in_memory:
             file.close()

@@ -7,6 +7,7 @@ last.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,6 @@ class Start:
 def start(link: Link, command: Train) -> Start:
     """Collective. Raises AgreedError where anything is wrong, before torch is imported."""
     config = command.config
-    link.check_world()
     link.configure(config.link)
     link.agree(_device_problem(config))
     if config.data.shards is None:
@@ -55,10 +55,9 @@ def start(link: Link, command: Train) -> Start:
     link.agree(problem)
     if config.data.shards is not None:
         run = link.from_server(lambda: _open_run(command, manifest.dataset))
-    if command.resume is None:
-        link.from_server(lambda: _write_config(run, config, manifest, link))
-    else:
+    if command.resume is not None:
         link.from_server(lambda: _check_same_shards(run, manifest))
+    link.from_server(lambda: _write_config(run, config, manifest, link))
     return Start(
         config=config,
         run=run,
@@ -76,8 +75,7 @@ def _start_with_digits(link: Link, command: Train) -> tuple[Path, Path, Manifest
 
     def check() -> Path:
         _check_world(config, link, config.data.devices)
-        if config.model.channels == 3:
-            raise UserError("model.channels is 3, but the embedded digits have 1")
+        _check_digits(config)
         return _open_run(command, "digits")
 
     run = link.from_server(check)
@@ -89,6 +87,31 @@ def _start_with_digits(link: Link, command: Train) -> tuple[Path, Path, Manifest
     else:
         manifest = link.from_server(lambda: Manifest.read(directory))
     return run, directory, manifest
+
+
+def _check_digits(config: Config) -> None:
+    """Raises UserError for what the embedded digits cannot serve, before anything is written."""
+    from data_prep.prepare import plan
+    from data_prep.sources import digits
+
+    if config.model.channels == 3:
+        raise UserError("model.channels is 3, but the embedded digits have 1")
+    size = config.model.size or 16
+    if config.data.heldout is not None:
+        path = Path(config.data.heldout)
+        _check_samples(config, len(read_shard(path, image_shape=(1, size, size))), path)
+    else:
+        _, heldout = plan(digits(size), devices=config.data.devices, seed=config.run.seed)
+        _check_samples(config, len(heldout), "the digits' held-out part")
+
+
+def _check_samples(config: Config, heldout: int, where: Path | str) -> None:
+    samples = config.evaluation.samples
+    if samples is not None and samples > heldout:
+        reason = "the floor needs as many real images"
+        raise UserError(
+            f"evaluation.samples is {samples}, but {where} holds {heldout} and {reason}"
+        )
 
 
 def _read_manifest(config: Config, link: Link, directory: Path) -> Manifest:
@@ -200,6 +223,7 @@ def _read_data(
             shards = {1: union(list(shards.values()), directory)}
         if link.is_server:
             heldout = _read_heldout(config, directory, manifest)
+            _check_extractor(directory, manifest)
     except UserError as error:
         return {}, None, str(error)
     return shards, heldout, None
@@ -215,17 +239,25 @@ def _compare(shard: Shard, manifest: Manifest, device: int) -> None:
         )
 
 
+def _check_extractor(directory: Path, manifest: Manifest) -> None:
+    """Raises UserError where the scores' extractor is not the one that shards.json describes."""
+    if manifest.features is None:
+        return
+    path = directory / manifest.features
+    try:
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    if manifest.features_sha256 not in (None, sha256):
+        raise UserError(f"{path} is not the extractor that shards.json describes; it was changed")
+
+
 def _read_heldout(config: Config, directory: Path, manifest: Manifest) -> Shard | None:
     if config.data.heldout is None and manifest.heldout is None:
         return None
     path = Path(config.data.heldout) if config.data.heldout else directory / str(manifest.heldout)
     heldout = read_shard(path, image_shape=manifest.image_shape)
-    samples = config.evaluation.samples
-    if samples is not None and samples > len(heldout):
-        reason = "the floor needs as many real images"
-        raise UserError(
-            f"evaluation.samples is {samples}, but {path} holds {len(heldout)} and {reason}"
-        )
+    _check_samples(config, len(heldout), path)
     return heldout
 
 

@@ -36,10 +36,13 @@ def train(link: Link, start: Start) -> None:
     node = build_node(link, config, pair, start.shards, images)
     algorithm = ALGORITHMS[config.algorithm.name](node)
 
-    progress: dict[str, Any] = {"images_seen": 0, "best": None}
+    progress: dict[str, Any] = {"images_seen": 0, "best": None, "scores": []}
     done = 0
     if start.resume:
         done, progress = _resume(node, start)
+        if done > config.training.rounds:
+            right = f"at least {done}, the rounds that {start.run} has"
+            raise AgreedError(f"training.rounds is {config.training.rounds}, but must be {right}")
     record = Record(start.run if link.is_server else None, rounds=config.training.rounds, done=done)
     keeper = Keeper(node, start, record, progress)
     if not start.resume:
@@ -115,14 +118,13 @@ def _share(node: Node, ledger: Ledger) -> tuple[dict[int, float], NDArray[np.flo
 
 
 def check_finite(stats: dict[str, Any], start: Start) -> None:
-    """Raises AgreedError on every rank where a loss is not a number: the last checkpoint is still
-    good."""
+    """Raises AgreedError on every rank where a loss is not a number."""
     for key in ("d_loss", "g_loss"):
         if stats[key] is not None and not math.isfinite(stats[key]):
             round = stats["round"]
             raise AgreedError(
-                f"{key} is {stats[key]} in round {round}; lower the learning rates or look at the "
-                f"shards, and go on with --resume {start.run}, whose last checkpoint is intact"
+                f"{key} is {stats[key]} in round {round} of {start.run}; "
+                "start anew with lower learning rates, or look at the shards"
             )
 
 

@@ -11,5 +11,5 @@
 # Without the right one srun starts worlds of one rank each, and the program refuses.
 LAUNCH="srun --mpi=pmi2 --kill-on-bad-exit=1"
 
-# Account, partition and the like can also be given on sbatch's command line.
-export SBATCH_ACCOUNT="${SBATCH_ACCOUNT:-}"
+# Account and partition go on sbatch's command line, or into SBATCH_ACCOUNT and SBATCH_PARTITION
+# where sbatch is called: it reads them before this file is.

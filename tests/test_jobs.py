@@ -153,12 +153,17 @@ def test_the_checkpoint_goes_on_bitwise(whole, tmp_path):
         assert (from_four / "samples" / name).read_bytes() == (
             whole / "samples" / name
         ).read_bytes()
-    strip = [("round", "metric", "value", "floor")]
-    for keys in strip:
-        of = [
-            [tuple(line.get(k) for k in keys[:2]) for line in lines(d)] for d in (whole, from_four)
-        ]
-        assert of[0] == of[1]
+    of_whole, of_resumed = (
+        [line for line in lines(d) if "metric" in line] for d in (whole, from_four)
+    )
+    assert len(of_whole) == len(of_resumed) == 9
+    for one, other in zip(of_whole, of_resumed, strict=True):
+        # Sums of features over other ranks round differently.
+        assert (one["round"], one["metric"]) == (other["round"], other["metric"])
+        assert one["value"] == pytest.approx(other["value"], rel=1e-9)
+        assert one["floor"] == pytest.approx(other["floor"], rel=1e-9)
+    final = json.loads((from_four / "generator.json").read_text())
+    assert final["round"] == 6 and len(final["scores"]) == 3
 
 
 def test_a_damaged_checkpoint_is_refused_by_name(whole, tmp_path):
@@ -219,10 +224,14 @@ def test_a_loss_that_is_not_a_number_stops_all_ranks(tmp_path):
     )  # fmt: skip
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
-    assert re.search(r"_loss is (nan|inf|-inf) in round \d+; lower the learning rates", done.stderr)
+    assert re.search(r"not finite after round|_loss is (nan|inf|-inf) in round", done.stderr)
+    assert "start anew with lower learning rates" in done.stderr
     kept = sorted((tmp_path / "runs" / "a" / "checkpoints").iterdir())
-    last = int(kept[-1].name.removeprefix("round_"))
-    assert last == lines(tmp_path / "runs" / "a")[-1]["round"] - 1
+    import torch
+
+    state = torch.load(kept[-1] / "server.pt", weights_only=True)
+    assert state["vector"].isfinite().all()
+    assert all("NaN" not in line for line in (tmp_path / "runs/a/stats.jsonl").read_text().split())
 
 
 # ------------------------------------------------------------ mistakes
@@ -278,6 +287,17 @@ def of_shape(file) -> None:
     file["images"] = np.zeros((6, 1, 16, 17), np.uint8)
 
 
+def lost_extractor(directory: Path) -> None:
+    manifest = json.loads((directory / "shards.json").read_text())
+    manifest |= {"features": "features.safetensors", "features_sha256": "0" * 64}
+    (directory / "shards.json").write_text(json.dumps(manifest))
+
+
+def extractor(directory: Path) -> None:
+    lost_extractor(directory)
+    (directory / "features.safetensors").write_bytes(b"another")
+
+
 def swap(directory: Path) -> None:
     shutil.copy(directory / "device_0001.h5", directory / "device_0002.h5")
 
@@ -319,6 +339,20 @@ MISTAKES = {
     "no held-out file": (2, ["SHARDS", "--data.heldout", "no.h5"], None, "no.h5 is missing"),
     "existing run": (2, ["--run.name", "a"], existing, "runs/a exists already"),
     "unwritable run": (2, ["--run.name", "a"], in_the_way, "run directory runs/a cannot be made"),
+    "too many samples": (
+        2,
+        ["--evaluation.samples", "1000"],
+        None,
+        "evaluation.samples is 1000, but the digits' held-out part holds 359",
+    ),
+    "no held-out digits": (2, ["--data.heldout", "no.h5"], None, "no.h5 is missing"),
+    "changed extractor": (
+        2,
+        ["SHARDS"],
+        extractor,
+        "features.safetensors is not the extractor that shards.json describes",
+    ),
+    "no extractor": (2, ["SHARDS"], lost_extractor, "features.safetensors cannot be read"),
     "cuda route": (2, ["--link.route", "cuda"], None, "link.route is 'cuda'"),
     "cuda device": (2, ["--training.device", "cuda"], None, "training.device is 'cuda'"),
 }
@@ -340,7 +374,7 @@ def test_a_mistake_is_one_sentence_from_one_rank(ranks, arguments, act, sentence
     before = {path for path in tmp_path.rglob("*")}
     start = time.monotonic()
     done = run(ranks, *arguments, cwd=tmp_path)
-    assert time.monotonic() - start < 30  # generous: machines are busy; the sentence needs no torch
+    assert time.monotonic() - start < 10
     assert done.returncode != 0
     told = [line for line in done.stderr.splitlines() if sentence in line]
     assert len(told) == 1, done.stderr
@@ -351,13 +385,17 @@ def test_a_mistake_is_one_sentence_from_one_rank(ranks, arguments, act, sentence
 
 def test_a_world_of_one_that_should_be_more_is_refused(tmp_path):
     """As when srun lacks the right --mpi: every rank would train alone and succeed."""
-    environment = {**ENVIRONMENT, "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0"}
-    done = subprocess.run(
-        [sys.executable, "-m", "fedgan_mpi"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert done.returncode != 0
-    assert "the launcher started 4 ranks, but MPI sees a world of 1" in done.stderr
+    told = []
+    for rank in range(4):
+        environment = {**ENVIRONMENT, "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": str(rank)}
+        done = subprocess.run(
+            [sys.executable, "-m", "fedgan_mpi"],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode != 0
+        told.append(done.stderr.strip())
+    assert "the launcher started 4 ranks, but MPI sees a world of 1" in told[0]
+    assert told[1:] == ["", "", ""]
 
 
 def test_dry_run_prints_and_writes_nothing(shards, tmp_path):

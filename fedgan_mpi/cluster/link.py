@@ -8,10 +8,12 @@ participant sends or receives, and its own seconds.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 # MPICH's ranks yield their core while they spin; must be set before the library starts.
@@ -25,7 +27,7 @@ from fedgan_mpi.cluster.gpu import cuda_devices
 from fedgan_mpi.cluster.launcher import world_size_problem
 from fedgan_mpi.cluster.mailbox import Bell, Bytes, Mailbox
 from fedgan_mpi.config import LinkConfig
-from fedgan_mpi.errors import UserError
+from fedgan_mpi.errors import AgreedError, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,10 +36,6 @@ T = TypeVar("T")
 Road = Literal["mpi", "naps", "mailbox"]
 
 _NAP = 2e-4  # seconds; longer naps add up along the tree of a collective
-
-
-class AgreedError(UserError):
-    """A user's mistake that every rank knows of: one says it, all leave together."""
 
 
 class Link:
@@ -59,8 +57,8 @@ class Link:
         self.ranks_here: int = machine.size
         self.rank_here: int = machine.rank
         cores = set().union(*machine.allgather(_usable_cores()))
-        self.cores_here = len(cores)
-        crowded = self._comm.allreduce(machine.size > len(cores), MPI.LOR)
+        self.cores_here = min(len(cores), machine.allreduce(_core_quota(), MPI.MIN))
+        crowded = self._comm.allreduce(machine.size > self.cores_here, MPI.LOR)
         one_machine = self._comm.allreduce(machine.size == self.size, MPI.LAND)
         machine.Free()
         if road is None:
@@ -312,6 +310,19 @@ def _usable_cores() -> set[int]:
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))
+
+
+def _core_quota() -> int:
+    """Cores that a container's CPU limit amounts to, rounded up; many where there is no limit."""
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, -(-int(quota) // int(period)))  # "max" is no number
+    with contextlib.suppress(OSError, ValueError):
+        v1 = Path("/sys/fs/cgroup/cpu")
+        quota, period = ((v1 / f"cpu.cfs_{what}_us").read_text() for what in ("quota", "period"))
+        if int(quota) > 0:
+            return max(1, -(-int(quota) // int(period)))
+    return 2**30
 
 
 def _cuda_aware() -> bool:

@@ -11,8 +11,17 @@ from fedgan_mpi.config import Config
 
 
 def choose_torch_device(config: Config, link: Link) -> str:
-    """The GPU of this rank's place on its machine, or the CPU."""
+    """Collective. The GPU of this rank's place on its machine, or the CPU.
+
+    Raises AgreedError where torch sees no GPU though one was asked for.
+    """
     wanted = config.training.device
+    if config.link.route == "cuda" and wanted == "auto":
+        wanted = "cuda"
+    blind = wanted == "cuda" and not torch.cuda.is_available()
+    link.agree(
+        "this build of torch sees no GPU; install one with CUDA, or use 'cpu'" if blind else None
+    )
     if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
         return "cpu"
     torch_device = f"cuda:{link.rank_here % torch.cuda.device_count()}"

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedgan_mpi.cluster.node import Node
+from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.features import Classifier, Extractor, read_extractor
 from fedgan_mpi.evaluation.frechet import Moments, frechet_distance
 from fedgan_mpi.run.export import to_pixels
@@ -31,9 +32,14 @@ class Scorer:
     """
 
     def __init__(self, node: Node, extractor: Path, heldout: Shard | None, samples: int) -> None:
-        """Collective. heldout: on the server alone."""
+        """Collective. heldout: on the server alone. Raises AgreedError for a wrong extractor."""
         self.node, self.samples = node, samples
-        self.network: Extractor = read_extractor(extractor)
+        problem = None
+        try:
+            self.network: Extractor = read_extractor(extractor)
+        except UserError as error:
+            problem = str(error)
+        node.link.agree(problem)
         real = _Sums(self.network)
         for device in node.devices:
             real.add_shard(device.batches.shard, len(device.batches.shard))
