@@ -112,6 +112,9 @@ class OneRank:
         self.sum = lambda numbers: numbers
         self.fakes = fakes
 
+    def agree(self, problem: str | None) -> None:
+        assert problem is None
+
 
 @pytest.mark.parametrize("kind", ["classifier", "pca"])
 def test_the_scorer_takes_either_kind(tmp_path, kind):
