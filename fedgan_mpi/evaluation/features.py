@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +32,7 @@ _BATCH = 64
 _VIEWS = 30_000  # images a classifier is shown in training, in 3 to 8 epochs; some 4 s at 28 pixels
 
 
-class Extractor(nn.Module):
+class Extractor(nn.Module, ABC):
     """uint8 images (B, C, H, W) to features, float32 (B, width)."""
 
     kind: str
@@ -42,8 +43,9 @@ class Extractor(nn.Module):
     sha256 = ""
     """Of the file it was read from."""
 
+    @abstractmethod
     def features(self, images: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Features of a batch."""
 
     @property
     def metric(self) -> str:
