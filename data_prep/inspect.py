@@ -118,10 +118,6 @@ def _compare(shard: Shard, manifest: Manifest, device: int) -> None:
     """Raises UserError where a whole shard is not the one of its device."""
     classes = len(manifest.class_names)
     labels = [] if shard.labels is None else np.bincount(shard.labels, minlength=classes).tolist()
-    place = device - 1
-    if (len(shard), shard.sha256) != (manifest.images[place], manifest.pixels_sha256[place]):
-        raise UserError(
-            f"{shard.path} is not the shard of device {device} that shards.json describes"
-        )
-    if labels != manifest.histograms[place]:
+    manifest.check_shard(shard, device)
+    if labels != manifest.histograms[device - 1]:
         raise UserError(f"{shard.path}: the labels are not those that shards.json counts")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 import traceback
+from typing import TYPE_CHECKING
 
 import fedgan_mpi.environment  # noqa: F401 - before numpy and torch are loaded
 from fedgan_mpi.cluster.launcher import announced_rank
 from fedgan_mpi.command_line import Sample, Train, parse, wants_help
 from fedgan_mpi.errors import UserError
+
+if TYPE_CHECKING:
+    from fedgan_mpi.cluster.link import Link
 
 
 def main(arguments: list[str]) -> int:
@@ -62,11 +66,9 @@ def _together(arguments: list[str]) -> int:
     return 0
 
 
-def _train(link: object, command: Train) -> None:
-    from fedgan_mpi.cluster.link import Link
+def _train(link: Link, command: Train) -> None:
     from fedgan_mpi.start import start
 
-    assert isinstance(link, Link)
     if command.dry_run:
         from fedgan_mpi.dry_run import dry_run
 

@@ -13,6 +13,9 @@ from typing import Literal
 
 from fedgan_mpi.errors import UserError
 
+NETWORK_SIZES = (16, 32, 64, 128)
+"""Heights and widths, in pixels, that there are networks for."""
+
 
 def _require(good: bool, key: str, value: object, right: str) -> None:
     if not good:

@@ -7,9 +7,9 @@ from pathlib import Path
 import tomli_w
 
 from fedgan_mpi.cluster.link import Link
+from fedgan_mpi.cluster.participation import check_count
 from fedgan_mpi.command_line import config_table
 from fedgan_mpi.config import Config
-from fedgan_mpi.errors import UserError
 from fedgan_mpi.shards import Manifest
 from fedgan_mpi.start import check_manifest, describe_hosting
 
@@ -60,7 +60,5 @@ def _data(config: Config) -> tuple[str, list[int], tuple[int, int, int]]:
         source = digits(config.model.size or 16)
         parts, _ = plan(source, devices=config.data.devices, seed=config.run.seed)
         images, name, shape = [len(part) for part in parts], source.name, image_shape(source)
-    if (config.participation.count or 0) > len(images):
-        right = f"at most {len(images)}, the number of devices"
-        raise UserError(f"participation.count is {config.participation.count}, but must be {right}")
+    check_count(config.participation, len(images))
     return name, images, shape

@@ -77,6 +77,14 @@ class Manifest:
     def write(self, directory: Path) -> None:
         write_complete(directory / MANIFEST, (json.dumps(asdict(self), indent=1) + "\n").encode())
 
+    def check_shard(self, shard: Shard, device: int) -> None:
+        """Raises UserError where a whole shard is not the one of its device."""
+        described = (self.images[device - 1], self.pixels_sha256[device - 1])
+        if (len(shard), shard.sha256) != described:
+            raise UserError(
+                f"{shard.path} is not the shard of device {device} that shards.json describes"
+            )
+
     @staticmethod
     def read(directory: Path) -> Manifest:
         """Raises UserError where there is none, or none of this version."""
@@ -347,12 +355,6 @@ class Batches:
             missing -= len(piece)
             self.drawn += len(piece)
         return self.shard.take(np.concatenate(pieces) if len(pieces) > 1 else pieces[0])
-
-
-def read_all(directory: Path, manifest: Manifest) -> Iterator[Shard]:
-    """Every device's shard in order; for the one who may see them all."""
-    for device in range(1, manifest.devices + 1):
-        yield read_shard(directory / shard_name(device), image_shape=manifest.image_shape)
 
 
 def union(shards: Sequence[Shard], path: Path) -> Shard:

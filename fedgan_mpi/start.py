@@ -14,13 +14,13 @@ from pathlib import Path
 
 from fedgan_mpi.cluster.gpu import cuda_devices
 from fedgan_mpi.cluster.link import Link
+from fedgan_mpi.cluster.participation import check_count
 from fedgan_mpi.command_line import PROVENANCE, Train, tomllib
-from fedgan_mpi.config import Config
+from fedgan_mpi.config import NETWORK_SIZES, Config
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.run.record import make_run_directory, write_config
 from fedgan_mpi.shards import Manifest, Shard, read_shard, shard_name, union
 
-NETWORK_SIZES = (16, 32, 64, 128)
 MOST_SAMPLES = 10_000
 
 
@@ -159,7 +159,6 @@ def _device_problem(config: Config) -> str | None:
 
 def _check_world(config: Config, link: Link, devices: int) -> None:
     """Raises UserError where the ranks cannot play the server and the devices."""
-    count = config.participation.count or 0
     if config.algorithm.name == "centralized":
         return
     if link.size == 1:
@@ -172,9 +171,7 @@ def _check_world(config: Config, link: Link, devices: int) -> None:
             f"there are {link.device_ranks} device ranks for {devices} devices; "
             f"start at most {devices + 1} ranks, one of them the server"
         )
-    if count > devices:
-        right = f"at most {devices}, the number of devices"
-        raise UserError(f"participation.count is {count}, but must be {right}")
+    check_count(config.participation, devices)
 
 
 def check_manifest(config: Config, directory: Path, manifest: Manifest) -> None:
@@ -218,7 +215,7 @@ def _read_data(
         for device in mine:
             path = directory / shard_name(device)
             shards[device] = read_shard(path, image_shape=shape, in_memory=in_memory)
-            _compare(shards[device], manifest, device)
+            manifest.check_shard(shards[device], device)
         if centralized and link.is_server:
             shards = {1: union(list(shards.values()), directory)}
         if link.is_server:
@@ -227,16 +224,6 @@ def _read_data(
     except UserError as error:
         return {}, None, str(error)
     return shards, heldout, None
-
-
-def _compare(shard: Shard, manifest: Manifest, device: int) -> None:
-    if (len(shard), shard.sha256) != (
-        manifest.images[device - 1],
-        manifest.pixels_sha256[device - 1],
-    ):
-        raise UserError(
-            f"{shard.path} is not the shard of device {device} that shards.json describes"
-        )
 
 
 def _check_extractor(directory: Path, manifest: Manifest) -> None:

@@ -69,8 +69,8 @@ def play_round(algorithm: Algorithm, t: int, progress: dict[str, Any]) -> dict[s
     losses, times = _share(node, algorithm.ledger)
     seconds = time.perf_counter() - start
 
-    participants = node.participation.participants(t)
     shares = node.participation.shares(t)
+    participants = list(shares)
     steps = node.config.training.discriminator_steps
     progress["images_seen"] += steps * sum(node.batch_sizes[device - 1] for device in participants)
     flat, size = algorithm.flat, algorithm.flat.phi.element_size()

@@ -63,7 +63,6 @@ class Device:
         self.index, self.batches, self.pair = index, batches, pair
         self.training = config.training
         self.moments = config.algorithm.moments
-        self.keeps_statistics = config.algorithm.batchnorm == "local"
         flat = pair.flat
         averaged = flat.moments_of_discriminator if self.moments == "averaged" else None
         self.optimizer = make_optimizer(
@@ -74,9 +73,8 @@ class Device:
             moments=averaged,
         )
         self.noise_stream = torch_stream(config.run.seed, Purpose.FAKE, index)
-        self.statistics = (
-            flat.statistics_of_discriminator.clone() if self.keeps_statistics else None
-        )
+        keeps_statistics = config.algorithm.batchnorm == "local"
+        self.statistics = flat.statistics_of_discriminator.clone() if keeps_statistics else None
 
     def train_discriminator(self, t: int) -> float:
         """n_d steps from the φ that stands in the vector; it holds φ_k afterwards. Gives the mean

@@ -11,6 +11,13 @@ from fedgan_mpi.errors import UserError
 from fedgan_mpi.streams import Purpose, numpy_stream
 
 
+def check_count(config: ParticipationConfig, devices: int) -> None:
+    """Raises UserError where more participants are asked for than there are devices."""
+    if (config.count or 0) > devices:
+        right = f"at most {devices}, the number of devices"
+        raise UserError(f"participation.count is {config.count}, but must be {right}")
+
+
 class Participation:
     """Participants and shares of every round. Devices count from 1, rounds from 0."""
 
@@ -28,9 +35,7 @@ class Participation:
         self._policy, self._seed = config.policy, seed
         self.devices = len(images)
         self.count = self.devices if config.count is None else config.count
-        if self.count > self.devices:
-            right = f"at most {self.devices}, the number of devices"
-            raise UserError(f"participation.count is {self.count}, but must be {right}")
+        check_count(config, self.devices)
         sizes = {"data": images, "batch": batch_sizes, "uniform": [1] * self.devices}
         self._sizes = sizes[shares]
 

@@ -8,9 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fedgan_mpi.config import ModelConfig
-
-SIZES = (16, 32, 64, 128)
+from fedgan_mpi.config import NETWORK_SIZES, ModelConfig
 
 
 class Generator(nn.Module):
@@ -61,8 +59,8 @@ class Discriminator(nn.Module):
 
 def _maps(size: int, width: int) -> list[int]:
     """Feature maps at 4×4, 8×8, … size/2: for 64 pixels 8, 4, 2 and 1 times the width."""
-    if size not in SIZES:
-        raise ValueError(f"networks exist for {SIZES} pixels, not for {size}")
+    if size not in NETWORK_SIZES:
+        raise ValueError(f"networks exist for {NETWORK_SIZES} pixels, not for {size}")
     return [width * size // 8 // 2**step for step in range((size // 4).bit_length() - 1)]
 
 
