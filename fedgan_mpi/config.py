@@ -8,7 +8,7 @@ line.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from fedgan_mpi.errors import UserError
@@ -65,8 +65,9 @@ class DataConfig:
 class ModelConfig:
     """The two networks."""
 
-    architecture: Literal["dcgan"] = "dcgan"
-    """The pair of networks."""
+    architecture: Literal["dcgan", "sngan"] = "dcgan"
+    """The pair of networks: dcgan, or sngan (residual, spectral normalization in D; for 32 and 64
+    pixels)."""
     size: Literal[16, 32, 64, 128] | None = None
     """Height and width of an image, pixels. None: as in the shards."""
     channels: Literal[1, 3] | None = None
@@ -77,8 +78,11 @@ class ModelConfig:
     """Feature maps of the layer next to the image, in G and in D; it doubles with every halving of
     the size. None: 32 for 16 pixels, 64 above."""
     discriminator_norm: Literal["batch", "none"] | None = None
-    """Normalization in D. None: batch, as in DCGAN, but none for 16 pixels, where the few thousand
-    images of such data sets let a D with BatchNorm win after some hundred rounds."""
+    """Normalization in dcgan's D. None: batch, as in DCGAN, but none for 16 pixels, where the few
+    thousand images of such data sets let a D with BatchNorm win after some hundred rounds."""
+    conditional: bool = False
+    """Give both networks the class: G with its noise, D by projection. For labelled shards; the
+    classes of fakes are drawn from all devices' label histogram together."""
     ema: float = 0.99
     """Decay of G's exponential moving average, which is then what is scored and exported. 0:
     none."""
@@ -90,25 +94,150 @@ class ModelConfig:
         _require(self.nz >= 1, "model.nz", self.nz, "at least 1")
         _require(self.width is None or self.width >= 1, "model.width", self.width, "at least 1")
         _require(0 <= self.ema < 1, "model.ema", self.ema, "from 0 to below 1")
+        if self.architecture == "sngan":
+            right = "left out for sngan, whose D has spectral normalization"
+            norm = self.discriminator_norm
+            _require(norm is None, "model.discriminator_norm", norm, right)
+
+
+_DEVICES_TRAIN_G = ("fedgan", "fegan")
+_DEVICES_KEEP_D = ("mdgan", "uagan")
+_AVERAGING = ("ren", "fedgan", "dp_fedavg_gan", "fegan")
+_BELONGS_TO = {
+    "schedule": ("ren",),
+    "shares": ("ren", "fedgan", "uagan"),
+    "batchnorm": _AVERAGING,
+    "preset": _DEVICES_TRAIN_G,
+    "local_update": _DEVICES_TRAIN_G,
+    "epochs": ("fedgan", "mdgan"),
+    "fake_batches": ("mdgan",),
+    "mode": ("uagan",),
+    "sharpness": ("uagan",),
+    "clip": ("dp_fedavg_gan",),
+    "noise": ("dp_fedavg_gan",),
+    "epsilon_budget": ("dp_fedavg_gan",),
+    "delta": ("dp_fedavg_gan",),
+    "kl_sign": ("fegan",),
+}
+"""The algorithms that know a key; to others it must not be given."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlgorithmConfig:
     """The method and its open choices."""
 
-    name: Literal["ren", "centralized"] = "ren"
-    """How the GAN is trained: ren (the paper's method), centralized (all shards in one process, the
-    reference)."""
+    name: Literal["ren", "fedgan", "mdgan", "uagan", "dp_fedavg_gan", "fegan", "centralized"] = (
+        "ren"
+    )
+    """How the GAN is trained: ren (devices train D, the server G), fedgan (devices train both),
+    mdgan (the server's G learns from D's that move between devices), uagan (… from all devices' D's
+    as one), dp_fedavg_gan (ren with clipped updates and noise), fegan (fedgan with shares by label
+    histogram), centralized (all shards in one process, the reference)."""
     schedule: Literal["serial", "parallel"] = "serial"
-    """serial: G trains after the devices, against the new D. parallel: meanwhile, against the D
-    they started from."""
-    shares: Literal["data", "batch", "uniform"] = "data"
-    """A participant's share in the average: by images held, by batch size, or equal."""
+    """ren. serial: G trains after the devices, against the new D. parallel: meanwhile, against the
+    D they started from."""
+    shares: Literal["data", "batch", "uniform"] | None = None
+    """A participant's share in the average, or of the data in uagan's mixture: by images held, by
+    batch size, or equal. None: data; uniform for fl_gan, mdgan and dp_fedavg_gan; fegan has its
+    own."""
     moments: Literal["persistent", "reset", "averaged"] = "persistent"
-    """A device's optimizer moments: its own for ever, zero in every round, or averaged like D."""
-    batchnorm: Literal["average", "local", "recalibrate"] = "average"
-    """BatchNorm's running statistics: averaged with D, never sent, or averaged with the variance
-    between devices."""
+    """A device's optimizer moments: its own for ever, zero in every round, or averaged like the
+    networks."""
+    batchnorm: Literal["average", "local", "recalibrate"] | None = None
+    """BatchNorm's running statistics: averaged with the networks, never sent, or averaged with the
+    variance between devices. None: average; local for dp_fedavg_gan."""
+    preset: Literal["fl_gan", "ifl"] | None = None
+    """fedgan's fl_gan: local steps for whole epochs, plain average (Hardy et al. 2019). fegan's
+    ifl: shares by the distance between a device's real and generated images (Li et al. 2022)."""
+    local_update: Literal["simultaneous", "alternating"] = "simultaneous"
+    """fedgan, fegan: both networks step from the same point, or G against the D just moved."""
+    epochs: int = 1
+    """E, passes over a shard: between averages for fl_gan, between swaps for mdgan (0: no swap)."""
+    fake_batches: int = 2
+    """mdgan: batches of fakes per round, k; each participant gets two of them."""
+    mode: Literal["mean", "max", "softmax", "odds"] = "odds"
+    """uagan: how D's act as one: mean of the losses, the D most easily fooled (F2U), softly so
+    (F2A), or their odds added up (UA-GAN)."""
+    sharpness: float = 1.0
+    """uagan, softmax: λ of the weights softmax(λ D_k). 0: mean."""
+    clip: float = 0.1
+    """dp_fedavg_gan: longest update of a device, C; inf: none is clipped."""
+    noise: float = 0.01
+    """dp_fedavg_gan: noise multiplier z; the sum of updates gets N(0, (z C)²)."""
+    epsilon_budget: float | None = None
+    """dp_fedavg_gan: greatest ε that the whole run may spend. None: no limit."""
+    delta: float = 1e-5
+    """dp_fedavg_gan: the δ that ε is told for."""
+    kl_sign: Literal[-1, 1] = -1
+    """fegan: a device whose classes differ from all devices' gets a smaller share (-1), or a
+    greater one, as in its authors' code (1)."""
+
+    @property
+    def devices_train_generator(self) -> bool:
+        return self.name in _DEVICES_TRAIN_G
+
+    @property
+    def devices_keep_discriminator(self) -> bool:
+        return self.name in _DEVICES_KEEP_D
+
+    @property
+    def statistics_rule(self) -> Literal["average", "local", "recalibrate"]:
+        """`batchnorm`, with None resolved."""
+        return self.batchnorm or ("local" if self.name == "dp_fedavg_gan" else "average")
+
+    @property
+    def share_rule(self) -> Literal["data", "batch", "uniform"]:
+        """`shares`, with None resolved."""
+        uniform = self.preset == "fl_gan" or self.name in ("dp_fedavg_gan", "mdgan")
+        return self.shares or ("uniform" if uniform else "data")
+
+    def __post_init__(self) -> None:
+        default = {option.name: option.default for option in fields(self)}
+        for key, names in _BELONGS_TO.items():
+            right = f"left out for {self.name}; it belongs to {', '.join(names)}"
+            value = getattr(self, key)
+            fits = self.name in names or value == default[key]
+            _require(fits, f"algorithm.{key}", value, right)
+        right = {"fedgan": "'fl_gan' or left out", "fegan": "'ifl' or left out"}.get(self.name, "")
+        fits = self.preset in {None, {"fedgan": "fl_gan", "fegan": "ifl"}.get(self.name)}
+        _require(fits, "algorithm.preset", self.preset, f"{right} for {self.name}")
+        if self.preset == "fl_gan":
+            right = "'uniform' or left out for fl_gan, a plain average"
+            fits = self.share_rule == "uniform"
+            _require(fits, "algorithm.shares", self.shares, right)
+            fits = self.batchnorm != "recalibrate"
+            right = "'average' or 'local' for fl_gan, whose devices take unequally many steps"
+            _require(fits, "algorithm.batchnorm", self.batchnorm, right)
+        if self.devices_keep_discriminator or self.name in ("dp_fedavg_gan", "centralized"):
+            right = f"'persistent' or 'reset' for {self.name}"
+            _require(self.moments != "averaged", "algorithm.moments", self.moments, right)
+        first = 1 if self.preset == "fl_gan" else 0
+        _require(self.epochs >= first, "algorithm.epochs", self.epochs, f"at least {first}")
+        fits = self.name != "fedgan" or self.preset == "fl_gan" or self.epochs == 1
+        right = "left out for fedgan without algorithm.preset 'fl_gan'"
+        _require(fits, "algorithm.epochs", self.epochs, right)
+        _require(self.fake_batches >= 1, "algorithm.fake_batches", self.fake_batches, "at least 1")
+        fits = 0 <= self.sharpness < math.inf
+        _require(fits, "algorithm.sharpness", self.sharpness, "at least 0 and finite")
+        fits = self.mode == "softmax" or self.sharpness == 1
+        right = "left out unless algorithm.mode is 'softmax'"
+        _require(fits, "algorithm.sharpness", self.sharpness, right)
+        self._check_privacy()
+
+    def _check_privacy(self) -> None:
+        _require(self.clip > 0, "algorithm.clip", self.clip, "above 0")
+        _require(0 <= self.noise < math.inf, "algorithm.noise", self.noise, "at least 0 and finite")
+        _require(0 < self.delta < 1, "algorithm.delta", self.delta, "between 0 and 1")
+        budget = self.epsilon_budget
+        _require(budget is None or budget > 0, "algorithm.epsilon_budget", budget, "above 0")
+        if self.name == "dp_fedavg_gan":
+            fits = self.noise == 0 or self.clip < math.inf
+            right = "finite when algorithm.noise is above 0: noise is measured by it"
+            _require(fits, "algorithm.clip", self.clip, right)
+            rule = self.statistics_rule
+            fits = rule == "local" or (rule == "average" and self.noise == 0)
+            right = "'local' for dp_fedavg_gan: running statistics would leave without noise"
+            _require(fits, "algorithm.batchnorm", self.batchnorm, right)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,13 +247,14 @@ class TrainingConfig:
     rounds: int = 600
     """Communication rounds T."""
     discriminator_steps: int = 1
-    """Local steps on D per participant and round, n_d."""
-    generator_steps: int = 3
-    """Server steps on G per round, n_g."""
+    """Local steps on D per participant and round, n_d; on both networks for fedgan and fegan."""
+    generator_steps: int | None = None
+    """Server steps on G per round, n_g. None: 3. To be left out where the algorithm says how many:
+    one a round for mdgan and uagan, one with each step on D for fedgan and fegan."""
     batch_size: int = 32
     """Images per local step; a device with fewer uses all it has."""
     generator_batch_size: int = 64
-    """Fakes per server step."""
+    """Fakes per server step; mdgan and uagan send batches of batch_size."""
     generator_lr: float = 2e-4
     """Learning rate of G."""
     discriminator_lr: float = 2e-4
@@ -133,18 +263,29 @@ class TrainingConfig:
     """Decay rates of Adam's moments."""
     optimizer: Literal["adam", "sgd"] = "adam"
     """adam, or plain gradient descent."""
-    loss: Literal["nonsaturating", "saturating"] = "nonsaturating"
-    """G's loss: -log D(G(z)), or the paper's minimax log(1 - D(G(z)))."""
+    loss: Literal["nonsaturating", "saturating", "lsgan", "hinge", "wgan-gp"] = "nonsaturating"
+    """The players' losses: G's -log D(G(z)), or the paper's minimax log(1 - D(G(z))); least
+    squares, hinge, or Wasserstein with a gradient penalty."""
+    gradient_penalty: float = 10.0
+    """wgan-gp: weight λ of the penalty."""
     precision: Literal["float32", "float64"] = "float32"
     """Type of parameters and arithmetic; float64 for studies of exactness."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """What computes. auto: the GPU of the rank's place on its node where torch sees one, else the
     CPU."""
 
+    @property
+    def server_steps(self) -> int:
+        """n_g: `generator_steps`, with None resolved."""
+        return 3 if self.generator_steps is None else self.generator_steps
+
     def __post_init__(self) -> None:
         _require(self.rounds >= 1, "training.rounds", self.rounds, "at least 1")
         for key in ("discriminator_steps", "generator_steps"):
-            _require(getattr(self, key) >= 0, f"training.{key}", getattr(self, key), "at least 0")
+            steps = getattr(self, key)
+            _require(steps is None or steps >= 0, f"training.{key}", steps, "at least 0")
+        penalty = self.gradient_penalty
+        _require(0 <= penalty < math.inf, "training.gradient_penalty", penalty, "at least 0")
         for key in ("batch_size", "generator_batch_size"):
             size = getattr(self, key)
             _require(size >= 1, f"training.{key}", size, "at least 1")
@@ -159,10 +300,11 @@ class TrainingConfig:
 class ParticipationConfig:
     """Who joins a round."""
 
-    policy: Literal["all", "random", "round_robin"] = "all"
-    """Who takes part in a round: everyone, count drawn anew, or count in turn."""
+    policy: Literal["all", "random", "round_robin", "balanced"] = "all"
+    """Who takes part in a round: everyone, count drawn anew, count in turn, or count so that all
+    classes are seen equally often (FeGAN; for labelled shards)."""
     count: int | None = None
-    """Participants of a round, N; needed for random and round_robin."""
+    """Participants of a round, N; needed unless everyone takes part."""
 
     def __post_init__(self) -> None:
         if self.policy == "all":
@@ -237,9 +379,25 @@ class Config:
             right = "'all' for centralized, which has no participants"
             policy = self.participation.policy
             _require(policy == "all", "participation.policy", policy, right)
+        self._check_losses()
         if self.link.route == "cuda":
             right = "'auto' or 'cuda' when link.route is 'cuda'"
             _require(self.training.device != "cpu", "training.device", self.training.device, right)
         precision = self.training.precision
         right = f"{precision!r} as training.precision is"
         _require(self.link.wire_dtype == precision, "link.wire_dtype", self.link.wire_dtype, right)
+
+    def _check_losses(self) -> None:
+        name, steps = self.algorithm.name, self.training.generator_steps
+        own = self.algorithm.devices_train_generator or self.algorithm.devices_keep_discriminator
+        right = f"left out for {name}, which says itself how often G steps"
+        _require(steps is None or not own, "training.generator_steps", steps, right)
+        loss, mode = self.training.loss, self.algorithm.mode
+        probabilities = loss in ("nonsaturating", "saturating")
+        fits = name != "uagan" or probabilities or mode in ("mean", "max")
+        right = f"'mean' or 'max' when training.loss is {loss!r}, whose D gives no probability"
+        _require(fits, "algorithm.mode", mode, right)
+        norm = self.model.discriminator_norm
+        fits = loss != "wgan-gp" or self.model.architecture != "dcgan" or norm == "none"
+        right = "'none' for wgan-gp, whose penalty is for each image alone"
+        _require(fits, "model.discriminator_norm", norm, right)

@@ -11,7 +11,7 @@ from fedgan_mpi.cluster.participation import check_count
 from fedgan_mpi.command_line import config_table
 from fedgan_mpi.config import Config
 from fedgan_mpi.shards import Manifest
-from fedgan_mpi.start import check_manifest, describe_hosting
+from fedgan_mpi.start import check_architecture, check_manifest, describe_hosting
 
 
 def dry_run(link: Link, config: Config) -> None:
@@ -25,11 +25,13 @@ def dry_run(link: Link, config: Config) -> None:
 def _describe(link: Link, config: Config) -> str:
     from fedgan_mpi.algorithms import ALGORITHMS
     from fedgan_mpi.learning.networks import build, count_parameters
+    from fedgan_mpi.train import payload_sizes
 
-    name, images, shape = _data(config)
-    G, D = build(config.model, shape)
+    name, images, shape, classes = _data(config)
+    G, D = build(config.model, shape, classes if config.model.conditional else 0)
     theta, phi = count_parameters(G), count_parameters(D)
-    payload = ALGORITHMS[config.algorithm.name].payload(theta, phi)
+    sizes = payload_sizes(config, shape, theta, phi)
+    payload = ALGORITHMS[config.algorithm.name].payload(sizes)
     width = {"float32": 4, "float64": 8}[config.link.wire_dtype]
     participants = config.participation.count or len(images)
     down, up = payload.down * width, payload.up * width
@@ -47,12 +49,14 @@ def _describe(link: Link, config: Config) -> str:
     return "\n".join(lines)
 
 
-def _data(config: Config) -> tuple[str, list[int], tuple[int, int, int]]:
-    """Name, images a device and image shape; the embedded digits are cut on paper only."""
+def _data(config: Config) -> tuple[str, list[int], tuple[int, int, int], int]:
+    """Name, images a device, image shape and classes; the embedded digits are cut on paper
+    only."""
     if config.data.shards is not None:
         manifest = Manifest.read(Path(config.data.shards))
         check_manifest(config, Path(config.data.shards), manifest)
         images, name, shape = manifest.images, manifest.dataset, manifest.image_shape
+        classes = len(manifest.histograms[0])
     else:
         from data_prep.prepare import image_shape, plan
         from data_prep.sources import digits
@@ -60,5 +64,7 @@ def _data(config: Config) -> tuple[str, list[int], tuple[int, int, int]]:
         source = digits(config.model.size or 16)
         parts, _ = plan(source, devices=config.data.devices, seed=config.run.seed)
         images, name, shape = [len(part) for part in parts], source.name, image_shape(source)
+        check_architecture(config, source.name, shape[1])
+        classes = 10
     check_count(config.participation, len(images))
-    return name, images, shape
+    return name, images, shape, classes

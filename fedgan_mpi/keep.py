@@ -9,7 +9,8 @@ from fedgan_mpi import __version__
 from fedgan_mpi.cluster.link import AgreedError
 from fedgan_mpi.cluster.node import Node
 from fedgan_mpi.evaluation.evaluate import Scorer, generate
-from fedgan_mpi.learning.networks import count_parameters
+from fedgan_mpi.learning.networks import count_parameters, default_width
+from fedgan_mpi.privacy import epsilon
 from fedgan_mpi.run.checkpoint import save_checkpoint
 from fedgan_mpi.run.export import BEST, FINAL, write_generator
 from fedgan_mpi.run.record import Record
@@ -55,10 +56,11 @@ class Keeper:
 
     def _look(self, round: int) -> None:
         """Score and draw the generator; export it where it is the best so far."""
+        spent = self._privacy_spent(round)
         if self.scorer is not None:
             self.progress["scores"] = self.scorer.score(round)
             for score in self.progress["scores"]:
-                self.record.score(score)
+                self.record.score({**score, **spent})
             value, best = self.progress["scores"][0]["value"], self.progress["best"]
             if best is None or value < best["value"]:
                 self.progress["best"] = {"round": round, "value": value}
@@ -66,6 +68,16 @@ class Keeper:
         if self.node.link.is_server:
             with self.node.shown_generator():
                 self.record.grid(round, generate(self.node, GRID_IMAGES, Purpose.GRID, 0))
+
+    def _privacy_spent(self, round: int) -> dict[str, float]:
+        """ε after so many rounds, said aloud; nothing where the algorithm promises none."""
+        config = self.start.config
+        if config.algorithm.name != "dp_fedavg_gan" or not self.node.link.is_server:
+            return {}
+        value = epsilon(config, self.node.participation, round)
+        delta = config.algorithm.delta
+        self.record.say(f"after {round} rounds ε = {value:.4g} for a device (δ = {delta:g})")
+        return {"epsilon": value, "delta": delta}
 
     def finish(self, seconds: float) -> None:
         """The final generator, the report, and the last lines; the server's."""
@@ -87,13 +99,16 @@ class Keeper:
         if not self.node.link.is_server:
             return
         channels, size, _ = self.start.manifest.image_shape
-        G = self.node.pair.G
+        G, model = self.node.pair.G, self.start.config.model
+        shares = self.node.pair.class_shares
         about = {
-            "architecture": self.start.config.model.architecture,
+            "architecture": model.architecture,
             "size": size,
             "channels": channels,
-            "nz": G.nz,
-            "width": G.width,
+            "nz": model.nz,
+            "width": default_width(model, size),
+            "class_shares": None if shares is None else shares.tolist(),
+            "class_names": self.start.manifest.class_names,
             "parameters": count_parameters(G),
             "output": "images in [-1, 1], RGB or gray, channels first",
             "round": round,

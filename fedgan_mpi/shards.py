@@ -342,7 +342,12 @@ class Batches:
         self._order: NDArray[np.int64] = np.empty(0, np.int64)
 
     def draw(self) -> Images:
-        """The next uint8 (size, C, H, W); a batch may end one epoch and begin the next."""
+        """The next uint8 (size, C, H, W)."""
+        return self.shard.take(self.next())
+
+    def next(self) -> NDArray[np.int64]:
+        """Where in the shard the next batch's images stand; it may end one epoch and begin the
+        next."""
         pieces = []
         missing = self.size
         while missing > 0:
@@ -354,7 +359,7 @@ class Batches:
             pieces.append(piece)
             missing -= len(piece)
             self.drawn += len(piece)
-        return self.shard.take(np.concatenate(pieces) if len(pieces) > 1 else pieces[0])
+        return np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
 
 
 def union(shards: Sequence[Shard], path: Path) -> Shard:

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from fedgan_mpi.cluster.gpu import cuda_devices
 from fedgan_mpi.cluster.link import Link
-from fedgan_mpi.cluster.participation import check_count
+from fedgan_mpi.cluster.participation import Participation, check_count
 from fedgan_mpi.command_line import PROVENANCE, Train, tomllib
 from fedgan_mpi.config import NETWORK_SIZES, Config
 from fedgan_mpi.errors import UserError
+from fedgan_mpi.privacy import check_privacy
 from fedgan_mpi.run.record import make_run_directory, write_config
 from fedgan_mpi.shards import Manifest, Shard, read_shard, shard_name, union
 
@@ -187,6 +188,50 @@ def check_manifest(config: Config, directory: Path, manifest: Manifest) -> None:
         right = "1 or 3 channels and 16, 32, 64 or 128 pixels square"
         shape = f"{channels}×{height}×{width}"
         raise UserError(f"the images in {directory} are {shape}, but the networks take {right}")
+    check_architecture(config, directory, height)
+    _check_classes(config, directory, manifest)
+    most = max(2, manifest.devices)
+    if config.algorithm.fake_batches > most:
+        right = f"at most {most}, the number of devices"
+        raise UserError(
+            f"algorithm.fake_batches is {config.algorithm.fake_batches}, but must be {right}"
+        )
+    check_privacy(config, _participation(config, manifest))
+
+
+def check_architecture(config: Config, where: Path | str, size: int) -> None:
+    """Raises UserError where the pair of networks does not exist for a size."""
+    if config.model.architecture == "sngan" and size not in (32, 64):
+        raise UserError(
+            f"model.architecture is 'sngan', which is for 32 and 64 pixels, but the images in "
+            f"{where} have {size}; use 'dcgan'"
+        )
+
+
+def _check_classes(config: Config, directory: Path, manifest: Manifest) -> None:
+    """Raises UserError where something needs classes and the shards have none."""
+    if manifest.class_names and all(sum(counts) > 0 for counts in manifest.histograms):
+        return
+    fegan = config.algorithm.name == "fegan" and config.algorithm.preset is None
+    for key, value, asks in (
+        ("model.conditional", True, config.model.conditional),
+        ("participation.policy", "balanced", config.participation.policy == "balanced"),
+        ("algorithm.name", "fegan", fegan),
+    ):
+        if asks:
+            raise UserError(f"{key} is {value!r}, but the shards in {directory} have no labels")
+
+
+def _participation(config: Config, manifest: Manifest) -> Participation:
+    """Who will take part; only who, not with which share."""
+    return Participation(
+        config.participation,
+        images=manifest.images,
+        batch_sizes=manifest.images,
+        shares="uniform",
+        seed=config.run.seed,
+        histograms=manifest.histograms,
+    )
 
 
 def describe_hosting(link: Link, devices: int) -> str:

@@ -26,6 +26,8 @@ class Purpose(IntEnum):
     GRID = 5
     SPLIT = 6
     CLASSIFIER = 7
+    SWAP = 8  # round
+    PRIVACY = 9  # round
 
 
 def _sequence(seed: int, purpose: Purpose, path: tuple[int, ...]) -> np.random.SeedSequence:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedgan_mpi.algorithms import ALGORITHMS
-from fedgan_mpi.algorithms.base import Algorithm, Ledger
+from fedgan_mpi.algorithms.base import Algorithm, Ledger, Sizes
 from fedgan_mpi.cluster.link import AgreedError, Link
 from fedgan_mpi.cluster.node import Node, build_node, build_pair
 from fedgan_mpi.cluster.placement import choose_torch_device, set_threads
+from fedgan_mpi.config import Config
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.keep import Keeper
 from fedgan_mpi.run.checkpoint import load_checkpoint, newest_checkpoint
@@ -27,13 +28,13 @@ def train(link: Link, start: Start) -> None:
     config = start.config
     torch_device = choose_torch_device(config, link)
     set_threads(config, link)
-    pair = build_pair(config, start.manifest.image_shape, torch_device)
-    images = (
-        start.manifest.images
-        if config.algorithm.name != "centralized"
-        else [sum(start.manifest.images)]
-    )
-    node = build_node(link, config, pair, start.shards, images)
+    manifest = start.manifest
+    images, histograms = manifest.images, manifest.histograms
+    pooled = [sum(counts) for counts in zip(*histograms, strict=True)]
+    if config.algorithm.name == "centralized":
+        images, histograms = [sum(images)], [pooled]
+    pair = build_pair(config, manifest.image_shape, torch_device, histogram=pooled)
+    node = build_node(link, config, pair, start.shards, images, histograms)
     algorithm = ALGORITHMS[config.algorithm.name](node)
 
     progress: dict[str, Any] = {"images_seen": 0, "best": None, "scores": []}
@@ -66,55 +67,102 @@ def play_round(algorithm: Algorithm, t: int, progress: dict[str, Any]) -> dict[s
     link.reset_counters()
     start = time.perf_counter()
     algorithm.round(t)
-    losses, times = _share(node, algorithm.ledger)
+    whole = _share(node, algorithm.ledger)
     seconds = time.perf_counter() - start
 
-    shares = node.participation.shares(t)
-    participants = list(shares)
-    steps = node.config.training.discriminator_steps
-    progress["images_seen"] += steps * sum(node.batch_sizes[device - 1] for device in participants)
     flat, size = algorithm.flat, algorithm.flat.phi.element_size()
-    payload = algorithm.payload(flat.theta.numel(), flat.phi.numel())
-    d_loss = math.fsum(shares[device] * losses[device] for device in participants)
-    g_loss = losses[0]
+    sizes = payload_sizes(node.config, node.pair.image_shape, flat.theta.numel(), flat.phi.numel())
+    payload = algorithm.payload_of_round(t, sizes)
+    progress["images_seen"] = whole.images_seen
+    shares = node.participation.shares(t)
+    participants = len(shares)
     return {
         "round": t + 1,
-        "participants": participants,
-        "d_loss": d_loss if steps else None,
-        "g_loss": g_loss if node.config.training.generator_steps else None,
+        "participants": list(shares),
+        "d_loss": _mean(whole.d_loss, shares),
+        "g_loss": _mean(whole.g_loss, {0: 1.0, **shares}),
         "seconds": seconds,
         # A rank that waits in a verb for others counts that too; who came last did not wait.
-        "seconds_downlink": float(times[:, 0].min()),
-        "seconds_local": float(times[:, 2].max()),
-        "seconds_uplink": float(times[:, 1].min()),
-        "seconds_server": float(times[:, 3].max()),
-        "bytes_down": payload.down * size * len(participants),
-        "bytes_up": payload.up * size * len(participants),
-        # BatchNorm statistics and averaged moments, beside the parameters.
-        "bytes_down_other": (link.bytes_down - payload.down * size) * len(participants),
-        "bytes_up_other": (link.bytes_up - payload.up * size) * len(participants),
+        "seconds_downlink": whole.seconds_downlink,
+        "seconds_local": whole.seconds_local,
+        "seconds_uplink": whole.seconds_uplink,
+        "seconds_server": whole.seconds_server,
+        "bytes_down": payload.down * size * participants,
+        "bytes_up": payload.up * size * participants,
+        # BatchNorm statistics, averaged moments and classes of fakes, beside them.
+        "bytes_down_other": (whole.bytes_down - payload.down * size) * participants,
+        "bytes_up_other": (whole.bytes_up - payload.up * size) * participants,
         "images_seen": progress["images_seen"],
     }
 
 
-def _share(node: Node, ledger: Ledger) -> tuple[dict[int, float], NDArray[np.float64]]:
-    """Collective. Every device's loss (0: the server's) and every rank's times, on every rank.
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    """What all ranks noted in a round, the same on every rank."""
+
+    d_loss: dict[int, float]
+    """Of each device that took steps."""
+    g_loss: dict[int, float]
+    """The same, or of the server, 0."""
+    images_seen: int
+    """Real images that devices have drawn since the run began."""
+    seconds_downlink: float
+    seconds_local: float
+    seconds_uplink: float
+    seconds_server: float
+    bytes_down: int
+    """Of one participant."""
+    bytes_up: int
+
+
+def _share(node: Node, ledger: Ledger) -> Whole:
+    """Collective. Every rank's notes of a round, on every rank.
 
     Each number has one rank that knows it, so the sum over ranks is exact.
     """
-    link, devices = node.link, node.participation.devices
-    losses = np.zeros(devices + 1)
-    for device, loss in ledger.d_loss.items():
-        losses[device] = loss
-    if link.is_server:
-        losses[0] = ledger.g_loss
-    times = np.zeros((link.size, 4))
-    mine = (link.seconds_down, link.seconds_up, ledger.seconds_local, ledger.seconds_server)
-    times[link.rank] = mine
-    numbers = link.sum(np.concatenate([losses, times.ravel()]))
-    return dict(enumerate(numbers[: devices + 1].tolist())), numbers[devices + 1 :].reshape(
-        times.shape
+    link = node.link
+    # For D and for G: who has a loss, and which.
+    losses = np.zeros((2, 2, node.participation.devices + 1))
+    for player, noted in enumerate((ledger.d_loss, ledger.g_loss)):
+        for k, loss in noted.items():
+            losses[player, :, k] = 1.0, loss
+    ranks = np.zeros((link.size, 7))
+    drawn = sum(device.batches.drawn for device in node.devices)
+    ranks[link.rank, :3] = drawn, link.bytes_down, link.bytes_up
+    ranks[link.rank, 3:5] = link.seconds_down, link.seconds_up
+    ranks[link.rank, 5:] = ledger.seconds_local, ledger.seconds_server
+
+    numbers = link.sum(np.concatenate([losses.ravel(), ranks.ravel()]))
+    d_loss, g_loss = (
+        {k: loss for k, (there, loss) in enumerate(table.T.tolist()) if there}
+        for table in numbers[: losses.size].reshape(losses.shape)
     )
+    images, down, up, *seconds = numbers[losses.size :].reshape(ranks.shape).T
+    return Whole(
+        d_loss=d_loss,
+        g_loss=g_loss,
+        images_seen=int(images.sum()),
+        seconds_downlink=float(seconds[0].min()),
+        seconds_uplink=float(seconds[1].min()),
+        seconds_local=float(seconds[2].max()),
+        seconds_server=float(seconds[3].max()),
+        bytes_down=int(down.max()),
+        bytes_up=int(up.max()),
+    )
+
+
+def _mean(losses: dict[int, float], shares: dict[int, float]) -> float | None:
+    """Weighted by shares over those who have one; None where nobody has."""
+    if not losses:
+        return None
+    total = math.fsum(shares[k] for k in losses)
+    return math.fsum(shares[k] * loss for k, loss in losses.items()) / total
+
+
+def payload_sizes(config: Config, image_shape: tuple[int, int, int], theta: int, phi: int) -> Sizes:
+    """What an algorithm's payload is computed from; theta, phi: parameters of G and D."""
+    batch = config.training.batch_size
+    return Sizes(theta=theta, phi=phi, batch=batch, fakes=batch * math.prod(image_shape))
 
 
 def check_finite(stats: dict[str, Any], start: Start) -> None:

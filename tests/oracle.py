@@ -75,7 +75,7 @@ def ren(
         uploads = {}
         for k, share in participants(t).items():
             received = D.state_dict()
-            if choices.batchnorm == "local":
+            if choices.statistics_rule == "local":
                 mine = local[k].state_dict()
                 received = {n: mine[n] if _is_statistic(n) else v for n, v in received.items()}
             local[k].load_state_dict(received)
@@ -97,7 +97,7 @@ def ren(
         mean = copy.deepcopy(D.state_dict())
         for name, value in mean.items():
             travels = value.is_floating_point()
-            if choices.batchnorm == "local" and _is_statistic(name):
+            if choices.statistics_rule == "local" and _is_statistic(name):
                 travels = False
             if travels and uploads:
                 mean[name] = sum(share * state[name] for share, state in uploads.values())

@@ -11,16 +11,11 @@ from toys import NZ, toy_networks
 
 from fedgan_mpi.cluster.flat import Flat
 from fedgan_mpi.config import Config, ModelConfig
+from fedgan_mpi.learning.dcgan import Discriminator, Generator
 from fedgan_mpi.learning.losses import LOSSES
-from fedgan_mpi.learning.networks import (
-    Discriminator,
-    Generator,
-    build,
-    count_parameters,
-    initialize,
-)
+from fedgan_mpi.learning.networks import build, count_parameters, initialize
 from fedgan_mpi.learning.optimizers import make_optimizer
-from fedgan_mpi.learning.steps import discriminator_step, generator_step
+from fedgan_mpi.learning.steps import Batch, discriminator_step, generator_step
 
 COUNTS = {
     # size, channels, nz, width: parameters of G and D; the first is the paper's pair.
@@ -74,12 +69,12 @@ def test_losses_are_the_papers_logarithms():
     D = torch.sigmoid(logits)
     saturating, usual = LOSSES["saturating"], LOSSES["nonsaturating"]
     for loss in (saturating, usual):
-        torch.testing.assert_close(loss.real(logits), -torch.log(D).mean())
-        torch.testing.assert_close(loss.fake(logits), -torch.log(1 - D).mean())
-    torch.testing.assert_close(usual.generator(logits), -torch.log(D).mean())
-    torch.testing.assert_close(saturating.generator(logits), torch.log(1 - D).mean())
+        torch.testing.assert_close(loss.real(logits), -torch.log(D))
+        torch.testing.assert_close(loss.fake(logits), -torch.log(1 - D))
+    torch.testing.assert_close(usual.generator(logits), -torch.log(D))
+    torch.testing.assert_close(saturating.generator(logits), torch.log(1 - D))
     extreme = torch.tensor([-1e4, 1e4])
-    assert all(f(extreme).isfinite() for f in (usual.real, usual.fake, usual.generator))
+    assert all(f(extreme).isfinite().all() for f in (usual.real, usual.fake, usual.generator))
 
 
 def flat_of(G, D, **options) -> Flat:
@@ -90,7 +85,7 @@ def flat_of(G, D, **options) -> Flat:
 def test_the_networks_are_views_of_the_vector(moments):
     G, D = toy_networks()
     before = [copy.deepcopy(n.state_dict()) for n in (G, D)]
-    flat = flat_of(G, D, with_moments_of_discriminator=moments)
+    flat = flat_of(G, D, with_moments_of=("G", "D") if moments else ())
     for network, state in zip((G, D), before, strict=True):
         for name, value in network.state_dict().items():
             assert torch.equal(value, state[name])  # packing changes nothing
@@ -100,7 +95,7 @@ def test_the_networks_are_views_of_the_vector(moments):
             assert not value.is_floating_point() or (value == 0.25).all()
     G.first.weight.data.fill_(3.0)
     assert (flat.theta == 3.0).sum() == G.first.weight.numel()
-    sections = [flat.statistics_of_generator, flat.theta, flat.phi]
+    sections = [flat.statistics_of_generator, flat.moments_of_generator, flat.theta, flat.phi]
     sections += [flat.moments_of_discriminator, flat.statistics_of_discriminator]
     assert sum(s.numel() for s in sections) == flat.vector.numel() == flat.gan.numel()
 
@@ -152,7 +147,7 @@ def test_flat_steps_equal_steps_of_each_parameter(kind):
     for _ in range(3):
         real = torch.rand(6, 1, 4, 4, generator=stream, dtype=torch.float64)
         z = torch.randn(6, NZ, generator=stream, dtype=torch.float64)
-        d_loss = discriminator_step(G, D, loss, flat_d, real, z)
+        d_loss = discriminator_step(D, loss, flat_d, Batch(real), Batch(G(z).detach()))
         fake = plain_g(z).detach()
         one, zero = torch.ones(6, dtype=torch.float64), torch.zeros(6, dtype=torch.float64)
         expected = bce(plain_d(real), one) + bce(plain_d(fake), zero)
@@ -161,7 +156,7 @@ def test_flat_steps_equal_steps_of_each_parameter(kind):
         each_d.step()
         torch.testing.assert_close(d_loss, expected.detach())
 
-        g_loss = generator_step(G, D, loss, flat_g, z)
+        g_loss = generator_step(G, D, loss, flat_g, Batch(z))
         expected = bce(plain_d(plain_g(z)), one)
         each_g.zero_grad()
         expected.backward()
@@ -180,10 +175,11 @@ def test_a_step_moves_one_player_only():
     theta, phi = flat.theta.detach().clone(), flat.phi.detach().clone()
     z = torch.randn(4, NZ, dtype=torch.float64)
     loss = LOSSES["saturating"]
-    discriminator_step(G, D, loss, optimizer_d, torch.zeros(4, 1, 4, 4).double(), z)
+    zeros = Batch(torch.zeros(4, 1, 4, 4).double())
+    discriminator_step(D, loss, optimizer_d, zeros, Batch(G(z).detach()))
     assert torch.equal(flat.theta, theta) and not torch.equal(flat.phi, phi)
     phi = flat.phi.detach().clone()
-    generator_step(G, D, loss, optimizer_g, z)
+    generator_step(G, D, loss, optimizer_g, Batch(z))
     assert torch.equal(flat.phi, phi) and not torch.equal(flat.theta, theta)
     assert all(p.requires_grad for p in D.parameters())
 
@@ -194,9 +190,9 @@ def test_warm_steps_keep_the_gradient_where_it_was():
     optimizer = make_optimizer(flat.phi, kind="adam", lr=0.1, betas=(0.5, 0.9))
     z = torch.randn(4, NZ, dtype=torch.float64)
     for _ in range(2):
-        discriminator_step(
-            G, D, LOSSES["nonsaturating"], optimizer, torch.zeros(4, 1, 4, 4).double(), z
-        )
+        zeros = Batch(torch.zeros(4, 1, 4, 4).double())
+        loss = LOSSES["nonsaturating"]
+        discriminator_step(D, loss, optimizer, zeros, Batch(G(z).detach()))
         start = flat.gradient.data_ptr()
         end = start + flat.gradient.nbytes
         assert all(start <= p.grad.data_ptr() < end for p in D.parameters())

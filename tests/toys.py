@@ -21,6 +21,7 @@ from fedgan_mpi.start import hosted_devices
 from fedgan_mpi.train import play_round
 
 NZ = 3
+CLASSES = 3
 
 
 class ToyGenerator(nn.Module):
@@ -60,20 +61,30 @@ def toy_shards(sizes: list[int], same: bool = False) -> dict[int, Shard]:
     for device, size in enumerate(sizes, start=1):
         stream = np.random.default_rng(7 if same else 7 + device)
         images = stream.integers(0, 256, (size, 1, 4, 4), dtype=np.uint8)
-        shards[device] = Shard(path=Path(f"toy_{device}"), images=images, labels=None, sha256="")
+        labels = stream.integers(0, CLASSES, size)
+        path = Path(f"toy_{device}")
+        shards[device] = Shard(path=path, images=images, labels=labels, sha256="")
     return shards
+
+
+def toy_histogram(shard: Shard) -> list[int]:
+    """Images of each of three classes."""
+    assert shard.labels is not None
+    return np.bincount(shard.labels, minlength=CLASSES).tolist()
 
 
 def toy_config(**changes: dict[str, Any]) -> Config:
     """Float64 and small, with sections changed: toy_config(training={"rounds": 3})."""
     config = Config()
+    name = changes.get("algorithm", {}).get("name", "ren")
+    own_steps = name in ("fedgan", "fegan", "mdgan", "uagan")  # say themselves how often G steps
     small = {
         "training": {
             "precision": "float64",
             "batch_size": 4,
             "generator_batch_size": 5,
             "discriminator_steps": 2,
-            "generator_steps": 1,
+            **({} if own_steps else {"generator_steps": 1}),
         },
         "link": {"wire_dtype": "float64"},
     }
@@ -97,14 +108,25 @@ def toy_algorithm(
     """This rank's part of an algorithm on toys; `shards` are those of all devices."""
     link.configure(config.link)
     G, D = networks or toy_networks(batchnorm)
-    pair = pack_pair(G, D, nz=nz, loss=loss or LOSSES[config.training.loss], config=config)
+    first = shards[1].images.shape
     sizes = [len(shard) for shard in shards.values()]
+    histograms = [toy_histogram(shard) for shard in shards.values()]
+    pooled = torch.tensor(histograms, dtype=torch.float64).sum(0)
+    pair = pack_pair(
+        G,
+        D,
+        nz=nz,
+        image_shape=(first[1], first[2], first[3]),
+        loss=loss or LOSSES[config.training.loss],
+        config=config,
+        class_shares=pooled / pooled.sum() if config.model.conditional else None,
+    )
     if config.algorithm.name == "centralized":
         mine = {1: union(list(shards.values()), Path("all"))} if link.is_server else {}
-        sizes = [sum(sizes)]
+        sizes, histograms = [sum(sizes)], [np.sum(histograms, 0).tolist()]
     else:
         mine = {k: shards[k] for k in hosted_devices(len(shards), link)}
-    node = build_node(link, config, pair, mine, sizes)
+    node = build_node(link, config, pair, mine, sizes, histograms)
     return ALGORITHMS[config.algorithm.name](node)
 
 

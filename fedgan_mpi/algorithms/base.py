@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,15 +20,30 @@ class Ledger:
     """What one rank notes in a round; the train loop adds the ranks' up."""
 
     d_loss: dict[int, float] = field(default_factory=dict)
-    """Mean loss of each participant hosted here."""
-    g_loss: float = math.nan
+    """Mean loss of D on each participant hosted here that took steps."""
+    g_loss: dict[int, float] = field(default_factory=dict)
+    """The same of G; 0 is the server."""
     seconds_local: float = 0.0
     seconds_server: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Numbers that a round's payload is made of."""
+
+    theta: int
+    """Parameters of G, |G|."""
+    phi: int
+    """Parameters of D, |D|."""
+    fakes: int
+    """Numbers in a batch of images, b·d."""
+    batch: int
+    """Images in a batch, b."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Payload:
-    """Parameters that travel in a round, per participant, by the algorithm's formula."""
+    """Numbers that travel in a round, per participant, by the algorithm's formula."""
 
     down: int
     up: int
@@ -43,6 +58,7 @@ class Algorithm(ABC):
         self.flat, self.server = node.pair.flat, node.server
         self.devices = {device.index: device for device in node.devices}
         self.config = node.config.algorithm
+        self.training = node.config.training
         self.ledger = Ledger()
 
     @abstractmethod
@@ -51,8 +67,12 @@ class Algorithm(ABC):
 
     @staticmethod
     @abstractmethod
-    def payload(theta: int, phi: int) -> Payload:
-        """What a round sends, from the parameter counts of G and D."""
+    def payload(sizes: Sizes) -> Payload:
+        """What a round sends, from the sizes of networks and batches."""
+
+    def payload_of_round(self, t: int, sizes: Sizes) -> Payload:
+        """`payload`, for an algorithm whose rounds are not all alike."""
+        return self.payload(sizes)
 
     # ---------------------------------------------------------------- what rounds are made of
 
@@ -65,18 +85,23 @@ class Algorithm(ABC):
         """The server's n_g steps on G, against the D in its vector."""
         assert self.server is not None
         with self.clock("seconds_server"):
-            self.ledger.g_loss = self.server.train_generator()
+            self.note("g_loss", 0, self.server.train_generator())
+
+    def note(self, what: Literal["d_loss", "g_loss"], player: int, loss: float | None) -> None:
+        """Enter the mean loss of a device, or of the server, 0; None says that it took no steps."""
+        if loss is not None:
+            getattr(self.ledger, what)[player] = loss
 
     @contextmanager
-    def clock(self, what: str) -> Iterator[None]:
+    def clock(self, what: Literal["seconds_local", "seconds_server"]) -> Iterator[None]:
         start = time.perf_counter()
         yield
         setattr(self.ledger, what, getattr(self.ledger, what) + time.perf_counter() - start)
 
 
 class Uplink:
-    """What a rank sends up: the shares of its participants' vectors, added up or a row a hosted
-    device.
+    """What a rank sends up: its participants' vectors times their shares, added up or a row a
+    hosted device.
 
     Rows keep devices apart, so that the server can add them in the order of devices whatever rank
     hosts them.

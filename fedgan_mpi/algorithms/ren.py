@@ -6,9 +6,9 @@ is also DP-FedAvg-GAN (Augenstein et al. 2020, arXiv:1911.06679).
 
 from __future__ import annotations
 
-from fedgan_mpi.algorithms.base import Algorithm, Payload, Uplink
+from fedgan_mpi.algorithms.base import Algorithm, Payload, Sizes, Uplink
 from fedgan_mpi.cluster.node import Node
-from fedgan_mpi.cluster.statistics import movement, to_second_moments, to_variances
+from fedgan_mpi.cluster.statistics import Recalibration
 
 
 class Ren(Algorithm):
@@ -17,13 +17,14 @@ class Ren(Algorithm):
     def __init__(self, node: Node) -> None:
         super().__init__(node)
         self.uplink = Uplink(node, self.flat.discriminator)
+        self.statistics = Recalibration(self.config)
         # Each local step passes D twice, once over real images and once over fakes.
-        passes = 2 * node.config.training.discriminator_steps
-        self.a = movement(node.pair.D, passes) if self.config.batchnorm == "recalibrate" else 0.0
+        passes = 2 * self.training.discriminator_steps
+        self.statistics.add(node.pair.D, self.flat.batchnorm_of_discriminator, passes)
 
     @staticmethod
-    def payload(theta: int, phi: int) -> Payload:
-        return Payload(down=theta + phi, up=phi)
+    def payload(sizes: Sizes) -> Payload:
+        return Payload(down=sizes.theta + sizes.phi, up=sizes.phi)
 
     def round(self, t: int) -> None:
         if self.config.schedule == "serial":
@@ -36,7 +37,7 @@ class Ren(Algorithm):
         self.train_discriminators(t)  # n_d local steps for each participant hosted here
         self.link.average(self.uplink.rows, into=self.flat.discriminator)
         if self.link.is_server:
-            self.mend_statistics()
+            self.statistics.after_average()
             self.train_generator()  # n_g server steps against the new D
 
     def parallel_round(self, t: int) -> None:
@@ -46,20 +47,16 @@ class Ren(Algorithm):
             self.train_generator()  # meanwhile, against the D just sent
         self.link.average(self.uplink.rows, into=self.flat.discriminator)
         if self.link.is_server:
-            self.mend_statistics()
+            self.statistics.after_average()
 
     def train_discriminators(self, t: int) -> None:
         """Leave Σ share · φ_k over this rank's participants in the uplink; zeros where all are
         absent."""
         self.uplink.clear()
         with self.clock("seconds_local"):
-            for device, share in self.participants(
-                t
-            ):  # usually one; several when a rank hosts more
+            # Usually one; several when a rank hosts more.
+            for device, share in self.participants(t):
                 self.uplink.restore()
-                self.ledger.d_loss[device.index] = device.train_discriminator(t)
-                to_second_moments(self.flat.statistics_of_discriminator, self.a)
+                self.note("d_loss", device.index, device.train_discriminator(t))
+                self.statistics.before_average()
                 self.uplink.add(device, share)
-
-    def mend_statistics(self) -> None:
-        to_variances(self.flat.statistics_of_discriminator, self.a)

@@ -4,23 +4,29 @@ Layout, so that whatever travels is one slice:
 
     statistics of G | moments of G | θ | φ | moments of D | statistics of D
 
-Statistics are BatchNorm's running means and variances; integer counters stay in their modules. A
-section of moments exists only where an algorithm averages them. This file alone assigns `.data`:
-networks are placed on their device and cast first, packed last, and never moved again.
+Statistics are the floating-point buffers: BatchNorm's running means and variances, and the singular
+vectors of spectral normalization; integer counters stay in their modules. A section of moments
+exists only where an algorithm averages them. This file alone assigns `.data`: networks are placed
+on their device and cast first, packed last, and never moved again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
+
+Player = Literal["G", "D"]
 
 
 class Flat:
     """The vectors of one rank.
 
     gan, generator, discriminator: slices that travel, 1-D; `with_statistics` says whether
-    BatchNorm's are in them. theta, phi: the parameters alone, as nn.Parameter with a flat gradient,
-    for optimizers.
+    statistics are in them. whole_generator, whole_discriminator: with statistics in any case.
+    theta, phi: the parameters alone, as nn.Parameter with a flat gradient, for optimizers.
     """
 
     def __init__(
@@ -29,7 +35,7 @@ class Flat:
         D: nn.Module,
         *,
         with_statistics: bool = True,
-        with_moments_of_discriminator: bool = False,
+        with_moments_of: Collection[Player] = (),
     ) -> None:
         parameters = [*G.parameters(), *D.parameters()]
         like = parameters[0]
@@ -38,17 +44,21 @@ class Flat:
         statistics_g, statistics_d = _statistics(G), _statistics(D)
         size_statistics_g = sum(b.numel() for b in statistics_g)
         size_statistics_d = sum(b.numel() for b in statistics_d)
-        size_moments_d = 2 * size_phi if with_moments_of_discriminator else 0
+        size_moments_g = 2 * size_theta if "G" in with_moments_of else 0
+        size_moments_d = 2 * size_phi if "D" in with_moments_of else 0
 
-        sizes = [size_statistics_g, size_theta, size_phi, size_moments_d, size_statistics_d]
-        self.vector = torch.zeros(sum(sizes), dtype=like.dtype, device=like.device)
-        statistics_of_g, theta, phi, moments, statistics_of_d = self.vector.split(sizes)
+        sizes_g = [size_statistics_g, size_moments_g, size_theta]
+        sizes_d = [size_phi, size_moments_d, size_statistics_d]
+        self.vector = torch.zeros(sum(sizes_g + sizes_d), dtype=like.dtype, device=like.device)
+        sections = self.vector.split(sizes_g + sizes_d)
+        self.statistics_of_generator, self.moments_of_generator, theta = sections[:3]
+        phi, self.moments_of_discriminator, self.statistics_of_discriminator = sections[3:]
         self.gradient = torch.zeros(size_theta + size_phi, dtype=like.dtype, device=like.device)
 
-        _place(statistics_g, statistics_of_g)
+        _place(statistics_g, self.statistics_of_generator)
         _place(list(G.parameters()), theta)
         _place(list(D.parameters()), phi)
-        _place(statistics_d, statistics_of_d)
+        _place(statistics_d, self.statistics_of_discriminator)
         gradient = self.gradient
         for parameter in parameters:
             parameter.grad, gradient = _head(gradient, parameter)
@@ -57,24 +67,29 @@ class Flat:
         self.theta.grad = self.gradient[:size_theta]
         self.phi = nn.Parameter(phi)
         self.phi.grad = self.gradient[size_theta:]
-        self.moments_of_discriminator = moments
-        self.statistics_of_discriminator = statistics_of_d
-        self.statistics_of_generator = statistics_of_g
 
+        middle = sum(sizes_g)
         start = 0 if with_statistics else size_statistics_g
         stop = self.vector.numel() - (0 if with_statistics else size_statistics_d)
         self.gan = self.vector[start:stop]
-        self.generator = self.vector[start : size_statistics_g + size_theta]
-        self.discriminator = self.vector[size_statistics_g + size_theta : stop]
-        self.whole_generator = self.vector[: size_statistics_g + size_theta]
+        self.generator, self.discriminator = self.vector[start:middle], self.vector[middle:stop]
+        self.whole_generator, self.whole_discriminator = self.vector.split([middle, sum(sizes_d)])
+        # [means | variances], the part of the statistics that is BatchNorm's.
+        self.batchnorm_of_generator = self.statistics_of_generator[: _batchnorm_size(G)]
+        self.batchnorm_of_discriminator = self.statistics_of_discriminator[: _batchnorm_size(D)]
 
 
 def _statistics(network: nn.Module) -> list[Tensor]:
-    """Floating-point buffers, running means before running variances."""
+    """Floating-point buffers: running means, running variances, then all others."""
+    order = {"running_mean": 0, "running_var": 1}
     buffers = [(name, b) for name, b in network.named_buffers() if b.is_floating_point()]
-    return [
-        buffer for _, buffer in sorted(buffers, key=lambda item: item[0].endswith("running_var"))
-    ]
+    buffers.sort(key=lambda item: order.get(item[0].rpartition(".")[2], 2))
+    return [buffer for _, buffer in buffers]
+
+
+def _batchnorm_size(network: nn.Module) -> int:
+    ends = ("running_mean", "running_var")
+    return sum(b.numel() for name, b in network.named_buffers() if name.endswith(ends))
 
 
 def _head(vector: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

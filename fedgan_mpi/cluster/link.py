@@ -12,7 +12,7 @@ import contextlib
 import ctypes
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Road = Literal["mpi", "naps", "mailbox"]
+Parcel = tuple[int, int, "Tensor"]
 
 _NAP = 2e-4  # seconds; longer naps add up along the tree of a collective
 
@@ -96,8 +97,8 @@ class Link:
     def average(self, uplink: Tensor, into: Tensor) -> None:
         """Overwrite the server's `into` with the sum of all device ranks' uplinks.
 
-        uplink: (rows, n), equal on all ranks; each row already multiplied by shares that sum to 1
-        over the participants, and zero where nobody takes part. The server's own must be zero.
+        uplink: (rows, n), equal on all ranks; each row already multiplied by its device's
+        share, and zero where nobody takes part. The server's own must be zero.
         into: (n,); untouched on device ranks. Several rows are added row by row and in each by
         rank, which is the order of the hosted devices, so the result does not depend on how many
         ranks there are. With one row, MPI adds in an order of its own.
@@ -122,6 +123,50 @@ class Link:
             self._land(into, total)
         self.bytes_up += into.nbytes
         self.seconds_up += time.perf_counter() - start
+
+    # ---------------------------------------------------------------- a device's own, to and fro
+
+    def scatter(self, rows: Mapping[int, Tensor]) -> None:
+        """Overwrite each listed device's row on its rank with the server's row for that device.
+
+        rows: device -> 1-D vector; on the server of all participants, on a device rank of those
+        that it hosts.
+        """
+        start = time.perf_counter()
+        self._carry(rows, to_server=False)
+        self.bytes_down += _largest(rows)
+        self.seconds_down += time.perf_counter() - start
+
+    def gather(self, rows: Mapping[int, Tensor]) -> None:
+        """Overwrite the server's row for each listed device with that device's own; the reverse of
+        `scatter`."""
+        start = time.perf_counter()
+        self._carry(rows, to_server=True)
+        self.bytes_up += _largest(rows)
+        self.seconds_up += time.perf_counter() - start
+
+    def permute(self, vectors: Mapping[int, Tensor], to: Mapping[int, int]) -> None:
+        """Move vectors between devices, from rank to rank and not by the server.
+
+        vectors: device -> 1-D vector, of those in `to` that this rank hosts; overwritten with the
+        one that comes in. to: device -> the device that gets its vector, a permutation, the same on
+        every rank.
+        """
+        start = time.perf_counter()
+        source = {receiver: sender for sender, receiver in to.items()}
+        sends, receives = [], []
+        for device, vector in vectors.items():
+            sends.append((self.rank_of(to[device]), to[device], self._host(vector.clone())))
+            receives.append((self.rank_of(source[device]), device, self._host(vector, load=False)))
+        self._exchange(sends, receives)
+        for vector, (_, _, host) in zip(vectors.values(), receives, strict=True):
+            self._land(vector, host)
+        self.bytes_up += _largest(vectors)
+        self.seconds_up += time.perf_counter() - start
+
+    def rank_of(self, device: int) -> int:
+        """The rank that hosts a device."""
+        return (device - 1) % self.device_ranks + 1
 
     # ---------------------------------------------------------------- a few numbers
 
@@ -247,6 +292,29 @@ class Link:
         while not token.Test():
             time.sleep(_NAP)
 
+    def _carry(self, rows: Mapping[int, Tensor], *, to_server: bool) -> None:
+        """Each device's row between the server and the device's rank."""
+        sends = self.is_server != to_server
+        hosts = {device: self._host(row, load=sends) for device, row in rows.items()}
+        parcels = [
+            (self.rank_of(device) if self.is_server else 0, device, host)
+            for device, host in hosts.items()
+        ]
+        self._exchange(parcels if sends else [], [] if sends else parcels)
+        if not sends:
+            for device, row in rows.items():
+                self._land(row, hosts[device])
+
+    def _exchange(self, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> None:
+        """Send and receive parcels, each (other rank, receiving or sending device as tag, vector),
+        and wait for all of them."""
+        requests = [self._comm.Irecv(host, rank, tag) for rank, tag, host in receives]
+        requests += [self._comm.Isend(host, rank, tag) for rank, tag, host in sends]
+        if self.road == "mpi":
+            MPI.Request.Waitall(requests)
+        while not MPI.Request.Testall(requests):
+            time.sleep(_NAP)
+
     def _mailbox(self, purpose: str, nbytes: int) -> bool:
         """Whether vectors go by shared memory; makes room on first use, and for longer ones."""
         if self._bell is None or self._route == "cuda":
@@ -257,7 +325,7 @@ class Link:
             self._mailboxes[purpose] = Mailbox(self._comm, self._bell, nbytes)
         return True
 
-    def _host(self, vector: Tensor, *, load: bool) -> Tensor:
+    def _host(self, vector: Tensor, *, load: bool = True) -> Tensor:
         """The memory that MPI reads and writes for a vector: its own, or for a GPU's a staging
         buffer."""
         vector = vector.detach()
@@ -283,6 +351,11 @@ class Link:
         if self._everyone is None or self._everyone[0].shape != one.shape:
             self._everyone = one.new_empty((self.size, *one.shape))
         return self._everyone
+
+
+def _largest(rows: Mapping[int, Tensor]) -> int:
+    """Bytes that one participant sends or receives; 0 on a rank without one."""
+    return max((row.nbytes for row in rows.values()), default=0)
 
 
 def _bytes(vector: Tensor) -> Bytes:

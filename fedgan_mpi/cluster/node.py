@@ -8,23 +8,28 @@ other, on the same pair of networks.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from fedgan_mpi.cluster.flat import Flat
+from fedgan_mpi.cluster.flat import Flat, Player
 from fedgan_mpi.cluster.link import Link
 from fedgan_mpi.cluster.participation import Participation
 from fedgan_mpi.config import Config
 from fedgan_mpi.learning.losses import LOSSES, Loss
 from fedgan_mpi.learning.networks import build, initialize
-from fedgan_mpi.learning.optimizers import make_optimizer
-from fedgan_mpi.learning.steps import discriminator_step, generator_step
+from fedgan_mpi.learning.optimizers import Optimizer, make_optimizer
+from fedgan_mpi.learning.steps import (
+    Batch,
+    Penalty,
+    discriminator_step,
+    generator_step,
+    simultaneous_step,
+)
 from fedgan_mpi.shards import Batches, Shard
 from fedgan_mpi.streams import Purpose, torch_stream
 
@@ -36,8 +41,13 @@ class Pair:
     G: nn.Module
     D: nn.Module
     nz: int
+    image_shape: tuple[int, int, int]
+    """Channels, height, width."""
     loss: Loss
     flat: Flat
+    class_shares: Tensor | None = None
+    """Share of each class in all devices' data together, float64; None for unconditional
+    networks."""
 
     @property
     def torch_device(self) -> torch.device:
@@ -49,79 +59,185 @@ class Pair:
         buffers = [*self.G.buffers(), *self.D.buffers()]
         return [buffer for buffer in buffers if not buffer.is_floating_point()]
 
-    def noise(self, count: int, stream: torch.Generator) -> Tensor:
-        """z (count, nz) from N(0, 1), drawn on the CPU so that it does not depend on what
-        computes."""
+    def noise(self, count: int, stream: torch.Generator) -> Batch:
+        """z (count, nz) from N(0, 1) and, for conditional networks, classes by their shares; drawn
+        on the CPU so that they do not depend on what computes."""
         z = torch.randn(count, self.nz, generator=stream, dtype=self.flat.vector.dtype)
-        return z.to(self.torch_device)
+        z = z.to(self.torch_device)
+        if self.class_shares is None:
+            return Batch(z)
+        classes = self.class_shares.multinomial(count, replacement=True, generator=stream)
+        return Batch(z, self.one_hot(classes))
+
+    def fakes(self, z: Batch) -> Batch:
+        """What G as it stands makes of noise; no gradient goes back to G."""
+        with torch.no_grad():
+            return Batch(z.through(self.G), z.classes)
+
+    def one_hot(self, classes: Tensor) -> Tensor | None:
+        """(B, classes) from int64 (B,); None for unconditional networks."""
+        if self.class_shares is None:
+            return None
+        codes = nn.functional.one_hot(classes, len(self.class_shares))
+        return codes.to(self.torch_device, self.flat.vector.dtype)
 
 
 class Device:
-    """One of the K devices: its shard, streams and moments, and its steps on the rank's D."""
+    """One of the K devices: its shard, streams and moments, and its steps on the rank's
+    networks."""
 
     def __init__(self, index: int, batches: Batches, pair: Pair, config: Config) -> None:
         self.index, self.batches, self.pair = index, batches, pair
         self.training = config.training
         self.moments = config.algorithm.moments
         flat = pair.flat
-        averaged = flat.moments_of_discriminator if self.moments == "averaged" else None
-        self.optimizer = make_optimizer(
-            flat.phi,
-            kind=self.training.optimizer,
-            lr=self.training.discriminator_lr,
-            betas=self.training.betas,
-            moments=averaged,
-        )
+        self.optimizer = self._make_optimizer(flat.phi, flat.moments_of_discriminator)
         self.noise_stream = torch_stream(config.run.seed, Purpose.FAKE, index)
-        keeps_statistics = config.algorithm.batchnorm == "local"
-        self.statistics = flat.statistics_of_discriminator.clone() if keeps_statistics else None
+        self._own: list[tuple[Tensor, Tensor]] = []
+        self.optimizer_of_generator: Optimizer | None = None
+        if config.algorithm.statistics_rule == "local":
+            self.keep(flat.statistics_of_discriminator)
+        if config.algorithm.devices_keep_discriminator:
+            self.keep(flat.whole_discriminator)
+        if config.algorithm.devices_train_generator:
+            self.optimizer_of_generator = self._make_optimizer(
+                flat.theta, flat.moments_of_generator
+            )
+            if config.algorithm.statistics_rule == "local":
+                self.keep(flat.statistics_of_generator)
 
-    def train_discriminator(self, t: int) -> float:
-        """n_d steps from the φ that stands in the vector; it holds φ_k afterwards. Gives the mean
-        loss."""
-        flat, steps = self.pair.flat, self.training.discriminator_steps
+    def keep(self, section: Tensor) -> None:
+        """From now on a section of the rank's vector is this device's own, and comes back whenever
+        it works."""
+        self._own.append((section, section.clone()))
+
+    @property
+    def own(self) -> list[Tensor]:
+        """What `keep` was called for, as the device left it."""
+        return [mine for _, mine in self._own]
+
+    # ---------------------------------------------------------------- a participant's work
+
+    @contextmanager
+    def at_work(self, steps_before: int = 0) -> Iterator[None]:
+        """Lay the device's own sections into the vector, and take them back afterwards.
+
+        steps_before: optimizer steps that averaged moments sum up.
+        """
+        for section, mine in self._own:
+            section.copy_(mine)
         # Adam's moments stay with the device: only parameters are averaged, so a device that sat
         # out a round comes back with its own momentum. The other two are named choices.
-        if self.moments == "reset":
-            self.optimizer.reset()
-        elif self.moments == "averaged":
-            self.optimizer.set_steps(t * steps)
-        if self.statistics is not None:
-            flat.statistics_of_discriminator.copy_(self.statistics)
+        for optimizer in self._optimizers():
+            if self.moments == "reset":
+                optimizer.reset()
+            elif self.moments == "averaged":
+                optimizer.set_steps(steps_before)
+        yield
+        for section, mine in self._own:
+            mine.copy_(section)
 
-        loss = torch.zeros((), dtype=flat.vector.dtype, device=self.pair.torch_device)
+    def train_discriminator(self, t: int) -> float | None:
+        """n_d steps from the φ that stands in the vector; it holds φ_k afterwards. Gives the mean
+        loss, None for no steps."""
+        steps = self.training.discriminator_steps
+        loss = self._zero()
+        with self.at_work(t * steps):
+            for _ in range(steps):
+                real, z = self.real_batch(), self.noise()
+                loss += self.discriminator_step(real, self.pair.fakes(z))
+        return float(loss) / steps if steps else None
+
+    def train_against(self, fake: Batch) -> float | None:
+        """n_d steps of the device's D on one batch of real images and the given fakes. Gives the
+        mean loss, None for no steps. Call it `at_work`."""
+        steps = self.training.discriminator_steps
+        loss, real = self._zero(), self.real_batch()
         for _ in range(steps):
-            real = self.real_batch()
-            z = self.pair.noise(self.batches.size, self.noise_stream)
-            pair = self.pair
-            loss += discriminator_step(pair.G, pair.D, pair.loss, self.optimizer, real, z)
+            loss += self.discriminator_step(real, fake)
+        return float(loss) / steps if steps else None
 
-        if self.statistics is not None:
-            self.statistics.copy_(flat.statistics_of_discriminator)
-        return float(loss) / steps if steps else math.nan
+    def train_both(
+        self, t: int, steps: int, update: Literal["simultaneous", "alternating"]
+    ) -> tuple[float | None, float | None]:
+        """So many steps of both networks from where they stand in the vector. Gives the mean losses
+        of D and of G, None for no steps."""
+        assert self.optimizer_of_generator is not None
+        pair, d_loss, g_loss = self.pair, self._zero(), self._zero()
+        networks = (pair.G, pair.D, pair.loss, self.optimizer_of_generator)
+        with self.at_work(t * steps):
+            for _ in range(steps):
+                real, z = self.real_batch(), self.noise()
+                if update == "simultaneous":
+                    losses = simultaneous_step(*networks, self.optimizer, real, z, self.penalty())
+                    d_loss += losses[0]
+                    g_loss += losses[1]
+                else:
+                    d_loss += self.discriminator_step(real, pair.fakes(z))
+                    g_loss += generator_step(*networks, self.noise())
+        return (float(d_loss) / steps, float(g_loss) / steps) if steps else (None, None)
 
-    def real_batch(self) -> Tensor:
+    def discriminator_step(self, real: Batch, fake: Batch) -> Tensor:
+        pair, penalty = self.pair, self.penalty()
+        return discriminator_step(pair.D, pair.loss, self.optimizer, real, fake, penalty)
+
+    def real_batch(self) -> Batch:
         """The next real images, (B, C, H, W) in [-1, 1]."""
-        pixels = torch.from_numpy(self.batches.draw()).to(self.pair.torch_device)
-        return pixels.to(self.pair.flat.vector.dtype).mul_(2 / 255).sub_(1)
+        shard, indices = self.batches.shard, self.batches.next()
+        pixels = torch.from_numpy(shard.take(indices)).to(self.pair.torch_device)
+        images = pixels.to(self.pair.flat.vector.dtype).mul_(2 / 255).sub_(1)
+        if self.pair.class_shares is None:
+            return Batch(images)
+        assert shard.labels is not None
+        return Batch(images, self.pair.one_hot(torch.from_numpy(shard.labels[indices])))
+
+    def noise(self) -> Batch:
+        """As much noise as a batch has real images."""
+        return self.pair.noise(self.batches.size, self.noise_stream)
+
+    def penalty(self) -> Penalty | None:
+        if not self.pair.loss.has_penalty:
+            return None
+        dtype = self.pair.flat.vector.dtype
+        mix = torch.rand(self.batches.size, 1, 1, 1, generator=self.noise_stream, dtype=dtype)
+        return Penalty(self.training.gradient_penalty, mix.to(self.pair.torch_device))
+
+    def _make_optimizer(self, parameters: nn.Parameter, averaged: Tensor) -> Optimizer:
+        of_generator = parameters is self.pair.flat.theta
+        training = self.training
+        return make_optimizer(
+            parameters,
+            kind=training.optimizer,
+            lr=training.generator_lr if of_generator else training.discriminator_lr,
+            betas=training.betas,
+            moments=averaged if self.moments == "averaged" else None,
+        )
+
+    def _optimizers(self) -> list[Optimizer]:
+        both = (self.optimizer, self.optimizer_of_generator)
+        return [optimizer for optimizer in both if optimizer is not None]
+
+    def _zero(self) -> Tensor:
+        return torch.zeros((), dtype=self.pair.flat.vector.dtype, device=self.pair.torch_device)
+
+    # ---------------------------------------------------------------- checkpoints
 
     def state(self) -> dict[str, Any]:
         """All that a checkpoint must keep of this device."""
-        state: dict[str, Any] = {
+        return {
             "drawn": self.batches.drawn,
             "noise_stream": self.noise_stream.get_state(),
-            "moments": self.optimizer.state(),
+            "moments": [optimizer.state() for optimizer in self._optimizers()],
+            "own": self.own,
         }
-        if self.statistics is not None:
-            state["statistics"] = self.statistics
-        return state
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.batches.drawn = state["drawn"]
         self.noise_stream.set_state(state["noise_stream"])
-        self.optimizer.load_state(state["moments"])
-        if self.statistics is not None:
-            self.statistics.copy_(state["statistics"])
+        for optimizer, moments in zip(self._optimizers(), state["moments"], strict=True):
+            optimizer.load_state(moments)
+        for mine, saved in zip(self.own, state["own"], strict=True):
+            mine.copy_(saved)
 
 
 class Server:
@@ -140,16 +256,33 @@ class Server:
         self.average = pair.flat.whole_generator.clone() if self.ema else None
         """G's exponential moving average, with its BatchNorm statistics."""
 
-    def train_generator(self) -> float:
-        """n_g steps of θ against the φ that stands in the vector. Gives the mean loss."""
-        pair, steps = self.pair, self.training.generator_steps
+    def train_generator(self) -> float | None:
+        """n_g steps of θ against the φ that stands in the vector. Gives the mean loss, None for no
+        steps."""
+        pair, steps = self.pair, self.training.server_steps
         loss = torch.zeros((), dtype=pair.flat.vector.dtype, device=pair.torch_device)
         for _ in range(steps):
             z = pair.noise(self.training.generator_batch_size, self.noise_stream)
             loss += generator_step(pair.G, pair.D, pair.loss, self.optimizer, z)
-            if self.average is not None:
-                self.average.lerp_(pair.flat.whole_generator, 1 - self.ema)
-        return float(loss) / steps if steps else math.nan
+            self.follow()
+        return float(loss) / steps if steps else None
+
+    def make_fakes(self, count: int) -> Batch:
+        """Fakes from fresh noise, with the graph through which `descend` goes back."""
+        z = self.pair.noise(count, self.noise_stream)
+        return Batch(z.through(self.pair.G), z.classes)
+
+    def descend(self, fakes: Sequence[Batch], gradients: Sequence[Tensor]) -> None:
+        """One step of θ down a loss whose gradients with respect to batches of fakes are given."""
+        self.optimizer.zero_gradient()
+        torch.autograd.backward([fake.data for fake in fakes], list(gradients))
+        self.optimizer.step()
+        self.follow()
+
+    def follow(self, steps: int = 1) -> None:
+        """Move G's average after so many steps that G took, wherever it took them."""
+        if self.average is not None:
+            self.average.lerp_(self.pair.flat.whole_generator, 1 - self.ema**steps)
 
     def state(self) -> dict[str, Any]:
         state: dict[str, Any] = {
@@ -184,8 +317,6 @@ class Node:
     process."""
     server: Server | None
     participation: Participation
-    batch_sizes: list[int] = field(default_factory=list)
-    """Of device 1, 2, …: a device with few images has smaller batches."""
 
     @contextmanager
     def shown_generator(self) -> Iterator[None]:
@@ -204,48 +335,86 @@ class Node:
 
 
 def build_pair(
-    config: Config, image_shape: tuple[int, int, int], torch_device: str = "cpu"
+    config: Config,
+    image_shape: tuple[int, int, int],
+    torch_device: str = "cpu",
+    *,
+    histogram: Sequence[int] = (),
 ) -> Pair:
-    """The configured networks, with the start that the run's seed gives, in one vector."""
+    """The configured networks, with the start that the run's seed gives, in one vector.
+
+    histogram: images of each class on all devices together; conditional networks draw by it.
+    """
     stream = torch_stream(config.run.seed, Purpose.PARAMETERS)
-    G, D = build(config.model, image_shape)
+    counts = torch.tensor(histogram, dtype=torch.float64)
+    class_shares = counts / counts.sum() if config.model.conditional else None
+    classes = 0 if class_shares is None else len(class_shares)
+    G, D = build(config.model, image_shape, classes)
     for network in (G, D):
         initialize(network, config.model.initialization, stream)
-    loss = LOSSES[config.training.loss]
-    return pack_pair(G, D, nz=config.model.nz, loss=loss, config=config, torch_device=torch_device)
+    return pack_pair(
+        G,
+        D,
+        nz=config.model.nz,
+        image_shape=image_shape,
+        loss=LOSSES[config.training.loss],
+        config=config,
+        torch_device=torch_device,
+        class_shares=class_shares,
+    )
 
 
 def pack_pair(
-    G: nn.Module, D: nn.Module, *, nz: int, loss: Loss, config: Config, torch_device: str = "cpu"
+    G: nn.Module,
+    D: nn.Module,
+    *,
+    nz: int,
+    image_shape: tuple[int, int, int],
+    loss: Loss,
+    config: Config,
+    torch_device: str = "cpu",
+    class_shares: Tensor | None = None,
 ) -> Pair:
     """Place and cast two networks, then make them views of one vector."""
     dtype = getattr(torch, config.training.precision)
     G.to(torch_device, dtype).train()
     D.to(torch_device, dtype).train()
-    moments = config.algorithm.moments == "averaged" and config.training.optimizer == "adam"
-    flat = Flat(
-        G,
-        D,
-        with_statistics=config.algorithm.batchnorm != "local",
-        with_moments_of_discriminator=moments,
+    averaged: tuple[Player, ...] = ()
+    if config.algorithm.moments == "averaged" and config.training.optimizer == "adam":
+        averaged = ("G", "D") if config.algorithm.devices_train_generator else ("D",)
+    with_statistics = config.algorithm.statistics_rule != "local"
+    flat = Flat(G, D, with_statistics=with_statistics, with_moments_of=averaged)
+    return Pair(
+        G=G,
+        D=D,
+        nz=nz,
+        image_shape=image_shape,
+        loss=loss,
+        flat=flat,
+        class_shares=class_shares,
     )
-    return Pair(G=G, D=D, nz=nz, loss=loss, flat=flat)
 
 
 def build_node(
-    link: Link, config: Config, pair: Pair, shards: dict[int, Shard], images: Sequence[int]
+    link: Link,
+    config: Config,
+    pair: Pair,
+    shards: dict[int, Shard],
+    images: Sequence[int],
+    histograms: Sequence[Sequence[int]] = (),
 ) -> Node:
-    """A rank's node. shards: of the devices hosted here; images: of device 1, 2, … anywhere.
+    """A rank's node. shards: of the devices hosted here; images, histograms: of device 1, 2, …
+    anywhere; the latter, images of each class, may be left out where nothing asks for classes.
 
     Raises AgreedError where the ranks' vectors differ in length.
     """
-    batch_sizes = [min(config.training.batch_size, n) for n in images]
     participation = Participation(
         config.participation,
         images=images,
-        batch_sizes=batch_sizes,
-        shares=config.algorithm.shares,
+        batch_sizes=[min(config.training.batch_size, n) for n in images],
+        shares=config.algorithm.share_rule,
         seed=config.run.seed,
+        histograms=histograms,
     )
     devices = []
     for index, shard in shards.items():
@@ -262,5 +431,4 @@ def build_node(
         devices=devices,
         server=server,
         participation=participation,
-        batch_sizes=batch_sizes,
     )

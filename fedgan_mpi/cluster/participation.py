@@ -3,8 +3,10 @@ sent for it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
+
+import numpy as np
 
 from fedgan_mpi.config import ParticipationConfig
 from fedgan_mpi.errors import UserError
@@ -29,15 +31,20 @@ class Participation:
         batch_sizes: Sequence[int],
         shares: Literal["data", "batch", "uniform"],
         seed: int,
+        histograms: Sequence[Sequence[int]] = (),
     ) -> None:
-        """images, batch_sizes: of device 1, 2, …. Raises UserError where more are asked for than
-        there are."""
+        """images, batch_sizes, histograms: of device 1, 2, …. Raises UserError where more are asked
+        for than there are."""
         self._policy, self._seed = config.policy, seed
         self.devices = len(images)
         self.count = self.devices if config.count is None else config.count
         check_count(config, self.devices)
+        self.images, self.histograms = images, histograms
         sizes = {"data": images, "batch": batch_sizes, "uniform": [1] * self.devices}
-        self._sizes = sizes[shares]
+        self.sizes: Sequence[float] = sizes[shares]
+        """Of device 1, 2, …: what shares are proportional to. An algorithm may set its own."""
+        self._balanced: list[list[int]] = []
+        self._picks = _balanced_picks(histograms, self.count)
 
     def participants(self, t: int) -> list[int]:
         """The devices of round t, in increasing order."""
@@ -46,6 +53,10 @@ class Participation:
             chosen = stream.choice(self.devices, self.count, replace=False).tolist()
         elif self._policy == "round_robin":
             chosen = [(t * self.count + n) % self.devices for n in range(self.count)]
+        elif self._policy == "balanced":
+            while len(self._balanced) <= t:
+                self._balanced.append(next(self._picks))
+            chosen = self._balanced[t]
         else:
             chosen = list(range(self.devices))
         return sorted(index + 1 for index in chosen)
@@ -53,5 +64,29 @@ class Participation:
     def shares(self, t: int) -> dict[int, float]:
         """Each participant's share in the average of round t; they sum to 1."""
         participants = self.participants(t)
-        total = sum(self._sizes[device - 1] for device in participants)
-        return {device: self._sizes[device - 1] / total for device in participants}
+        total = sum(self.sizes[device - 1] for device in participants)
+        return {device: self.sizes[device - 1] / total for device in participants}
+
+
+def _balanced_picks(histograms: Sequence[Sequence[int]], count: int) -> Iterator[list[int]]:
+    """Round after round, `count` indices of devices such that classes are seen equally often.
+
+    Again and again: of the classes that a device not yet in the round holds, take the one of which
+    the fewest images have been seen, and of those devices the one that has waited longest; ties go
+    to the lowest index. Source: Guerraoui et al. 2020 (FeGAN), balanced sampling.
+    """
+    table = np.array(histograms, np.int64)
+    seen = np.zeros(table.shape[1], np.int64)
+    waits = list(range(len(table)))  # who took part longest ago stands first
+    while True:
+        chosen: list[int] = []
+        while len(chosen) < count:
+            free = [device for device in waits if device not in chosen]
+            held = table[free].sum(0) > 0
+            least = int(np.argmin(np.where(held, seen, np.iinfo(np.int64).max)))
+            pick = next(device for device in free if table[device, least] > 0)
+            chosen.append(pick)
+            seen += table[pick]
+            waits.remove(pick)
+            waits.append(pick)
+        yield chosen

@@ -12,6 +12,36 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from fedgan_mpi.config import AlgorithmConfig
+
+
+class Recalibration:
+    """`algorithm.batchnorm = "recalibrate"` for the networks that are averaged; otherwise it does
+    nothing."""
+
+    def __init__(self, config: AlgorithmConfig) -> None:
+        self._on = config.statistics_rule == "recalibrate"
+        self._sections: list[tuple[Tensor, float]] = []
+
+    def add(self, network: nn.Module, statistics: Tensor, passes: int) -> None:
+        """statistics: the network's [means | variances]; passes: that a device makes a round."""
+        a = movement(network, passes)
+        if self._on and a > 0:
+            self._sections.append((statistics, a))
+
+    def before_average(self) -> None:
+        """Overwrite [means | variances] with [means | variances + means²/a]: what can be
+        averaged."""
+        for statistics, a in self._sections:
+            means, variances = statistics.chunk(2)
+            variances.addcmul_(means, means, value=1 / a)
+
+    def after_average(self) -> None:
+        """Undo it on the average: the variance between devices stays in."""
+        for statistics, a in self._sections:
+            means, variances = statistics.chunk(2)
+            variances.addcmul_(means, means, value=-1 / a).clamp_(min=0)
+
 
 def movement(network: nn.Module, passes: int) -> float:
     """The share a of the way that a running mean moves in so many passes; 0 without BatchNorm or
@@ -20,17 +50,3 @@ def movement(network: nn.Module, passes: int) -> float:
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum is not None:
             return 1.0 - (1.0 - module.momentum) ** passes
     return 0.0
-
-
-def to_second_moments(statistics: Tensor, a: float) -> None:
-    """Overwrite [means | variances] with [means | variances + means²/a]: what can be averaged."""
-    if a > 0:
-        means, variances = statistics.chunk(2)
-        variances.addcmul_(means, means, value=1 / a)
-
-
-def to_variances(statistics: Tensor, a: float) -> None:
-    """Undo `to_second_moments` on the average: the variance between devices stays in."""
-    if a > 0:
-        means, variances = statistics.chunk(2)
-        variances.addcmul_(means, means, value=-1 / a).clamp_(min=0)

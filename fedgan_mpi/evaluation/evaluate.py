@@ -88,7 +88,7 @@ class Scorer:
 def generate(node: Node, count: int, purpose: Purpose, chunk: int) -> NDArray[np.uint8]:
     """uint8 (count, C, H, W) from the rank's G as it stands, the same images on whichever rank."""
     stream = torch_stream(node.config.run.seed, purpose, chunk)
-    return to_pixels(node.pair.G(node.pair.noise(count, stream)))
+    return to_pixels(node.pair.fakes(node.pair.noise(count, stream)).data)
 
 
 class _Sums:

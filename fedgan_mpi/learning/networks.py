@@ -1,4 +1,5 @@
-"""The pairs of networks. Plain torch; never hears of ranks, shards or configuration files."""
+"""Builds the configured pair of networks. Plain torch; never hears of ranks, shards or
+configuration files."""
 
 from __future__ import annotations
 
@@ -6,73 +7,49 @@ import math
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.functional import normalize
 
-from fedgan_mpi.config import NETWORK_SIZES, ModelConfig
-
-
-class Generator(nn.Module):
-    """DCGAN's G (Radford et al. 2016): z (B, nz) to images (B, channels, size, size) in [-1, 1].
-
-    Transposed convolutions double 4×4 up to the size while their feature maps halve down to
-    `width`.
-    """
-
-    def __init__(self, *, size: int, channels: int, nz: int, width: int) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        before = nz
-        for step, after in enumerate(_maps(size, width)):
-            stride, padding = (1, 0) if step == 0 else (2, 1)
-            # No bias: BatchNorm would subtract it again.
-            layers += [nn.ConvTranspose2d(before, after, 4, stride, padding, bias=False)]
-            layers += [nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
-            before = after
-        layers += [nn.ConvTranspose2d(before, channels, 4, 2, 1, bias=False), nn.Tanh()]
-        self.layers = nn.Sequential(*layers)
-        self.nz, self.width = nz, width
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.layers(z[:, :, None, None])
+from fedgan_mpi.config import ModelConfig
+from fedgan_mpi.learning import dcgan, sngan
 
 
-class Discriminator(nn.Module):
-    """DCGAN's D: images (B, channels, size, size) to logits (B,), the mirror image of the
-    generator."""
-
-    def __init__(self, *, size: int, channels: int, width: int, batchnorm: bool = True) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        before = channels
-        for after in reversed(_maps(size, width)):
-            layers += [nn.Conv2d(before, after, 4, 2, 1, bias=False)]
-            if batchnorm and after != width:  # none on the layer that sees pixels
-                layers += [nn.BatchNorm2d(after)]
-            layers += [nn.LeakyReLU(0.2, inplace=True)]
-            before = after
-        layers += [nn.Conv2d(before, 1, 4, 1, 0, bias=False)]
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images).flatten()
-
-
-def _maps(size: int, width: int) -> list[int]:
-    """Feature maps at 4×4, 8×8, … size/2: for 64 pixels 8, 4, 2 and 1 times the width."""
-    if size not in NETWORK_SIZES:
-        raise ValueError(f"networks exist for {NETWORK_SIZES} pixels, not for {size}")
-    return [width * size // 8 // 2**step for step in range((size // 4).bit_length() - 1)]
-
-
-def build(model: ModelConfig, image_shape: tuple[int, int, int]) -> tuple[Generator, Discriminator]:
-    """The configured pair for images of a shape (C, H, W), H = W."""
+def build(
+    model: ModelConfig, image_shape: tuple[int, int, int], classes: int = 0
+) -> tuple[nn.Module, nn.Module]:
+    """The configured pair (G, D) for images of a shape (C, H, W), H = W. classes: 0 where
+    unconditional."""
     channels, size, _ = image_shape
     small = size == 16
-    width = model.width or (32 if small else 64)
+    width = default_width(model, size)
+    G = build_generator(
+        architecture=model.architecture,
+        size=size,
+        channels=channels,
+        nz=model.nz,
+        width=width,
+        classes=classes,
+    )
+    if model.architecture == "sngan":
+        return G, sngan.Discriminator(size=size, channels=channels, width=width, classes=classes)
     norm = model.discriminator_norm or ("none" if small else "batch")
-    G = Generator(size=size, channels=channels, nz=model.nz, width=width)
-    D = Discriminator(size=size, channels=channels, width=width, batchnorm=norm == "batch")
-    return G, D
+    batchnorm = norm == "batch"
+    return G, dcgan.Discriminator(
+        size=size, channels=channels, width=width, batchnorm=batchnorm, classes=classes
+    )
+
+
+def build_generator(
+    *, architecture: str, size: int, channels: int, nz: int, width: int, classes: int
+) -> nn.Module:
+    """A generator by what its exported description says of it."""
+    make = {"dcgan": dcgan.Generator, "sngan": sngan.Generator}[architecture]
+    return make(size=size, channels=channels, nz=nz, width=width, classes=classes)
+
+
+def default_width(model: ModelConfig, size: int) -> int:
+    """`model.width`, with None resolved."""
+    return model.width or (32 if size == 16 else 64)
 
 
 def initialize(
@@ -87,10 +64,13 @@ def initialize(
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            # Where the norm is controlled, `weight` is computed from the one that is trained.
+            controlled = getattr(module, "parametrizations", None)
+            weight = controlled.weight.original if controlled else module.weight
             if kind == "dcgan":
-                nn.init.normal_(module.weight, 0.0, 0.02, generator=stream)
+                nn.init.normal_(weight, 0.0, 0.02, generator=stream)
             else:
-                nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5), generator=stream)
+                nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=stream)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.BatchNorm2d):
@@ -98,6 +78,11 @@ def initialize(
             nn.init.zeros_(module.bias)
             if kind == "dcgan":
                 nn.init.normal_(module.weight, 1.0, 0.02, generator=stream)
+    # The singular vectors of spectral normalization, which torch draws from its global stream.
+    for name, buffer in network.named_buffers():
+        if name.endswith((".0._u", ".0._v")):
+            nn.init.normal_(buffer, generator=stream)
+            buffer.copy_(normalize(buffer, dim=0))
 
 
 def count_parameters(network: nn.Module) -> int:

@@ -1,6 +1,10 @@
-"""One optimizer step of either player. Plain torch; never hears of ranks."""
+"""One optimizer step of either player, or of both. Plain torch; never hears of ranks."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,29 +13,59 @@ from fedgan_mpi.learning.losses import Loss
 from fedgan_mpi.learning.optimizers import Optimizer
 
 
-def discriminator_step(
-    G: nn.Module, D: nn.Module, loss: Loss, optimizer: Optimizer, real: Tensor, z: Tensor
-) -> Tensor:
-    """Move D's parameters by one step with G frozen; gives D's loss before it, a scalar.
+class Batch(NamedTuple):
+    """Images or noise, and what class each is of."""
 
-    real: (B, C, H, W) in [-1, 1]; z: (B, nz). Both networks run in training mode, so G's BatchNorm
-    normalizes by the batch, as when G itself is trained. Source: Ren et al. 2021, the devices'
-    step.
+    data: Tensor
+    """Images (B, C, H, W) in [-1, 1], or noise (B, nz)."""
+    classes: Tensor | None = None
+    """One-hot (B, classes); None where the networks are unconditional."""
+
+    def through(self, network: nn.Module) -> Tensor:
+        """What the network makes of it: G images, D logits (B,)."""
+        output: Tensor = network(self.data) if self.classes is None else network(*self)
+        return output
+
+
+class Penalty(NamedTuple):
+    """Gradient penalty of Gulrajani et al. 2017 (arXiv:1704.00028), algorithm 1."""
+
+    weight: float
+    """λ."""
+    mix: Tensor
+    """ε (B, 1, 1, 1) from U(0, 1): where between a real image and a fake the slope is looked at."""
+
+    def of(self, D: nn.Module, real: Batch, fake: Batch) -> Tensor:
+        """λ · mean (‖∇D‖ - 1)². With a class each, an image between two has the real one's."""
+        count = min(len(real.data), len(fake.data))
+        mix = self.mix[:count]
+        between = mix * real.data[:count] + (1 - mix) * fake.data[:count]
+        classes = None if real.classes is None else real.classes[:count]
+        logits = Batch(between.requires_grad_(), classes).through(D)
+        (slope,) = torch.autograd.grad(logits.sum(), between, create_graph=True)
+        return self.weight * (slope.flatten(1).norm(dim=1) - 1).square().mean()
+
+
+def discriminator_step(
+    D: nn.Module,
+    loss: Loss,
+    optimizer: Optimizer,
+    real: Batch,
+    fake: Batch,
+    penalty: Penalty | None = None,
+) -> Tensor:
+    """Move D's parameters by one step; gives D's loss before it, a scalar.
+
+    Source: Ren et al. 2021, the devices' step, and every other algorithm's.
     """
     optimizer.zero_gradient()
-    with torch.no_grad():
-        fake = G(z)
-    # Real and fake images pass separately: each batch has its own BatchNorm statistics.
-    loss_real = loss.real(D(real))
-    loss_real.backward()
-    loss_fake = loss.fake(D(fake))
-    loss_fake.backward()
+    value = _discriminator_gradient(D, loss, real, fake, penalty)
     optimizer.step()
-    return loss_real.detach() + loss_fake.detach()
+    return value
 
 
 def generator_step(
-    G: nn.Module, D: nn.Module, loss: Loss, optimizer: Optimizer, z: Tensor
+    G: nn.Module, D: nn.Module, loss: Loss, optimizer: Optimizer, z: Batch
 ) -> Tensor:
     """Move G's parameters by one step against a fixed D; gives G's loss before it, a scalar.
 
@@ -39,9 +73,91 @@ def generator_step(
     statistics follow the fakes, as they do where one process trains both.
     """
     optimizer.zero_gradient()
-    D.requires_grad_(False)
-    loss_generator = loss.generator(D(G(z)))
-    loss_generator.backward()
-    D.requires_grad_(True)
+    value = _generator_gradient(D, loss, Batch(z.through(G), z.classes))
     optimizer.step()
-    return loss_generator.detach()
+    return value
+
+
+def simultaneous_step(
+    G: nn.Module,
+    D: nn.Module,
+    loss: Loss,
+    optimizer_g: Optimizer,
+    optimizer_d: Optimizer,
+    real: Batch,
+    z: Batch,
+    penalty: Penalty | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Move both players by one step, each by its gradient where both stood before, over the same
+    fakes; gives D's loss and G's.
+
+    Source: Rasouli et al. 2020 (arXiv:2006.07228), algorithm 1.
+    """
+    optimizer_d.zero_gradient()
+    optimizer_g.zero_gradient()
+    fake = Batch(z.through(G), z.classes)
+    d_loss = _discriminator_gradient(D, loss, real, Batch(fake.data.detach(), z.classes), penalty)
+    g_loss = _generator_gradient(D, loss, fake)
+    optimizer_d.step()
+    optimizer_g.step()
+    return d_loss, g_loss
+
+
+def feedback(D: nn.Module, loss: Loss, fake: Batch) -> tuple[Tensor, Tensor]:
+    """(G's mean loss on fakes, its gradient with respect to them, (B, C, H, W)), D unmoved.
+
+    Source: Hardy et al. 2019 (arXiv:1811.03850), a worker's error feedback F_n.
+    """
+    images = fake.data.detach().requires_grad_()
+    with _frozen(D):
+        value = loss.generator(Batch(images, fake.classes).through(D)).mean()
+        (gradient,) = torch.autograd.grad(value, images)
+    return value.detach(), gradient
+
+
+def logits_and_slopes(D: nn.Module, fake: Batch) -> tuple[Tensor, Tensor]:
+    """(logits (B,), each logit's gradient with respect to its own image, (B, C, H, W)).
+
+    D runs in evaluation mode, where BatchNorm does not let one image's logit depend on another.
+    Source: Zhang et al. 2021 (arXiv:2102.04655), what a site returns.
+    """
+    images = fake.data.detach().requires_grad_()
+    training = D.training
+    D.eval()
+    with _frozen(D):
+        logits = Batch(images, fake.classes).through(D)
+        (slopes,) = torch.autograd.grad(logits.sum(), images)
+    D.train(training)
+    return logits.detach(), slopes
+
+
+def _discriminator_gradient(
+    D: nn.Module, loss: Loss, real: Batch, fake: Batch, penalty: Penalty | None
+) -> Tensor:
+    """Add to D's gradient; gives its loss."""
+    # Real and fake images pass separately: each batch has its own BatchNorm statistics.
+    loss_real = loss.real(real.through(D)).mean()
+    loss_real.backward()
+    loss_fake = loss.fake(fake.through(D)).mean()
+    loss_fake.backward()
+    value = loss_real.detach() + loss_fake.detach()
+    if penalty is not None:
+        steepness = penalty.of(D, real, fake)
+        steepness.backward()
+        value += steepness.detach()
+    return value
+
+
+def _generator_gradient(D: nn.Module, loss: Loss, fake: Batch) -> Tensor:
+    """Add to G's gradient through its fakes; gives its loss."""
+    with _frozen(D):
+        value = loss.generator(fake.through(D)).mean()
+        value.backward()
+    return value.detach()
+
+
+@contextmanager
+def _frozen(D: nn.Module) -> Iterator[None]:
+    D.requires_grad_(False)
+    yield
+    D.requires_grad_(True)

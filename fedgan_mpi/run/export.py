@@ -17,7 +17,8 @@ from torch import nn
 
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import write_complete
-from fedgan_mpi.learning.networks import Generator
+from fedgan_mpi.learning.networks import build_generator
+from fedgan_mpi.learning.steps import Batch
 from fedgan_mpi.streams import Purpose, torch_stream
 
 FINAL = "generator"
@@ -28,15 +29,37 @@ BEST = "generator_best"
 class TrainedGenerator:
     """A generator for use: call it with a number of images."""
 
-    network: Generator
+    network: nn.Module
     about: dict[str, Any]
 
     @torch.no_grad()
-    def __call__(self, count: int, *, seed: int = 0) -> NDArray[np.uint8]:
-        """uint8 (count, C, H, W); the same for the same seed."""
+    def __call__(self, count: int, *, seed: int = 0, label: int | None = None) -> NDArray[np.uint8]:
+        """uint8 (count, C, H, W); the same for the same seed.
+
+        label: the class of all images; None: drawn as often as the data have each. Raises UserError
+        where there is no such class.
+        """
         stream = torch_stream(seed, Purpose.GRID)
-        batches = torch.randn(count, self.network.nz, generator=stream).split(256)
-        return np.concatenate([to_pixels(self.network(z)) for z in batches])
+        noise = torch.randn(count, self.about["nz"], generator=stream).split(256)
+        classes = self._classes(count, stream, label)
+        batches = [Batch(z, y) for z, y in zip(noise, classes, strict=True)]
+        return np.concatenate([to_pixels(batch.through(self.network)) for batch in batches])
+
+    def _classes(
+        self, count: int, stream: torch.Generator, label: int | None
+    ) -> list[torch.Tensor | None]:
+        """One-hot classes for every 256 images; None where the generator is unconditional."""
+        shares = self.about.get("class_shares")
+        most = len(shares or ()) - 1
+        if label is not None and not 0 <= label <= most:
+            right = f"from 0 to {most}" if shares else "left out: this generator knows no classes"
+            raise UserError(f"label is {label}, but must be {right}")
+        if shares is None:
+            return [None] * -(-count // 256)
+        weights = torch.tensor(shares, dtype=torch.float64)
+        drawn = weights.multinomial(count, replacement=True, generator=stream)
+        labels = drawn if label is None else torch.full_like(drawn, label)
+        return list(nn.functional.one_hot(labels, len(shares)).float().split(256))
 
 
 def to_pixels(images: torch.Tensor) -> NDArray[np.uint8]:
@@ -50,7 +73,8 @@ def to_pixels(images: torch.Tensor) -> NDArray[np.uint8]:
 def write_generator(directory: Path, name: str, G: nn.Module, about: dict[str, Any]) -> None:
     """Write `name`.safetensors and `name`.json, each complete or not at all.
 
-    about: `size`, `channels`, `nz` and `width` build the network; the rest is for the reader.
+    about: `architecture`, `size`, `channels`, `nz`, `width` and `class_shares` build the network;
+    the rest is for the reader.
     """
     tensors = {key: value.detach().contiguous().cpu() for key, value in G.state_dict().items()}
     write_complete(directory / f"{name}.json", (json.dumps(about, indent=1) + "\n").encode())
@@ -73,8 +97,9 @@ def load(path: str | Path) -> TrainedGenerator:
         path = path / f"{names[0]}.safetensors"
     try:
         about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        shape = {key: about[key] for key in ("size", "channels", "nz", "width")}
-        network = Generator(**shape)
+        keys = ("architecture", "size", "channels", "nz", "width")
+        classes = len(about.get("class_shares") or ())
+        network = build_generator(**{key: about[key] for key in keys}, classes=classes)
         network.load_state_dict(load_file(path))
     except OSError as error:
         raise UserError(

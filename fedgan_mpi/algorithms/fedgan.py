@@ -1,0 +1,68 @@
+"""Devices train both networks, the server averages both (Rasouli, Sun, Rajagopal 2020,
+arXiv:2006.07228).
+
+Preset `fl_gan`: local steps for E epochs and a plain average, the baseline of Hardy et al. 2019
+(arXiv:1811.03850).
+"""
+
+from __future__ import annotations
+
+from fedgan_mpi.algorithms.base import Algorithm, Payload, Sizes, Uplink
+from fedgan_mpi.cluster.node import Device, Node
+from fedgan_mpi.cluster.statistics import Recalibration
+
+
+class FedGAN(Algorithm):
+    """The baseline of the paper; its update is simultaneous, though most public code alternates."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node)
+        self.uplink = Uplink(node, self.flat.gan)
+        self.statistics = Recalibration(self.config)
+        steps = self.training.discriminator_steps
+        # A local step passes D over real images, over fakes and for G's loss; an alternating one
+        # makes fakes for either network.
+        passes = steps if self.config.local_update == "simultaneous" else 2 * steps
+        self.statistics.add(node.pair.G, self.flat.batchnorm_of_generator, passes)
+        self.statistics.add(node.pair.D, self.flat.batchnorm_of_discriminator, 3 * steps)
+
+    @staticmethod
+    def payload(sizes: Sizes) -> Payload:
+        return Payload(down=sizes.theta + sizes.phi, up=sizes.theta + sizes.phi)
+
+    def round(self, t: int) -> None:
+        self.link.broadcast(self.flat.gan)
+        self.train_both(t)  # n local steps on both networks for each participant hosted here
+        self.link.average(self.uplink.rows, into=self.flat.gan)
+        self.finish()
+
+    def train_both(self, t: int) -> None:
+        """Leave Σ share · (θ_k, φ_k) over this rank's participants in the uplink."""
+        self.uplink.clear()
+        with self.clock("seconds_local"):
+            for device, share in self.participants(t):
+                self.uplink.restore()
+                steps = self.local_steps(device)
+                d_loss, g_loss = device.train_both(t, steps, self.config.local_update)
+                self.note("d_loss", device.index, d_loss)
+                self.note("g_loss", device.index, g_loss)
+                share = self.weigh(device, share)
+                self.statistics.before_average()
+                self.uplink.add(device, share)
+
+    def local_steps(self, device: Device) -> int:
+        """Steps between averages; for fl_gan as many as E epochs have."""
+        if self.config.preset != "fl_gan":
+            return self.training.discriminator_steps
+        batches = device.batches
+        return -(-self.config.epochs * len(batches.shard) // batches.size)
+
+    def weigh(self, device: Device, share: float) -> float:
+        """The weight of what the device has just trained."""
+        return share
+
+    def finish(self) -> None:
+        """What the server does with the average."""
+        if self.server is not None:
+            self.statistics.after_average()
+            self.server.follow(max(1, self.training.discriminator_steps))

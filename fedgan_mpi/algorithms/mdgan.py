@@ -1,0 +1,108 @@
+"""G on the server learns from discriminators that stay with the devices and move between them
+(Hardy, Le Merrer, Sericola 2019, arXiv:1811.03850).
+
+With one batch of fakes (k = 1) and no swap it is an unconditional AsynDGAN (Chang et al. 2020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedgan_mpi.algorithms.base import Algorithm, Payload, Sizes
+from fedgan_mpi.algorithms.fakes import Fakes
+from fedgan_mpi.cluster.node import Node
+from fedgan_mpi.learning.steps import Batch, feedback
+from fedgan_mpi.streams import Purpose, numpy_stream
+
+
+class MDGAN(Algorithm):
+    """Each participant gets two batches of fakes out of k, one for D and one for G."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node)
+        pair, self.batch = node.pair, self.training.batch_size
+        whom = range(1, node.participation.devices + 1) if self.link.is_server else self.devices
+        self.down = {k: Fakes(pair, batches=2, size=self.batch) for k in whom}
+        shape = (self.batch, *pair.image_shape)
+        like = pair.flat.vector
+        self.up = {k: torch.zeros(shape, dtype=like.dtype, device=like.device) for k in whom}
+        participation = node.participation
+        seen = participation.count * self.batch  # images in a round
+        self.period = max(1, round(self.config.epochs * sum(participation.images) / seen))
+        """Rounds between swaps: all images pass E times."""
+
+    @staticmethod
+    def payload(sizes: Sizes) -> Payload:
+        return Payload(down=2 * sizes.fakes, up=sizes.fakes)
+
+    def payload_of_round(self, t: int, sizes: Sizes) -> Payload:
+        swapped = sizes.phi if self.swap_is_due(t) else 0
+        return Payload(down=2 * sizes.fakes, up=sizes.fakes + swapped)
+
+    def round(self, t: int) -> None:
+        present = self.node.participation.participants(t)
+        fakes = self.make_fakes(present)
+        self.link.scatter(_vectors({k: mail.vector for k, mail in self.down.items()}, present))
+        self.train_discriminators(t)  # and leave ∂loss/∂fake in `up`
+        self.link.gather(_vectors(self.up, present))
+        self.train_on(fakes, present)
+        if self.swap_is_due(t):
+            stream = numpy_stream(self.node.config.run.seed, Purpose.SWAP, t)
+            mine = {k: device.own[0] for k, device in self.devices.items()}
+            self.link.permute(_vectors(mine, present), to=derangement(present, stream))
+
+    def make_fakes(self, present: Sequence[int]) -> list[Batch]:
+        """The server's k batches; participant n gets X_(n+1 mod k) for D and X_(n mod k) for G."""
+        if self.server is None:
+            return []
+        with self.clock("seconds_server"):
+            k = self.config.fake_batches
+            fakes = [self.server.make_fakes(self.batch) for _ in range(k)]
+            for n, device in enumerate(present, start=1):
+                self.down[device].put(0, fakes[(n + 1) % k])
+                self.down[device].put(1, fakes[n % k])
+        return fakes
+
+    def train_discriminators(self, t: int) -> None:
+        """L steps of each participant's own D, then what it says of the batch for G."""
+        pair = self.node.pair
+        with self.clock("seconds_local"):
+            for device, _ in self.participants(t):
+                k = device.index
+                with device.at_work():
+                    self.note("d_loss", k, device.train_against(self.down[k].batch(0)))
+                    g_loss, gradient = feedback(pair.D, pair.loss, self.down[k].batch(1))
+                self.note("g_loss", k, float(g_loss))
+                self.up[k].copy_(gradient)
+
+    def train_on(self, fakes: Sequence[Batch], present: Sequence[int]) -> None:
+        """The server's one step on G: the mean over participants of their batches' mean losses."""
+        if self.server is None:
+            return
+        with self.clock("seconds_server"):
+            gradients = [torch.zeros_like(batch.data) for batch in fakes]
+            for n, device in enumerate(present, start=1):
+                gradients[n % len(fakes)].add_(self.up[device], alpha=1 / len(present))
+            self.server.descend(fakes, gradients)
+
+    def swap_is_due(self, t: int) -> bool:
+        due = self.config.epochs > 0 and (t + 1) % self.period == 0
+        return due and self.node.participation.count > 1
+
+
+def derangement(devices: Sequence[int], stream: np.random.Generator) -> dict[int, int]:
+    """device -> the device that gets its D: a random permutation that leaves none where it is, each
+    equally likely."""
+    while True:
+        to = dict(zip(devices, stream.permutation(devices).tolist(), strict=True))
+        if all(device != receiver for device, receiver in to.items()):
+            return to
+
+
+def _vectors(rows: Mapping[int, Tensor], present: Sequence[int]) -> dict[int, Tensor]:
+    """The rows of participants, each as it travels."""
+    return {k: row.view(-1) for k, row in rows.items() if k in present}

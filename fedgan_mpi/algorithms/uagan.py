@@ -1,0 +1,119 @@
+"""G on the server learns from discriminators that stay with the devices, as if from one (Zhang et
+al. 2021, arXiv:2102.04655; modes `max` and `softmax`: Yonetani et al. 2019, arXiv:1905.09684)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from fedgan_mpi.algorithms.base import Algorithm, Payload, Sizes
+from fedgan_mpi.algorithms.fakes import Fakes
+from fedgan_mpi.cluster.node import Node
+from fedgan_mpi.learning.steps import Batch, logits_and_slopes
+
+Each = Callable[[Tensor], Tensor]
+
+
+class UAGAN(Algorithm):
+    """All participants judge the same fakes; the server weighs their answers image by image."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node)
+        pair, self.batch = node.pair, self.training.batch_size
+        self.down = Fakes(pair, batches=1, size=self.batch)
+        whom = range(1, node.participation.devices + 1) if self.link.is_server else self.devices
+        size, like = self.batch * torch.Size(pair.image_shape).numel(), pair.flat.vector
+        # A device's answer: the slopes of its logits, then the logits.
+        self.up = {
+            k: torch.zeros(size + self.batch, dtype=like.dtype, device=like.device) for k in whom
+        }
+
+    @staticmethod
+    def payload(sizes: Sizes) -> Payload:
+        return Payload(down=sizes.fakes, up=sizes.fakes + sizes.batch)
+
+    def round(self, t: int) -> None:
+        present = self.node.participation.participants(t)
+        fakes = self.make_fakes()
+        self.link.broadcast(self.down.vector)
+        self.train_discriminators(t)  # and leave logits and slopes in `up`
+        self.link.gather({k: row for k, row in self.up.items() if k in present})
+        self.train_on(fakes, t)
+
+    def make_fakes(self) -> list[Batch]:
+        """The server's batch, on its way."""
+        if self.server is None:
+            return []
+        with self.clock("seconds_server"):
+            fakes = self.server.make_fakes(self.batch)
+            self.down.put(0, fakes)
+        return [fakes]
+
+    def train_discriminators(self, t: int) -> None:
+        """n_d steps of each participant's own D, then its logits of the fakes."""
+        fakes = self.down.batch(0)
+        with self.clock("seconds_local"):
+            for device, _ in self.participants(t):
+                with device.at_work():
+                    self.note("d_loss", device.index, device.train_against(fakes))
+                    logits, slopes = logits_and_slopes(self.node.pair.D, fakes)
+                self.up[device.index].copy_(torch.cat([slopes.flatten(), logits]))
+
+    def train_on(self, fakes: Sequence[Batch], t: int) -> None:
+        """The server's one step on G."""
+        if self.server is None:
+            return
+        (batch,) = fakes
+        with self.clock("seconds_server"):
+            shares = self.node.participation.shares(t)
+            answers = [self.up[k].split([batch.data.numel(), self.batch]) for k in shares]
+            logits = torch.stack([answer[1] for answer in answers]).requires_grad_()
+            loss = self.generator_loss(logits, self.log_shares(shares, batch))
+            (weights,) = torch.autograd.grad(loss, logits)
+            gradient = torch.zeros_like(batch.data)
+            for weight, (slopes, _) in zip(weights, answers, strict=True):
+                gradient.addcmul_(weight[:, None, None, None], slopes.view_as(gradient))
+            self.server.descend([batch], [gradient])
+        self.note("g_loss", 0, float(loss.detach()))
+
+    def generator_loss(self, logits: Tensor, log_shares: Tensor) -> Tensor:
+        """G's mean loss on one batch, from the logits (N, b) of N participants."""
+        each = self.node.pair.loss.generator
+        if self.config.mode == "mean":
+            return each(logits).mean()
+        if self.config.mode == "max":
+            return each(logits.max(0).values).mean()
+        if self.config.mode == "softmax":
+            return (softmax_weights(logits, self.config.sharpness) * each(logits)).sum(0).mean()
+        return each(odds(logits, log_shares)).mean()
+
+    def log_shares(self, shares: dict[int, float], batch: Batch) -> Tensor:
+        """log π_k, (N, 1); for conditional networks (N, b), by the class of each fake."""
+        like = self.flat.vector
+        pi = torch.tensor(list(shares.values()), dtype=like.dtype, device=like.device)[:, None]
+        if batch.classes is None:
+            return pi.log()
+        histograms = self.node.participation.histograms
+        held = torch.tensor([histograms[k - 1] for k in shares], dtype=like.dtype).to(like.device)
+        by_class = held @ batch.classes.T
+        total = by_class.sum(0)
+        # A class that no participant holds: all judge it, by their shares.
+        return torch.where(total > 0, by_class / total.clamp(min=1), pi).log()
+
+
+def odds(logits: Tensor, log_shares: Tensor) -> Tensor:
+    """The logit (b,) of the D whose odds are Σ_k π_k D_k/(1 - D_k).
+
+    logits: (N, b). Source: Zhang et al. 2021, equation 4, in a form that cannot overflow.
+    """
+    return torch.logsumexp(log_shares + logits, dim=0)
+
+
+def softmax_weights(logits: Tensor, sharpness: float) -> Tensor:
+    """softmax over participants of λ D_k, (N, b), held fixed while G steps.
+
+    Yonetani et al. 2019 (F2A); their λ is trained, ours is given.
+    """
+    return torch.softmax(sharpness * logits.sigmoid(), dim=0).detach()
