@@ -15,7 +15,7 @@ from fedgan_mpi.learning.dcgan import Discriminator, Generator
 from fedgan_mpi.learning.losses import LOSSES
 from fedgan_mpi.learning.networks import build, count_parameters, initialize
 from fedgan_mpi.learning.optimizers import make_optimizer
-from fedgan_mpi.learning.steps import Batch, discriminator_step, generator_step
+from fedgan_mpi.learning.steps import Batch, Penalty, discriminator_step, generator_step
 
 COUNTS = {
     # size, channels, nz, width: parameters of G and D; the first is the paper's pair.
@@ -202,3 +202,146 @@ def test_default_learning_rates_are_the_designs():
     training = Config().training
     assert (training.generator_lr, training.discriminator_lr) == (2e-4, 2e-4)
     assert training.betas == (0.5, 0.999)
+
+
+# ------------------------------------------------------------ other losses
+
+
+def test_losses_without_probabilities_are_their_papers():
+    x = torch.linspace(-3, 3, 13, dtype=torch.float64)
+    least, hinge, wasserstein = (LOSSES[name] for name in ("lsgan", "hinge", "wgan-gp"))
+    for ours, theirs in (
+        (least.real(x), 0.5 * (x - 1) ** 2),
+        (least.fake(x), 0.5 * x**2),
+        (least.generator(x), 0.5 * (x - 1) ** 2),
+        (hinge.real(x), -torch.clamp(-1 + x, max=0)),
+        (hinge.fake(x), -torch.clamp(-1 - x, max=0)),
+        (hinge.generator(x), -x),
+        (wasserstein.real(x), -x),
+        (wasserstein.fake(x), x),
+        (wasserstein.generator(x), -x),
+    ):
+        torch.testing.assert_close(ours, theirs)
+    assert [name for name, loss in LOSSES.items() if loss.has_penalty] == ["wgan-gp"]
+
+
+def test_gradient_penalty_and_its_gradient_by_finite_differences():
+    _, D = toy_networks(batchnorm=False)
+    stream = torch.Generator().manual_seed(0)
+    real, fake = (torch.rand(5, 1, 4, 4, generator=stream, dtype=torch.float64) for _ in "rf")
+    mix = torch.rand(7, 1, 1, 1, generator=stream, dtype=torch.float64)
+
+    def numeric():
+        """λ mean (‖∇D‖ - 1)², the slope of D pixel by pixel."""
+        between = mix[:4] * real[:4] + (1 - mix[:4]) * fake[:4]
+        slopes = torch.zeros(4, 16, dtype=torch.float64)
+        step = 1e-6
+        with torch.no_grad():
+            for pixel in range(16):
+                shift = torch.zeros(16, dtype=torch.float64)
+                shift[pixel] = step
+                up, down = (D(between + s * shift.view(1, 4, 4)) for s in (1, -1))
+                slopes[:, pixel] = (up - down) / (2 * step)
+        return 3.0 * (slopes.norm(dim=1) - 1).square().mean()
+
+    value = Penalty(3.0, mix).of(D, Batch(real), Batch(fake[:4]))
+    torch.testing.assert_close(value.detach(), numeric(), rtol=1e-7, atol=0)
+    value.backward()
+    weight = D.first.weight
+    for place in ((0, 0), (3, 7), (7, 15)):
+        before = weight.data[place].item()
+        ends = []
+        for shift in (1e-4, -1e-4):
+            weight.data[place] = before + shift
+            ends.append(numeric())
+        weight.data[place] = before
+        expected = (ends[0] - ends[1]) / 2e-4
+        torch.testing.assert_close(weight.grad[place], expected, rtol=1e-4, atol=1e-7)
+
+
+# ------------------------------------------------------------ the residual pair, and classes
+
+
+@pytest.mark.parametrize("size", [32, 64])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_residual_shapes_and_ranges(size, channels):
+    G, D = build(ModelConfig(architecture="sngan", nz=5, width=4), (channels, size, size))
+    images = G(torch.randn(3, 5))
+    assert images.shape == (3, channels, size, size)
+    assert images.abs().max() <= 1
+    assert D(images).shape == (3,)
+
+
+def test_residual_parameter_counts():
+    """Public implementations of Miyato et al. 2018, table 4, with nz = 128 have 4,276,739 in G; ours
+    has no biases before BatchNorm, 256 a block."""
+    G, _ = build(ModelConfig(architecture="sngan", nz=128), (3, 32, 32))
+    assert count_parameters(G) == 4_276_739 - 3 * 256
+    G, D = build(ModelConfig(architecture="sngan"), (3, 32, 32))
+    assert (count_parameters(G), count_parameters(D)) == (4_161_283, 1_053_825)
+
+
+def test_every_layer_of_the_residual_discriminator_has_spectral_norm_one():
+    _, D = build(ModelConfig(architecture="sngan", width=4), (3, 32, 32), classes=3)
+    initialize(D, "fan_in", torch.Generator().manual_seed(0))
+    flat = Flat(nn.Linear(2, 2), D)
+    before = flat.statistics_of_discriminator.clone()
+    images, classes = torch.rand(2, 3, 32, 32), torch.eye(3)[:2]
+    for _ in range(200):
+        D(images, classes)
+    layers = [m for m in D.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert len(layers) == 4 * 2 + 2 + 2  # of four blocks, two shortcuts, the last and the classes
+    for layer in layers:
+        norm = torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2).item()
+        assert norm == pytest.approx(1, abs=2e-3)
+    # Its singular vectors live in the vector that travels, behind BatchNorm's statistics.
+    assert not torch.equal(flat.statistics_of_discriminator, before)
+    assert flat.batchnorm_of_discriminator.numel() == 0
+
+
+def test_the_start_of_spectral_norm_is_the_streams_alone():
+    def start(seed):
+        torch.manual_seed(torch.initial_seed() + 1)
+        _, D = build(ModelConfig(architecture="sngan", width=4), (1, 32, 32))
+        initialize(D, "fan_in", torch.Generator().manual_seed(seed))
+        return torch.cat([value.flatten() for value in D.state_dict().values()])
+
+    assert torch.equal(start(1), start(1))
+    assert not torch.equal(start(1), start(2))
+
+
+@pytest.mark.parametrize(("architecture", "size"), [("dcgan", 16), ("dcgan", 64), ("sngan", 32)])
+def test_both_networks_listen_to_the_class(architecture, size):
+    model = ModelConfig(architecture=architecture, nz=5, width=4, conditional=True)
+    G, D = build(model, (1, size, size), classes=3)
+    G.eval()
+    D.eval()
+    z, y = torch.randn(2, 5), torch.eye(3)
+    images = [G(z, y[[k, k]]) for k in range(3)]
+    assert not torch.allclose(images[0], images[1])
+    logits = torch.stack([D(images[0], y[[k, k]]) for k in range(3)])
+    assert not torch.allclose(logits[0], logits[1])
+    # What the class adds is linear in it: the projection of the features on its vector.
+    half = D(images[0], (y[[0, 0]] + y[[1, 1]]) / 2)
+    torch.testing.assert_close(half, (logits[0] + logits[1]) / 2, rtol=1e-4, atol=1e-5)
+    count = sum(p.numel() for p in D.parameters())
+    _, plain = build(ModelConfig(architecture=architecture, nz=5, width=4), (1, size, size))
+    assert count - count_parameters(plain) == 3 * D.projection.weight.shape[0]
+
+
+def test_classes_of_fakes_follow_the_histogram():
+    from dataclasses import replace
+
+    from fedgan_mpi.cluster.node import build_pair
+
+    config = Config()
+    config = replace(config, model=ModelConfig(conditional=True, width=4))
+    pair = build_pair(config, (1, 16, 16), histogram=[600, 300, 0, 100])
+    noise = pair.noise(20_000, torch.Generator().manual_seed(0))
+    shares = noise.classes.mean(0)
+    expected = torch.tensor([0.6, 0.3, 0.0, 0.1])
+    assert shares[2] == 0
+    assert (
+        (shares - expected).abs() < 4 * (expected * (1 - expected) / 20_000).sqrt() + 1e-9
+    ).all()
+    assert torch.equal(noise.classes.sum(1), torch.ones(20_000))

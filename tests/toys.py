@@ -48,6 +48,25 @@ class ToyDiscriminator(nn.Module):
         return self.last(hidden).flatten()
 
 
+class Conditional(nn.Module):
+    """A toy whose output is shifted by the class."""
+
+    def __init__(self, network: nn.Module, outputs: int) -> None:
+        super().__init__()
+        self.network, self.shift = network, nn.Linear(CLASSES, outputs, bias=False)
+
+    def forward(self, x, classes):
+        output = self.network(x)
+        return output + 0.3 * torch.tanh(self.shift(classes)).view(len(x), *output.shape[1:])
+
+
+def conditional_networks() -> tuple[nn.Module, nn.Module]:
+    G, D = toy_networks(batchnorm=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        return Conditional(G, 16).double(), Conditional(D, 1).double()
+
+
 def toy_networks(batchnorm: bool = True) -> tuple[nn.Module, nn.Module]:
     """The same start on every rank and in the oracle, in float64."""
     with torch.random.fork_rng(devices=[]):

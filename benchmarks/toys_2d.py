@@ -1,0 +1,279 @@
+"""Every algorithm on two-dimensional toys: which modes are found, and how far from the target.
+
+    mpirun -n 3 python benchmarks/toys_2d.py --out docs/toys
+
+Eight devices, hosted on two ranks. Points are kept as images of two channels and one pixel, so that
+shards, batches, rounds and link are the program's own; only the two networks and the drawing are
+this file's. Every algorithm takes the same number of local D steps. Writes toys.json, toys.md and a
+picture per setting.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from fedgan_mpi.algorithms import ALGORITHMS
+from fedgan_mpi.cluster.link import Link
+from fedgan_mpi.cluster.node import Node, build_node, pack_pair
+from fedgan_mpi.config import Config
+from fedgan_mpi.learning.losses import LOSSES
+from fedgan_mpi.learning.networks import initialize
+from fedgan_mpi.shards import Shard, union
+from fedgan_mpi.start import hosted_devices
+from fedgan_mpi.streams import Purpose, torch_stream
+from fedgan_mpi.train import play_round
+
+DEVICES, POINTS, NZ, WIDTH = 8, 512, 2, 64
+SAMPLES = 512
+RADIUS, SPREAD = 0.7, 0.03
+SYNCHRONIZE = 5  # local steps between averages of FedGAN and its kin
+ALGORITHM_OPTIONS: dict[str, dict[str, Any]] = {
+    "centralized": {"name": "centralized"},
+    "ren serial": {"name": "ren"},
+    "ren parallel": {"name": "ren", "schedule": "parallel"},
+    "fedgan": {"name": "fedgan"},
+    "fegan": {"name": "fegan"},
+    "fegan ifl": {"name": "fegan", "preset": "ifl"},
+    "dp_fedavg_gan": {"name": "dp_fedavg_gan"},
+    "mdgan": {"name": "mdgan"},
+    "uagan mean": {"name": "uagan", "mode": "mean"},
+    "uagan max": {"name": "uagan", "mode": "max"},
+    "uagan softmax": {"name": "uagan", "mode": "softmax", "sharpness": 5.0},
+    "uagan odds": {"name": "uagan"},
+}
+Points = NDArray[np.float64]
+
+
+def ring(stream: np.random.Generator, count: int) -> tuple[Points, NDArray[np.int64]]:
+    """Eight Gaussians on a circle, and which one each point is of."""
+    modes = stream.integers(0, 8, count)
+    angle = modes * np.pi / 4
+    centres = RADIUS * np.stack([np.cos(angle), np.sin(angle)], 1)
+    return centres + stream.normal(0, SPREAD, (count, 2)), modes
+
+
+def roll(stream: np.random.Generator, count: int) -> tuple[Points, NDArray[np.int64]]:
+    """A Swiss roll, and which eighth of its length each point is of."""
+    along = stream.uniform(0, 1, count)
+    angle = 1.5 * np.pi * (1 + 2 * along)
+    points = (angle / 15)[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
+    return points + stream.normal(0, 0.015, (count, 2)), (along * 8).astype(np.int64)
+
+
+TARGETS = {"ring": ring, "roll": roll}
+SETTINGS = {
+    "ring, IID": ("ring", False),
+    "ring, one mode a device": ("ring", True),
+    "roll, IID": ("roll", False),
+    "roll, one eighth a device": ("roll", True),
+}
+
+
+def make_shards(target: str, skewed: bool, seed: int) -> dict[int, Shard]:
+    """skewed: device k holds mode k alone."""
+    stream = np.random.default_rng(seed)
+    points, modes = TARGETS[target](stream, 16 * DEVICES * POINTS)
+    shards = {}
+    for device in range(1, DEVICES + 1):
+        mine = modes == device - 1 if skewed else np.arange(len(points)) % DEVICES == device - 1
+        chosen = np.flatnonzero(mine)[:POINTS]
+        pixels = np.clip(np.rint((points[chosen] + 1) * 127.5), 0, 255).astype(np.uint8)
+        shards[device] = Shard(
+            path=Path(f"{target}_{device}"),
+            images=pixels[:, :, None, None],
+            labels=modes[chosen],
+            sha256="",
+        )
+    return shards
+
+
+class Planar(nn.Module):
+    """Two hidden layers between numbers and numbers."""
+
+    def __init__(self, inputs: int, outputs: int, activation: type[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(inputs, WIDTH),
+            activation(),
+            nn.Linear(WIDTH, WIDTH),
+            activation(),
+            nn.Linear(WIDTH, outputs),
+        )
+
+
+class PointGenerator(Planar):
+    def __init__(self) -> None:
+        super().__init__(NZ, 2, nn.ReLU)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.layers(z))[:, :, None, None]
+
+
+class PointDiscriminator(Planar):
+    def __init__(self) -> None:
+        super().__init__(2, 1, nn.ReLU)
+
+    def forward(self, points: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.layers(points.flatten(1)).flatten()
+        return logits
+
+
+def configure(options: dict[str, Any], seed: int, steps: int) -> Config:
+    """As many local D steps for everyone: a round each, but several for FedGAN and its kin, whose
+    devices train G, too. G takes a step with each on D."""
+    config = Config()
+    algorithm = replace(config.algorithm, **options)
+    per_round = SYNCHRONIZE if algorithm.devices_train_generator else 1
+    own = algorithm.devices_train_generator or algorithm.devices_keep_discriminator
+    return replace(
+        config,
+        run=replace(config.run, seed=seed),
+        model=replace(config.model, ema=0.99),
+        algorithm=algorithm,
+        training=replace(
+            config.training,
+            rounds=steps // per_round,
+            discriminator_steps=per_round,
+            generator_steps=None if own else 1,
+            batch_size=64,
+            generator_batch_size=64,
+            generator_lr=2e-3,
+            discriminator_lr=2e-3,
+        ),
+    )
+
+
+def run(link: Link, config: Config, shards: dict[int, Shard]) -> Points:
+    """Collective. Points that the trained generator makes; empty on device ranks."""
+    stream = torch_stream(config.run.seed, Purpose.PARAMETERS)
+    G, D = PointGenerator(), PointDiscriminator()
+    for network in (G, D):
+        initialize(network, "fan_in", stream)
+    loss = LOSSES[config.training.loss]
+    pair = pack_pair(G, D, nz=NZ, image_shape=(2, 1, 1), loss=loss, config=config)
+    images = [len(shard) for shard in shards.values()]
+    assert all(shard.labels is not None for shard in shards.values())
+    histograms = [np.bincount(s.labels, minlength=8).tolist() for s in shards.values()]
+    if config.algorithm.name == "centralized":
+        mine = {1: union(list(shards.values()), Path("all"))} if link.is_server else {}
+        images = [sum(images)]
+    else:
+        mine = {k: shards[k] for k in hosted_devices(len(shards), link)}
+    node = build_node(link, config, pair, mine, images, histograms)
+    algorithm = ALGORITHMS[config.algorithm.name](node)
+    progress: dict[str, Any] = {}
+    for t in range(config.training.rounds):
+        play_round(algorithm, t, progress)
+    return sample(node) if link.is_server else np.empty((0, 2))
+
+
+def sample(node: Node) -> Points:
+    with node.shown_generator():
+        noise = node.pair.noise(SAMPLES, torch_stream(0, Purpose.GRID))
+        return node.pair.fakes(noise).data.flatten(1).double().numpy()
+
+
+def measure(target: str, points: Points) -> dict[str, float]:
+    """Modes with at least 1 % of the points, share of points near the target, and the exact
+    Wasserstein-1 distance to as many fresh points of it."""
+    from scipy.optimize import linear_sum_assignment
+    from scipy.spatial.distance import cdist
+
+    fresh, modes = TARGETS[target](np.random.default_rng(12345), SAMPLES)
+    cost = cdist(points, fresh)
+    rows, columns = linear_sum_assignment(cost)
+    many, modes = TARGETS[target](np.random.default_rng(54321), 20_000)
+    far = cdist(points, many)
+    near = far.min(1) < 3 * SPREAD
+    found = np.bincount(modes[far.argmin(1)][near], minlength=8)
+    return {
+        "modes": int((found >= 0.01 * len(points)).sum()),
+        "near": float(near.mean()),
+        "distance": float(cost[rows, columns].mean()),
+    }
+
+
+def draw(path: Path, target: str, clouds: dict[str, Points]) -> None:
+    """A panel an algorithm: target in gray, fakes of the first seed on it."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    columns = 4
+    rows = -(-len(clouds) // columns)
+    figure, panels = pyplot.subplots(
+        rows, columns, figsize=(2.3 * columns, 2.5 * rows), layout="constrained"
+    )
+    fresh, _ = TARGETS[target](np.random.default_rng(0), 2000)
+    for panel in panels.flat:
+        panel.set_axis_off()
+    for panel, (name, points) in zip(panels.flat, clouds.items(), strict=False):
+        panel.scatter(*fresh.T, s=1, color="0.8", rasterized=True)
+        panel.scatter(*points.T, s=2, color="tab:blue", rasterized=True)
+        panel.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal")
+        panel.set_title(name, fontsize=10)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def table(results: dict[str, dict[str, list[dict[str, float]]]]) -> str:
+    """Mean ± standard deviation over seeds, a row an algorithm, three columns a setting."""
+    settings = list(results)
+    head = " | ".join(f"{s}: modes | near | distance" for s in settings)
+    lines = [f"| | {head} |", "|---" * (1 + 3 * len(settings)) + "|"]
+    for name in results[settings[0]]:
+        cells = []
+        for setting in settings:
+            for key, digits in (("modes", 1), ("near", 2), ("distance", 3)):
+                values = np.array([score[key] for score in results[setting][name]])
+                cells.append(f"{values.mean():.{digits}f} ± {values.std():.{digits}f}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("toys"))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=1200, help="local D steps of a device")
+    parser.add_argument("--only", default="", help="settings or algorithms that contain this")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    link = Link()
+    results: dict[str, dict[str, list[dict[str, float]]]] = {}
+    for setting, (target, skewed) in SETTINGS.items():
+        clouds: dict[str, Points] = {}
+        for name, options in ALGORITHM_OPTIONS.items():
+            if args.only not in f"{setting} {name}":
+                continue
+            for seed in range(args.seeds):
+                began = time.perf_counter()
+                config = configure(options, seed, args.steps)
+                points = run(link, config, make_shards(target, skewed, seed))
+                if not link.is_server:
+                    continue
+                clouds.setdefault(name, points)
+                seconds = time.perf_counter() - began
+                scores = {**measure(target, points), "seconds": seconds}
+                results.setdefault(setting, {}).setdefault(name, []).append(scores)
+                print(setting, "|", name, seed, json.dumps(scores), flush=True)
+        if clouds:
+            args.out.mkdir(parents=True, exist_ok=True)
+            draw(args.out / f"{setting.replace(', ', '_').replace(' ', '_')}.png", target, clouds)
+            (args.out / "toys.json").write_text(json.dumps(results, indent=1) + "\n")
+            (args.out / "toys.md").write_text(table(results))
+
+
+if __name__ == "__main__":
+    main()
