@@ -31,7 +31,9 @@ def _alone(arguments: list[str]) -> int:
         from fedgan_mpi.run.export import load
         from fedgan_mpi.run.pictures import write_grid
 
-        write_grid(command.out, load(command.run)(command.count, seed=command.seed))
+        write_grid(
+            command.out, load(command.run)(command.count, seed=command.seed, label=command.label)
+        )
     except UserError as error:
         print(error, file=sys.stderr)
         return 1

@@ -54,6 +54,7 @@ class Sample:
     count: int
     out: Path
     seed: int
+    label: int | None
 
 
 def wants_help(arguments: list[str]) -> bool:
@@ -136,12 +137,21 @@ def _parse_sample(arguments: list[str]) -> Sample:
     parser.add_argument("--count", type=int, default=64, help="number of images")
     parser.add_argument("--out", type=str, default="samples.png", help="PNG file to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
+    parser.add_argument("--label", type=int, default=None, help="class, if G is conditional")
     args = _parse_flags(parser, arguments)
+    if args.label is not None and args.label < 0:
+        raise UserError(f"--label is {args.label}, but must be at least 0")
     if args.count < 1:
         raise UserError(f"--count is {args.count}, but must be at least 1")
     if args.seed < 0:
         raise UserError(f"--seed is {args.seed}, but must be at least 0")
-    return Sample(run=Path(args.run), count=args.count, out=Path(args.out), seed=args.seed)
+    return Sample(
+        run=Path(args.run),
+        count=args.count,
+        out=Path(args.out),
+        seed=args.seed,
+        label=args.label,
+    )
 
 
 class _Help(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -161,7 +161,7 @@ class AlgorithmConfig:
     sharpness: float = 1.0
     """uagan, softmax: λ of the weights softmax(λ D_k). 0: mean."""
     clip: float = 0.1
-    """dp_fedavg_gan: longest update of a device, C; inf: none is clipped."""
+    """dp_fedavg_gan: longest update of a device, C; 0: none is clipped."""
     noise: float = 0.01
     """dp_fedavg_gan: noise multiplier z; the sum of updates gets N(0, (z C)²)."""
     epsilon_budget: float | None = None
@@ -225,14 +225,15 @@ class AlgorithmConfig:
         self._check_privacy()
 
     def _check_privacy(self) -> None:
-        _require(self.clip > 0, "algorithm.clip", self.clip, "above 0")
+        fits = 0 <= self.clip < math.inf
+        _require(fits, "algorithm.clip", self.clip, "at least 0 and finite")
         _require(0 <= self.noise < math.inf, "algorithm.noise", self.noise, "at least 0 and finite")
         _require(0 < self.delta < 1, "algorithm.delta", self.delta, "between 0 and 1")
         budget = self.epsilon_budget
         _require(budget is None or budget > 0, "algorithm.epsilon_budget", budget, "above 0")
         if self.name == "dp_fedavg_gan":
-            fits = self.noise == 0 or self.clip < math.inf
-            right = "finite when algorithm.noise is above 0: noise is measured by it"
+            fits = self.noise == 0 or self.clip > 0
+            right = "above 0 when algorithm.noise is: noise is measured by it"
             _require(fits, "algorithm.clip", self.clip, right)
             rule = self.statistics_rule
             fits = rule == "local" or (rule == "average" and self.noise == 0)

@@ -11,7 +11,7 @@ from fedgan_mpi.cluster.participation import check_count
 from fedgan_mpi.command_line import config_table
 from fedgan_mpi.config import Config
 from fedgan_mpi.shards import Manifest
-from fedgan_mpi.start import check_architecture, check_manifest, describe_hosting
+from fedgan_mpi.start import check_manifest, describe_hosting, plan_digits
 
 
 def dry_run(link: Link, config: Config) -> None:
@@ -58,13 +58,8 @@ def _data(config: Config) -> tuple[str, list[int], tuple[int, int, int], int]:
         images, name, shape = manifest.images, manifest.dataset, manifest.image_shape
         classes = len(manifest.histograms[0])
     else:
-        from data_prep.prepare import image_shape, plan
-        from data_prep.sources import digits
-
-        source = digits(config.model.size or 16)
-        parts, _ = plan(source, devices=config.data.devices, seed=config.run.seed)
-        images, name, shape = [len(part) for part in parts], source.name, image_shape(source)
-        check_architecture(config, source.name, shape[1])
+        size, histograms, _ = plan_digits(config)
+        images, name, shape = [sum(counts) for counts in histograms], "digits", (1, size, size)
         classes = 10
     check_count(config.participation, len(images))
     return name, images, shape, classes

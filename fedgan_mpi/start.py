@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from fedgan_mpi.cluster.gpu import cuda_devices
 from fedgan_mpi.cluster.link import Link
@@ -92,18 +95,32 @@ def _start_with_digits(link: Link, command: Train) -> tuple[Path, Path, Manifest
 
 def _check_digits(config: Config) -> None:
     """Raises UserError for what the embedded digits cannot serve, before anything is written."""
+    size, _, heldout = plan_digits(config)
+    if config.data.heldout is not None:
+        path = Path(config.data.heldout)
+        _check_samples(config, len(read_shard(path, image_shape=(1, size, size))), path)
+    else:
+        _check_samples(config, heldout, "the digits' held-out part")
+
+
+def plan_digits(config: Config) -> tuple[int, list[list[int]], int]:
+    """The embedded digits, cut on paper: pixels, images of each class a device, images held out.
+
+    Raises UserError for what they cannot serve.
+    """
     from data_prep.prepare import plan
     from data_prep.sources import digits
 
     if config.model.channels == 3:
         raise UserError("model.channels is 3, but the embedded digits have 1")
-    size = config.model.size or 16
-    if config.data.heldout is not None:
-        path = Path(config.data.heldout)
-        _check_samples(config, len(read_shard(path, image_shape=(1, size, size))), path)
-    else:
-        _, heldout = plan(digits(size), devices=config.data.devices, seed=config.run.seed)
-        _check_samples(config, len(heldout), "the digits' held-out part")
+    source = digits(config.model.size or 16)
+    assert source.labels is not None
+    labels = np.asarray(source.labels)
+    parts, heldout = plan(source, devices=config.data.devices, seed=config.run.seed)
+    histograms = [np.bincount(labels[part], minlength=10).tolist() for part in parts]
+    size, images = config.model.size or 16, [len(part) for part in parts]
+    check_experiment(config, "the embedded digits", size, images, histograms)
+    return size, histograms, len(heldout)
 
 
 def _check_samples(config: Config, heldout: int, where: Path | str) -> None:
@@ -188,24 +205,37 @@ def check_manifest(config: Config, directory: Path, manifest: Manifest) -> None:
         right = "1 or 3 channels and 16, 32, 64 or 128 pixels square"
         shape = f"{channels}×{height}×{width}"
         raise UserError(f"the images in {directory} are {shape}, but the networks take {right}")
-    check_architecture(config, directory, height)
     _check_classes(config, directory, manifest)
-    most = max(2, manifest.devices)
-    if config.algorithm.fake_batches > most:
-        right = f"at most {most}, the number of devices"
-        raise UserError(
-            f"algorithm.fake_batches is {config.algorithm.fake_batches}, but must be {right}"
-        )
-    check_privacy(config, _participation(config, manifest))
+    check_experiment(config, directory, height, manifest.images, manifest.histograms)
 
 
-def check_architecture(config: Config, where: Path | str, size: int) -> None:
-    """Raises UserError where the pair of networks does not exist for a size."""
+def check_experiment(
+    config: Config,
+    where: Path | str,
+    size: int,
+    images: Sequence[int],
+    histograms: Sequence[Sequence[int]],
+) -> None:
+    """Raises UserError for what cannot be done with so many devices and pixels, or not with so
+    little noise. images, histograms: of device 1, 2, …"""
     if config.model.architecture == "sngan" and size not in (32, 64):
         raise UserError(
             f"model.architecture is 'sngan', which is for 32 and 64 pixels, but the images in "
             f"{where} have {size}; use 'dcgan'"
         )
+    batches, most = config.algorithm.fake_batches, max(2, len(images))
+    if batches > most:
+        right = f"at most {most}, the number of devices"
+        raise UserError(f"algorithm.fake_batches is {batches}, but must be {right}")
+    participation = Participation(
+        config.participation,
+        images=images,
+        batch_sizes=images,
+        shares="uniform",
+        seed=config.run.seed,
+        histograms=histograms,
+    )
+    check_privacy(config, participation)
 
 
 def _check_classes(config: Config, directory: Path, manifest: Manifest) -> None:
@@ -220,18 +250,6 @@ def _check_classes(config: Config, directory: Path, manifest: Manifest) -> None:
     ):
         if asks:
             raise UserError(f"{key} is {value!r}, but the shards in {directory} have no labels")
-
-
-def _participation(config: Config, manifest: Manifest) -> Participation:
-    """Who will take part; only who, not with which share."""
-    return Participation(
-        config.participation,
-        images=manifest.images,
-        batch_sizes=manifest.images,
-        shares="uniform",
-        seed=config.run.seed,
-        histograms=manifest.histograms,
-    )
 
 
 def describe_hosting(link: Link, devices: int) -> str:

@@ -84,6 +84,63 @@ WRONG_FLAGS = {
         ],
         "participation.policy is 'random', but must be 'all' for centralized",
     ),
+    "schedule of another": (
+        ["--algorithm.name", "fedgan", "--algorithm.schedule", "parallel"],
+        "algorithm.schedule is 'parallel', but must be left out for fedgan; it belongs to ren",
+    ),
+    "preset of another": (
+        ["--algorithm.name", "fedgan", "--algorithm.preset", "ifl"],
+        "algorithm.preset is 'ifl', but must be 'fl_gan' or left out for fedgan",
+    ),
+    "server steps without them": (
+        ["--algorithm.name", "mdgan", "--training.generator_steps", "3"],
+        "training.generator_steps is 3, but must be left out for mdgan",
+    ),
+    "odds without probabilities": (
+        ["--algorithm.name", "uagan", "--training.loss", "hinge"],
+        "algorithm.mode is 'odds', but must be 'mean' or 'max' when training.loss is 'hinge'",
+    ),
+    "softmax without probabilities": (
+        ["--algorithm.name=uagan", "--algorithm.mode=softmax", "--training.loss=lsgan"],
+        "algorithm.mode is 'softmax', but must be 'mean' or 'max'",
+    ),
+    "penalty and batchnorm": (
+        ["--training.loss", "wgan-gp"],
+        "model.discriminator_norm is None, but must be 'none' for wgan-gp",
+    ),
+    "averaged moments of own discriminators": (
+        ["--algorithm.name", "mdgan", "--algorithm.moments", "averaged"],
+        "algorithm.moments is 'averaged', but must be 'persistent' or 'reset' for mdgan",
+    ),
+    "shares of a plain average": (
+        ["--algorithm.name=fedgan", "--algorithm.preset=fl_gan", "--algorithm.shares=data"],
+        "algorithm.shares is 'data', but must be 'uniform' or left out for fl_gan",
+    ),
+    "epochs without a preset": (
+        ["--algorithm.name", "fedgan", "--algorithm.epochs", "2"],
+        "algorithm.epochs is 2, but must be left out for fedgan without",
+    ),
+    "noise without a clip": (
+        ["--algorithm.name=dp_fedavg_gan", "--algorithm.clip=0"],
+        "algorithm.clip is 0.0, but must be above 0 when algorithm.noise is",
+    ),
+    "statistics without noise": (
+        ["--algorithm.name=dp_fedavg_gan", "--algorithm.batchnorm=average"],
+        "algorithm.batchnorm is 'average', but must be 'local' for dp_fedavg_gan",
+    ),
+    "delta of one": (
+        ["--algorithm.name=dp_fedavg_gan", "--algorithm.delta=1"],
+        "algorithm.delta is 1.0, but must be between 0 and 1",
+    ),
+    "sharpness without softmax": (
+        ["--algorithm.name=uagan", "--algorithm.sharpness=2"],
+        "algorithm.sharpness is 2.0, but must be left out unless algorithm.mode is 'softmax'",
+    ),
+    "norm of the residual pair": (
+        ["--model.architecture=sngan", "--model.discriminator_norm=batch"],
+        "model.discriminator_norm is 'batch', but must be left out for sngan",
+    ),
+    "label below zero": (["sample", "runs/a", "--label", "-1"], "--label is -1"),
     "two files": (["a.toml", "b.toml"], "b.toml"),
     "no value": (["--training.rounds"], "--training.rounds: expected one argument"),
     "file and resume": (["a.toml", "--resume", "runs/a"], "both name an experiment"),

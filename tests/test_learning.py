@@ -273,8 +273,8 @@ def test_residual_shapes_and_ranges(size, channels):
 
 
 def test_residual_parameter_counts():
-    """Public implementations of Miyato et al. 2018, table 4, with nz = 128 have 4,276,739 in G; ours
-    has no biases before BatchNorm, 256 a block."""
+    """Public implementations of Miyato et al. 2018, table 4, with nz = 128 have 4,276,739 in G;
+    ours has no biases before BatchNorm, 256 a block."""
     G, _ = build(ModelConfig(architecture="sngan", nz=128), (3, 32, 32))
     assert count_parameters(G) == 4_276_739 - 3 * 256
     G, D = build(ModelConfig(architecture="sngan"), (3, 32, 32))

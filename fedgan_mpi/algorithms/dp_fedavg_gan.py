@@ -3,6 +3,8 @@ arXiv:1911.06679)."""
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from fedgan_mpi.algorithms.base import Uplink
@@ -51,9 +53,10 @@ class DPFedAvgGAN(Ren):
 
     def clip(self) -> None:
         """Shorten the update of φ that stands in the vector to C."""
+        longest = self.config.clip or math.inf
         length = float(self.flat.phi.detach().norm())
-        if length > self.config.clip:
-            self.flat.phi.data.mul_(self.config.clip / length)
+        if length > longest:
+            self.flat.phi.data.mul_(longest / length)
 
     def add_noise(self, t: int) -> None:
         """N(0, (z C / N)²) on the mean of N updates."""
