@@ -380,6 +380,7 @@ class Config:
             right = "'all' for centralized, which has no participants"
             policy = self.participation.policy
             _require(policy == "all", "participation.policy", policy, right)
+        self._check_steps()
         self._check_losses()
         if self.link.route == "cuda":
             right = "'auto' or 'cuda' when link.route is 'cuda'"
@@ -388,12 +389,18 @@ class Config:
         right = f"{precision!r} as training.precision is"
         _require(self.link.wire_dtype == precision, "link.wire_dtype", self.link.wire_dtype, right)
 
-    def _check_losses(self) -> None:
+    def _check_steps(self) -> None:
         name, steps = self.algorithm.name, self.training.generator_steps
         own = self.algorithm.devices_train_generator or self.algorithm.devices_keep_discriminator
         right = f"left out for {name}, which says itself how often G steps"
         _require(steps is None or not own, "training.generator_steps", steps, right)
-        loss, mode = self.training.loss, self.algorithm.mode
+        steps = self.training.discriminator_steps
+        fits = self.algorithm.preset != "fl_gan" or steps == 1
+        right = "left out for fl_gan, whose algorithm.epochs say how many"
+        _require(fits, "training.discriminator_steps", steps, right)
+
+    def _check_losses(self) -> None:
+        loss, mode, name = self.training.loss, self.algorithm.mode, self.algorithm.name
         probabilities = loss in ("nonsaturating", "saturating")
         fits = name != "uagan" or probabilities or mode in ("mean", "max")
         right = f"'mean' or 'max' when training.loss is {loss!r}, whose D gives no probability"

@@ -116,6 +116,14 @@ WRONG_FLAGS = {
         ["--algorithm.name=fedgan", "--algorithm.preset=fl_gan", "--algorithm.shares=data"],
         "algorithm.shares is 'data', but must be 'uniform' or left out for fl_gan",
     ),
+    "steps beside epochs": (
+        [
+            "--algorithm.name=fedgan",
+            "--algorithm.preset=fl_gan",
+            "--training.discriminator_steps=5",
+        ],
+        "training.discriminator_steps is 5, but must be left out for fl_gan",
+    ),
     "epochs without a preset": (
         ["--algorithm.name", "fedgan", "--algorithm.epochs", "2"],
         "algorithm.epochs is 2, but must be left out for fedgan without",

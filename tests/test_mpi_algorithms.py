@@ -47,7 +47,10 @@ OPTIONS = {
     "fedgan alternating": {"algorithm": {"local_update": "alternating"}},
     "fedgan local": {"algorithm": {"batchnorm": "local"}},
     "fedgan reset": {"algorithm": {"moments": "reset"}},
-    "fedgan fl_gan": {"algorithm": {"preset": "fl_gan"}},
+    "fedgan fl_gan": {
+        "algorithm": {"preset": "fl_gan", "epochs": 2},
+        "training": {"discriminator_steps": 1},
+    },
     "fedgan two in turn": {"participation": {"policy": "round_robin", "count": 2}},
     "fedgan lsgan": {"training": {"loss": "lsgan"}},
     "fedgan conditional": {"model": {"conditional": True}},

@@ -7,6 +7,8 @@ Preset `fl_gan`: local steps for E epochs and a plain average, the baseline of H
 
 from __future__ import annotations
 
+import math
+
 from fedgan_mpi.algorithms.base import Algorithm, Payload, Sizes, Uplink
 from fedgan_mpi.cluster.node import Device, Node
 from fedgan_mpi.cluster.statistics import Recalibration
@@ -34,7 +36,7 @@ class FedGAN(Algorithm):
         self.link.broadcast(self.flat.gan)
         self.train_both(t)  # n local steps on both networks for each participant hosted here
         self.link.average(self.uplink.rows, into=self.flat.gan)
-        self.finish()
+        self.finish(t)
 
     def train_both(self, t: int) -> None:
         """Leave Σ share · (θ_k, φ_k) over this rank's participants in the uplink."""
@@ -42,7 +44,7 @@ class FedGAN(Algorithm):
         with self.clock("seconds_local"):
             for device, share in self.participants(t):
                 self.uplink.restore()
-                steps = self.local_steps(device)
+                steps = self.local_steps(device.index)
                 d_loss, g_loss = device.train_both(t, steps, self.config.local_update)
                 self.note("d_loss", device.index, d_loss)
                 self.note("g_loss", device.index, g_loss)
@@ -50,19 +52,20 @@ class FedGAN(Algorithm):
                 self.statistics.before_average()
                 self.uplink.add(device, share)
 
-    def local_steps(self, device: Device) -> int:
+    def local_steps(self, device: int) -> int:
         """Steps between averages; for fl_gan as many as E epochs have."""
         if self.config.preset != "fl_gan":
             return self.training.discriminator_steps
-        batches = device.batches
-        return -(-self.config.epochs * len(batches.shard) // batches.size)
+        images = self.node.participation.images[device - 1]
+        return math.ceil(self.config.epochs * images / min(images, self.training.batch_size))
 
     def weigh(self, device: Device, share: float) -> float:
         """The weight of what the device has just trained."""
         return share
 
-    def finish(self) -> None:
+    def finish(self, t: int) -> None:
         """What the server does with the average."""
         if self.server is not None:
             self.statistics.after_average()
-            self.server.follow(max(1, self.training.discriminator_steps))
+            present = self.node.participation.participants(t)
+            self.server.follow(max(self.local_steps(k) for k in present))

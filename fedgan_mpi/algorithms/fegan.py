@@ -36,7 +36,7 @@ class FeGAN(FedGAN):
             total = self.link.sum(np.array([self.weights]))[0]
             self.uplink.rows.div_(total)
         self.link.average(self.uplink.rows, into=self.flat.gan)
-        self.finish()
+        self.finish(t)
 
     def weigh(self, device: Device, share: float) -> float:
         """exp(MMD) of the device's images and its generator's: softmax's numerator, whose
