@@ -178,7 +178,7 @@ def run(link: Link, config: Config, shards: dict[int, Shard]) -> Points:
 
 
 def sample(node: Node) -> Points:
-    with node.shown_generator():
+    with node.pair.generator(node.shown_generator):
         noise = node.pair.noise(SAMPLES, torch_stream(0, Purpose.GRID))
         return node.pair.fakes(noise).data.flatten(1).double().numpy()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import fedgan_mpi.environment  # noqa: F401 - before numpy and torch are loaded
 from fedgan_mpi.cluster.launcher import announced_rank
-from fedgan_mpi.command_line import Sample, Train, parse, wants_help
+from fedgan_mpi.command_line import Evaluate, Sample, Train, parse, wants_help
 from fedgan_mpi.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,8 +52,13 @@ def _together(arguments: list[str]) -> int:
     try:
         link.check_world()
         command = link.from_server(lambda: parse(arguments))
-        assert isinstance(command, Train)
-        _train(link, command)
+        if isinstance(command, Evaluate):
+            from fedgan_mpi.evaluate import evaluate
+
+            evaluate(link, command)
+        else:
+            assert isinstance(command, Train)
+            _train(link, command)
     except AgreedError as error:  # every rank has it: say it once, leave together
         # Of many worlds of one rank, each has a server; the launcher numbers them all the same.
         if link.is_server and (link.size > 1 or announced_rank() == 0):

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import jsonargparse
 
-from fedgan_mpi.config import Config
+from fedgan_mpi.config import METRICS, Config, check_metrics
 from fedgan_mpi.errors import UserError
 
 if sys.version_info >= (3, 11):
@@ -31,6 +31,7 @@ jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 COMMANDS = """commands:
   train [FILE.toml] [flags]   train a GAN; what runs when no command is named
   train --resume RUN          go on from the newest checkpoint of a run directory
+  evaluate RUN [flags]        score all checkpoints and generators of a run, on any number of ranks
   sample RUN --count 64       draw images from a trained generator (no MPI needed)
 
   mpirun -n 9 python -m fedgan_mpi                       the embedded digits, 8 devices
@@ -57,15 +58,26 @@ class Sample:
     label: int | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    run: Path
+    shards: Path | None
+    samples: int | None
+    metrics: tuple[str, ...] | None
+    inception_weights: str | None
+
+
 def wants_help(arguments: list[str]) -> bool:
     return any(argument in {"-h", "--help"} for argument in arguments)
 
 
-def parse(arguments: list[str]) -> Train | Sample:
+def parse(arguments: list[str]) -> Train | Sample | Evaluate:
     """The command that the arguments name. Raises UserError; prints and raises SystemExit for
     --help."""
     if arguments[:1] == ["sample"]:
         return _parse_sample(arguments[1:])
+    if arguments[:1] == ["evaluate"]:
+        return _parse_evaluate(arguments[1:])
     return _parse_train(arguments[1:] if arguments[:1] == ["train"] else arguments)
 
 
@@ -151,6 +163,40 @@ def _parse_sample(arguments: list[str]) -> Sample:
         out=Path(args.out),
         seed=args.seed,
         label=args.label,
+    )
+
+
+def _parse_evaluate(arguments: list[str]) -> Evaluate:
+    parser = _parser("evaluate RUN [flags]", "Score what a run has left, on any number of ranks.")
+    parser.add_argument("run", type=str, help="run directory")
+    parser.add_argument("--shards", type=str, default=None, help="where the run's shards are now")
+    parser.add_argument(
+        "--samples", type=int, default=None, help="images a score; default: as in the run"
+    )
+    parser.add_argument(
+        "--metrics",
+        default=None,
+        help="of frechet, classes, kid, prdc, with commas; default: as in the run",
+    )
+    parser.add_argument(
+        "--inception-weights",
+        type=str,
+        default=None,
+        help="file weights-inception-2015-12-05-6726825d.pth, for fid_inception",
+    )
+    args = _parse_flags(parser, arguments)
+    metrics = None if args.metrics is None else tuple(args.metrics.split(","))
+    for name in metrics or ():
+        if name not in METRICS:
+            raise UserError(f"--metrics has {name!r}, but must be of {', '.join(METRICS)}")
+    if metrics is not None:
+        check_metrics("--metrics", metrics)
+    return Evaluate(
+        run=Path(args.run),
+        shards=None if args.shards is None else Path(args.shards),
+        samples=args.samples,
+        metrics=metrics,
+        inception_weights=args.inception_weights,
     )
 
 

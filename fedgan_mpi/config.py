@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Literal, get_args
 
 from fedgan_mpi.errors import UserError
+
+Metric = Literal["frechet", "classes", "kid", "prdc"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
 
 NETWORK_SIZES = (16, 32, 64, 128)
 """Heights and widths, in pixels, that there are networks for."""
@@ -338,13 +341,35 @@ class EvaluationConfig:
     """Rounds between scores; 0: only before the first and after the last round."""
     samples: int | None = None
     """Generated images per score. None: as many as are held out, at most 10,000."""
+    metrics: tuple[Metric, ...] = ("frechet", "classes")
+    """frechet: distance of feature statistics. classes: covered, and total variation to the data's;
+    where the features are a classifier's. kid: kernel distance. prdc: precision, recall, density,
+    coverage. For the last two, the features of `samples` real images go to all ranks."""
+    inception_weights: str | None = None
+    """File weights-inception-2015-12-05-6726825d.pth; with it, frechet is told as fid_inception,
+    too. Minutes for a thousand images on a CPU core."""
+    patience: int | None = None
+    """Scores in a row without a better Fréchet distance, after which training ends. None: it goes
+    on to the last round."""
 
     def __post_init__(self) -> None:
         _require(self.every >= 0, "evaluation.every", self.every, "at least 0")
-        right = "at least 2"
-        _require(
-            self.samples is None or self.samples >= 2, "evaluation.samples", self.samples, right
-        )
+        check_metrics("evaluation.metrics", self.metrics)
+        least = 6 if "prdc" in self.metrics else 2  # five neighbours and oneself
+        fits = self.samples is None or self.samples >= least
+        _require(fits, "evaluation.samples", self.samples, f"at least {least}")
+        fits = self.patience is None or self.patience >= 1
+        _require(fits, "evaluation.patience", self.patience, "at least 1")
+        fits = self.patience is None or self.every > 0
+        right = "above 0 when evaluation.patience is given"
+        _require(fits, "evaluation.every", self.every, right)
+
+
+def check_metrics(key: str, metrics: tuple[str, ...]) -> None:
+    """Raises UserError where `frechet`, by which generators are ranked, is missing."""
+    right = "a list of different metrics that begins with 'frechet'"
+    fits = metrics[:1] == ("frechet",) and len(set(metrics)) == len(metrics)
+    _require(fits, key, list(metrics), right)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,12 +3,16 @@ report."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
+
+from torch import Tensor
 
 from fedgan_mpi import __version__
 from fedgan_mpi.cluster.link import AgreedError
 from fedgan_mpi.cluster.node import Node
-from fedgan_mpi.evaluation.evaluate import Scorer, generate
+from fedgan_mpi.evaluation.scorer import RealImages, Scorer, Seen, generate, read_extractors
 from fedgan_mpi.learning.networks import count_parameters, default_width
 from fedgan_mpi.privacy import epsilon
 from fedgan_mpi.run.checkpoint import save_checkpoint
@@ -21,28 +25,94 @@ GRID_IMAGES = 64
 
 
 class Keeper:
-    """Keeps at the rounds where it is due. `progress` is what a resumed run must remember."""
+    """Keeps at the rounds where it is due. `progress` is what a resumed run must remember.
+
+    A score that is due in the middle of a run is the device ranks' work in the next round, while
+    the server trains its generator, and is told after that round.
+    """
 
     def __init__(self, node: Node, start: Start, record: Record, progress: dict[str, Any]) -> None:
         """Collective: adds up the statistics of the real images."""
         self.node, self.start, self.record, self.progress = node, start, record, progress
+        self.last = start.config.training.rounds
+        self.pending: _Pending | None = None
         self.scorer: Scorer | None = None
         features = start.manifest.features
         samples = node.link.from_server(lambda: scored_samples(start.config, start.heldout))
-        if features is not None and samples:
-            self.scorer = Scorer(node, start.directory / features, start.heldout, samples)
+        path = None if features is None else start.directory / features
+        evaluation = start.config.evaluation
+        extractors = read_extractors(node.link, path, evaluation.inception_weights)
+        if extractors and samples:
+            self.scorer = Scorer(
+                node.link,
+                extractors,
+                RealImages(
+                    shards=start.shards,
+                    images=node.participation.images,
+                    heldout=start.heldout,
+                    heldout_everywhere=False,
+                    directory=start.directory,
+                    sha256=start.manifest.sha256,
+                ),
+                metrics=evaluation.metrics,
+                samples=samples,
+                seed=start.config.run.seed,
+            )
         else:
-            missing = "no feature extractor" if features is None else "no held-out images"
+            missing = "no held-out images" if extractors else "no feature extractor"
             record.say(f"{start.directory} has {missing}, so there are no scores")
 
-    def after(self, round: int, last: int) -> None:
-        """Collective. Keep what is due after so many finished rounds; all of it after the last."""
-        if round in (0, last) or _is_due(round, self.start.config.evaluation.every):
-            self._look(round)
-        if round == last or _is_due(round, self.start.config.checkpoint.every):
+    def begin(self, done: int) -> None:
+        """Collective. Score the start of a new run, or go on with the score that was due when the
+        checkpoint of round `done` was written."""
+        if self.progress["ended_early"]:
+            self.last = done
+        scored = [score["round"] for score in self.progress["scores"]]
+        if done == 0:
+            self.after(0)
+        elif done < self.last and done not in scored and self._scores_after(done):
+            self.pending = self._show(done)
+
+    def meanwhile(self) -> None:
+        """What a device rank does while the server trains on: its part of the pending score."""
+        link, pending = self.node.link, self.pending
+        if pending is None or self.scorer is None or (link.is_server and link.size > 1):
+            return
+        images = partial(
+            generate,
+            self.node.pair,
+            pending.generator,
+            seed=self.start.config.run.seed,
+            purpose=Purpose.SCORE,
+        )
+        part = max(link.rank - 1, 0)
+        pending.seen = self.scorer.see(images, rank=part, size=max(link.device_ranks, 1))
+
+    def after(self, round: int) -> bool:
+        """Collective. Keep what is due after so many finished rounds, and all of it after the last.
+        False where training ends here."""
+        config = self.start.config
+        early = self._settle()
+        if early:
+            self.record.say(
+                f"no better score in {config.evaluation.patience}, so training ends "
+                f"after round {round}"
+            )
+            self.last, self.progress["ended_early"] = round, True
+        ends = round == self.last
+        if ends or self._scores_after(round):
+            self.pending = self._show(round)
+        if ends or round == 0:
+            self.meanwhile()
+            self._settle()
+        if ends or _is_due(round, config.checkpoint.every):
             self._check_finite(round)
-            keep_last = self.start.config.checkpoint.keep_last
+            keep_last = config.checkpoint.keep_last
             save_checkpoint(self.node, self.start.run, round, self.progress, keep_last)
+        return not ends
+
+    def _scores_after(self, round: int) -> bool:
+        return round == 0 or _is_due(round, self.start.config.evaluation.every)
 
     def _check_finite(self, round: int) -> None:
         """Raises AgreedError rather than let a checkpoint of NaN push out a good one."""
@@ -54,20 +124,40 @@ class Keeper:
                 "with lower learning rates, or look at the shards"
             )
 
-    def _look(self, round: int) -> None:
-        """Score and draw the generator; export it where it is the best so far."""
-        spent = self._privacy_spent(round)
-        if self.scorer is not None:
-            self.progress["scores"] = self.scorer.score(round)
-            for score in self.progress["scores"]:
-                self.record.score({**score, **spent})
-            value, best = self.progress["scores"][0]["value"], self.progress["best"]
-            if best is None or value < best["value"]:
-                self.progress["best"] = {"round": round, "value": value}
-                self._export(BEST, round)
-        if self.node.link.is_server:
-            with self.node.shown_generator():
-                self.record.grid(round, generate(self.node, GRID_IMAGES, Purpose.GRID, 0))
+    def _show(self, round: int) -> _Pending | None:
+        """Collective. Draw the server's generator as it stands, and give it to all ranks."""
+        node, seed = self.node, self.start.config.run.seed
+        shown = node.shown_generator.clone()
+        if node.link.is_server:
+            grid = generate(
+                node.pair, shown, seed=seed, count=GRID_IMAGES, purpose=Purpose.GRID, chunk=0
+            )
+            self.record.grid(round, grid)
+        if self.scorer is None:
+            return None
+        node.link.broadcast(shown, counted=False)
+        return _Pending(round=round, generator=shown)
+
+    def _settle(self) -> bool:
+        """Collective. Tell the pending score and export its generator where it is the best so far.
+        True where patience is at its end."""
+        if self.scorer is None or self.pending is None:
+            return False
+        pending, self.pending = self.pending, None
+        values = self.scorer.measure(pending.seen or self.scorer.nothing())
+        spent = self._privacy_spent(pending.round)
+        self.progress["scores"] = self.scorer.lines(pending.round, values)
+        for score in self.progress["scores"]:
+            self.record.score({**score, **spent})
+        value, best = self.progress["scores"][0]["value"], self.progress["best"]
+        if best is None or value < best["value"]:
+            self.progress["best"] = {"round": pending.round, "value": value}
+            self.progress["scores_since_best"] = 0
+            self._export(BEST, pending.round, pending.generator)
+        else:
+            self.progress["scores_since_best"] += 1
+        patience = self.start.config.evaluation.patience
+        return patience is not None and self.progress["scores_since_best"] >= patience
 
     def _privacy_spent(self, round: int) -> dict[str, float]:
         """ε after so many rounds, said aloud; nothing where the algorithm promises none."""
@@ -85,8 +175,8 @@ class Keeper:
             return
         from fedgan_mpi.report.page import write_report
 
-        rounds = self.start.config.training.rounds
-        self._export(FINAL, rounds)
+        rounds = self.last
+        self._export(FINAL, rounds, self.node.shown_generator)
         write_report(self.start.run)
         for score in self.progress["scores"]:
             floor = f"held-out real images: {score['floor']:.4g}"
@@ -95,7 +185,7 @@ class Keeper:
         self.record.say(f"{seconds:.1f} s, {rounds} rounds")
         self.record.say(str(self.start.run))
 
-    def _export(self, name: str, round: int) -> None:
+    def _export(self, name: str, round: int, shown: Tensor) -> None:
         if not self.node.link.is_server:
             return
         channels, size, _ = self.start.manifest.image_shape
@@ -117,8 +207,19 @@ class Keeper:
             "shards_sha256": self.start.manifest.sha256,
             "fedgan_mpi": __version__,
         }
-        with self.node.shown_generator():
+        with self.node.pair.generator(shown):
             write_generator(self.start.run, name, G, about)
+
+
+@dataclass(kw_only=True)
+class _Pending:
+    """A generator that is being scored."""
+
+    round: int
+    generator: Tensor
+    """As it was shown; its own copy, since training goes on."""
+    seen: Seen | None = None
+    """This rank's part of its images."""
 
 
 def _is_due(round: int, every: int) -> bool:

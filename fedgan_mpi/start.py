@@ -60,7 +60,7 @@ def start(link: Link, command: Train) -> Start:
     if config.data.shards is not None:
         run = link.from_server(lambda: _open_run(command, manifest.dataset))
     if command.resume is not None:
-        link.from_server(lambda: _check_same_shards(run, manifest))
+        link.from_server(lambda: check_same_shards(run, manifest))
     link.from_server(lambda: _write_config(run, config, manifest, link))
     return Start(
         config=config,
@@ -98,9 +98,9 @@ def _check_digits(config: Config) -> None:
     size, _, heldout = plan_digits(config)
     if config.data.heldout is not None:
         path = Path(config.data.heldout)
-        _check_samples(config, len(read_shard(path, image_shape=(1, size, size))), path)
+        check_samples(config, len(read_shard(path, image_shape=(1, size, size))), path)
     else:
-        _check_samples(config, heldout, "the digits' held-out part")
+        check_samples(config, heldout, "the digits' held-out part")
 
 
 def plan_digits(config: Config) -> tuple[int, list[list[int]], int]:
@@ -123,7 +123,8 @@ def plan_digits(config: Config) -> tuple[int, list[list[int]], int]:
     return size, histograms, len(heldout)
 
 
-def _check_samples(config: Config, heldout: int, where: Path | str) -> None:
+def check_samples(config: Config, heldout: int, where: Path | str) -> None:
+    """Raises UserError where a score asks for more images than are held out."""
     samples = config.evaluation.samples
     if samples is not None and samples > heldout:
         reason = "the floor needs as many real images"
@@ -160,7 +161,8 @@ def _write_config(run: Path, config: Config, manifest: Manifest, link: Link) -> 
     write_config(run, config, where)
 
 
-def _check_same_shards(run: Path, manifest: Manifest) -> None:
+def check_same_shards(run: Path, manifest: Manifest) -> None:
+    """Raises UserError where a run was trained on others."""
     with open(run / "config.toml", "rb") as file:
         recorded = tomllib.load(file).get(PROVENANCE, {}).get("shards_sha256")
     if recorded != manifest.sha256:
@@ -282,7 +284,7 @@ def _read_data(
         if centralized and link.is_server:
             shards = {1: union(list(shards.values()), directory)}
         if link.is_server:
-            heldout = _read_heldout(config, directory, manifest)
+            heldout = read_heldout(config, directory, manifest)
             _check_extractor(directory, manifest)
     except UserError as error:
         return {}, None, str(error)
@@ -302,12 +304,13 @@ def _check_extractor(directory: Path, manifest: Manifest) -> None:
         raise UserError(f"{path} is not the extractor that shards.json describes; it was changed")
 
 
-def _read_heldout(config: Config, directory: Path, manifest: Manifest) -> Shard | None:
+def read_heldout(config: Config, directory: Path, manifest: Manifest) -> Shard | None:
+    """The held-out images; None where there are none."""
     if config.data.heldout is None and manifest.heldout is None:
         return None
     path = Path(config.data.heldout) if config.data.heldout else directory / str(manifest.heldout)
     heldout = read_shard(path, image_shape=manifest.image_shape)
-    _check_samples(config, len(heldout), path)
+    check_samples(config, len(heldout), path)
     return heldout
 
 

@@ -28,6 +28,8 @@ class Purpose(IntEnum):
     CLASSIFIER = 7
     SWAP = 8  # round
     PRIVACY = 9  # round
+    REAL_SCORE = 10  # device
+    SUBSET = 11  # subset of images
 
 
 def _sequence(seed: int, purpose: Purpose, path: tuple[int, ...]) -> np.random.SeedSequence:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,36 +38,55 @@ def train(link: Link, start: Start) -> None:
     node = build_node(link, config, pair, start.shards, images, histograms)
     algorithm = ALGORITHMS[config.algorithm.name](node)
 
-    progress: dict[str, Any] = {"images_seen": 0, "best": None, "scores": []}
+    progress: dict[str, Any] = {
+        "images_seen": 0,
+        "scores": [],  # the last ones
+        "best": None,
+        "scores_since_best": 0,
+        "ended_early": False,
+    }
     done = 0
     if start.resume:
         done, progress = _resume(node, start)
         if done > config.training.rounds:
             right = f"at least {done}, the rounds that {start.run} has"
             raise AgreedError(f"training.rounds is {config.training.rounds}, but must be {right}")
-    record = Record(start.run if link.is_server else None, rounds=config.training.rounds, done=done)
+    record = Record(
+        start.run if link.is_server else None,
+        rounds=config.training.rounds,
+        done=done,
+        scored=max((score["round"] for score in progress["scores"]), default=0),
+    )
     keeper = Keeper(node, start, record, progress)
-    if not start.resume:
-        keeper.after(0, config.training.rounds)
-
-    for t in range(done, config.training.rounds):
-        stats = play_round(algorithm, t, progress)
+    keeper.begin(done)
+    for t in range(done, keeper.last):
+        stats = play_round(algorithm, t, progress, keeper.meanwhile)
         record.round(stats)
         check_finite(stats, start)
-        keeper.after(t + 1, config.training.rounds)
+        if not keeper.after(t + 1):
+            break
 
     record.close()
     keeper.finish(time.perf_counter() - began)
     link.barrier()
 
 
-def play_round(algorithm: Algorithm, t: int, progress: dict[str, Any]) -> dict[str, Any]:
-    """Collective. One round, and its line of stats.jsonl, the same on every rank."""
+def play_round(
+    algorithm: Algorithm,
+    t: int,
+    progress: dict[str, Any],
+    meanwhile: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Collective. One round, and its line of stats.jsonl, the same on every rank.
+
+    meanwhile: what a rank does with its part of the round behind it, before it waits for others.
+    """
     node, link = algorithm.node, algorithm.link
     algorithm.ledger = Ledger()
     link.reset_counters()
     start = time.perf_counter()
     algorithm.round(t)
+    meanwhile()
     whole = _share(node, algorithm.ledger)
     seconds = time.perf_counter() - start
 

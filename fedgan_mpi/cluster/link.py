@@ -197,7 +197,8 @@ class Link:
         """Raise AgreedError on every rank where any has a problem; the lowest rank's is the one
         told."""
         self._arrive()
-        problems = [problem for problem in self._comm.allgather(problem) if problem is not None]
+        everyone = dict.fromkeys(self._comm.allgather(problem))  # the same sentence counts once
+        problems = [problem for problem in everyone if problem is not None]
         if problems:
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
             raise AgreedError(problems[0] + more)

@@ -74,6 +74,17 @@ class Pair:
         with torch.no_grad():
             return Batch(z.through(self.G), z.classes)
 
+    @contextmanager
+    def generator(self, shown: Tensor) -> Iterator[None]:
+        """G with these parameters and statistics, in evaluation mode; afterwards as it was."""
+        vector = self.flat.whole_generator
+        training = vector.clone()
+        vector.copy_(shown)
+        self.G.eval()
+        yield
+        self.G.train()
+        vector.copy_(training)
+
     def one_hot(self, classes: Tensor) -> Tensor | None:
         """(B, classes) from int64 (B,); None for unconditional networks."""
         if self.class_shares is None:
@@ -318,20 +329,12 @@ class Node:
     server: Server | None
     participation: Participation
 
-    @contextmanager
-    def shown_generator(self) -> Iterator[None]:
-        """G as it is scored and exported: in evaluation mode, and on the server its moving average
-        where one is kept. Afterwards the server trains on as if nothing had been shown."""
-        vector = self.pair.flat.whole_generator
+    @property
+    def shown_generator(self) -> Tensor:
+        """G as it is scored and exported, parameters and statistics in one vector: on the server
+        its moving average where one is kept."""
         average = self.server.average if self.server is not None else None
-        training = vector.clone() if average is not None else None
-        if average is not None:
-            vector.copy_(average)
-        self.pair.G.eval()
-        yield
-        self.pair.G.train()
-        if training is not None:
-            vector.copy_(training)
+        return self.pair.flat.whole_generator if average is None else average
 
 
 def build_pair(

@@ -47,9 +47,10 @@ class Extractor(nn.Module, ABC):
     def features(self, images: Tensor) -> Tensor:
         """Features of a batch."""
 
-    @property
-    def metric(self) -> str:
-        return f"frechet_{self.kind}_distance-{self.sha256[:8]}"
+    def metric(self, measure: str) -> str:
+        """The full name of a measure through these features, such as `frechet` or `kid`."""
+        name = "frechet_{}_distance" if measure == "frechet" else f"{measure}_{{}}"
+        return f"{name.format(self.kind)}-{self.sha256[:8]}"
 
 
 class Classifier(Extractor):

@@ -87,18 +87,33 @@ def load_checkpoint(node: Node, checkpoint: Path) -> tuple[int, dict[str, Any]]:
 
     Raises UserError where a file is missing or is not what the checkpoint recorded.
     """
-    manifest_path = checkpoint / _MANIFEST
-    try:
-        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
-        round, progress, hashes = manifest["round"], manifest["progress"], manifest["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{manifest_path} is missing or damaged") from None
+    round, progress, hashes = _read_manifest(checkpoint)
     for device in node.devices:
         name = f"device_{device.index:04d}.pt"
         device.load_state(_read(checkpoint / name, hashes.get(name)))
     if node.server is not None:
         node.server.load_state(_read(checkpoint / "server.pt", hashes.get("server.pt")))
     return round, progress
+
+
+def read_shown_generator(checkpoint: Path, whole_generator: int) -> torch.Tensor:
+    """G of a checkpoint as it was shown: its first `whole_generator` numbers or their moving
+    average. Raises UserError where the file is damaged or of other networks."""
+    state = _read(checkpoint / "server.pt", _read_manifest(checkpoint)[2].get("server.pt"))
+    shown = state.get("average", state.get("vector", torch.empty(0)))[:whole_generator]
+    if len(shown) != whole_generator:
+        raise UserError(f"{checkpoint} holds other networks than its run's config.toml describes")
+    return shown
+
+
+def _read_manifest(checkpoint: Path) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """(finished rounds, progress, SHA-256 of each file)."""
+    path = checkpoint / _MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        return manifest["round"], manifest["progress"], manifest["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is missing or damaged") from None
 
 
 def _write(path: Path, state: dict[str, Any]) -> str:

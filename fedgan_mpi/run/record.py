@@ -102,12 +102,13 @@ class Record:
     """Everything a run says: stats.jsonl, grids, progress bar, final lines. `run` is None where it
     is silent."""
 
-    def __init__(self, run: Path | None, *, rounds: int, done: int = 0) -> None:
+    def __init__(self, run: Path | None, *, rounds: int, done: int = 0, scored: int = 0) -> None:
+        """done, scored: rounds that a resumed run has behind it; it makes later lines again."""
         self.run = run
         if run is None:
             return
         if done:
-            self._forget_after(done)
+            self._forget_after(done, scored)
         self._stats = open(run / STATS, "a", encoding="utf-8")  # noqa: SIM115 - as long as the run
         # A log file wants a line now and then, a terminal a bar that moves.
         interval = 0.2 if sys.stderr.isatty() else 10.0
@@ -160,14 +161,17 @@ class Record:
         self._stats.write(json.dumps(finite, allow_nan=False) + "\n")
         self._stats.flush()
 
-    def _forget_after(self, round: int) -> None:
-        """Drop the lines of rounds that a resumed run makes again."""
+    def _forget_after(self, done: int, scored: int) -> None:
+        """Drop the lines that a resumed run makes again."""
         assert self.run is not None
         path = self.run / STATS
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         # The last line may have been cut by a kill.
+        whole = [(line, json.loads(line)) for line in lines if line.endswith("}\n")]
         kept = [
-            line for line in lines if line.endswith("}\n") and json.loads(line)["round"] <= round
+            line
+            for line, stats in whole
+            if stats["round"] <= (scored if "metric" in stats else done)
         ]
         write_complete(path, "".join(kept).encode())
 

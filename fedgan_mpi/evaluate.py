@@ -1,0 +1,213 @@
+"""`evaluate RUN`: scores of the generators that a run has left, on any number of ranks.
+
+Every rank reads a part of the shards and draws a part of the images. Lines go to evaluation.jsonl
+in the run directory, a generator at a time; what stands there already is not measured again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fedgan_mpi.cluster.link import Link
+from fedgan_mpi.cluster.node import Pair, build_pair
+from fedgan_mpi.cluster.placement import choose_torch_device, set_threads
+from fedgan_mpi.command_line import Evaluate, read_config
+from fedgan_mpi.config import Config
+from fedgan_mpi.errors import UserError
+from fedgan_mpi.evaluation.scorer import RealImages, Scorer, generate, read_extractors
+from fedgan_mpi.files import write_complete
+from fedgan_mpi.run.checkpoint import read_shown_generator
+from fedgan_mpi.run.export import BEST, FINAL
+from fedgan_mpi.shards import Manifest, Shard, read_shard, shard_name
+from fedgan_mpi.start import check_same_shards, check_samples, read_heldout, scored_samples
+from fedgan_mpi.streams import Purpose
+
+EVALUATION = "evaluation.jsonl"
+
+
+def evaluate(link: Link, command: Evaluate) -> None:
+    """Collective. Score what is not scored yet, and print all scores asked for."""
+    config = link.from_server(lambda: _config(command))
+    directory = command.shards or Path(config.data.shards or command.run / "shards")
+    manifest = link.from_server(lambda: _read_manifest(command.run, directory))
+    shards, heldout, problem = _read_data(link, config, directory, manifest)
+    link.agree(problem)
+    torch_device = choose_torch_device(config, link)
+    set_threads(config, link)
+    pooled = [sum(counts) for counts in zip(*manifest.histograms, strict=True)]
+    pair = build_pair(config, manifest.image_shape, torch_device, histogram=pooled)
+
+    features = None if manifest.features is None else directory / manifest.features
+    extractors = read_extractors(link, features, config.evaluation.inception_weights)
+    nothing = None
+    if heldout is None or not extractors:
+        missing = "held-out images" if extractors else "feature extractor"
+        nothing = f"{directory} has no {missing}, so there is nothing to score with"
+    link.agree(nothing)
+    samples = scored_samples(config, heldout)
+    asked = {
+        "samples": samples,
+        "seed": config.run.seed,
+        "metrics": list(config.evaluation.metrics),
+    }
+    asked["extractors"] = [extractor.metric("frechet") for extractor in extractors]
+
+    targets = link.from_server(lambda: _targets(command.run))
+    known = link.from_server(lambda: _read_lines(command.run))
+    scorer: Scorer | None = None
+    for name in targets:
+        sha256 = link.from_server(partial(_hash, command.run / name))
+        key = {"generator": name, "sha256": sha256, **asked}
+        if not any(line["of"] == key for line in known):
+            if scorer is None:
+                real = RealImages(
+                    shards=shards,
+                    images=manifest.images,
+                    heldout=heldout,
+                    heldout_everywhere=True,
+                    directory=directory,
+                    sha256=manifest.sha256,
+                )
+                scorer = Scorer(
+                    link,
+                    extractors,
+                    real,
+                    metrics=config.evaluation.metrics,
+                    samples=samples,
+                    seed=config.run.seed,
+                )
+            shown = _read_generator(link, pair, command.run / name)
+            link.broadcast(shown, counted=False)
+            images = partial(generate, pair, shown, seed=config.run.seed, purpose=Purpose.SCORE)
+            values = scorer.measure(scorer.see(images, rank=link.rank, size=link.size))
+            round = link.from_server(partial(_round_of, command.run / name))
+            known += [{**line, "of": key} for line in scorer.lines(round, values)]
+            link.from_server(partial(_write_lines, command.run, known))
+        if link.is_server:
+            _print([line for line in known if line["of"] == key])
+    link.barrier()
+
+
+def _config(command: Evaluate) -> Config:
+    """The run's configuration, with what the command asks for."""
+    config = read_config(command.run / "config.toml")
+    changes: dict[str, Any] = {
+        key: value
+        for key, value in (
+            ("samples", command.samples),
+            ("metrics", command.metrics),
+            ("inception_weights", command.inception_weights),
+        )
+        if value is not None
+    }
+    return dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, **changes))
+
+
+def _read_manifest(run: Path, directory: Path) -> Manifest:
+    manifest = Manifest.read(directory)
+    check_same_shards(run, manifest)
+    return manifest
+
+
+def _read_data(
+    link: Link, config: Config, directory: Path, manifest: Manifest
+) -> tuple[dict[int, Shard], Shard | None, str | None]:
+    """This rank's part of the shards and the held-out images; or what is wrong with them."""
+    shape = manifest.image_shape
+    shards = {}
+    try:
+        for device in range(link.rank + 1, manifest.devices + 1, link.size):
+            path = directory / shard_name(device)
+            shards[device] = read_shard(path, image_shape=shape, in_memory=False)
+            manifest.check_shard(shards[device], device)
+        heldout = read_heldout(config, directory, manifest)
+        if heldout is not None:
+            check_samples(config, len(heldout), heldout.path)
+    except UserError as error:
+        return {}, None, str(error)
+    return shards, heldout, None
+
+
+def _targets(run: Path) -> list[str]:
+    """Checkpoints in the order of rounds, then the exported generators."""
+    found = [f"checkpoints/{path.name}" for path in sorted(run.glob("checkpoints/round_*"))]
+    exported = [f"{name}.safetensors" for name in (FINAL, BEST)]
+    found += [name for name in exported if (run / name).exists()]
+    if not found:
+        raise UserError(f"{run} has neither checkpoints nor a generator yet")
+    return found
+
+
+def _hash(target: Path) -> str:
+    path = target / "server.pt" if target.is_dir() else target
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _round_of(target: Path) -> int:
+    if target.is_dir():
+        return int(target.name.removeprefix("round_"))
+    about = target.with_suffix(".json")
+    try:
+        return int(json.loads(about.read_text(encoding="utf-8"))["round"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{about} is missing or damaged") from None
+
+
+def _read_generator(link: Link, pair: Pair, target: Path) -> Tensor:
+    """Collective. Room for G as it was shown; filled on the server."""
+    shown = torch.zeros_like(pair.flat.whole_generator)
+
+    def read() -> None:
+        if target.is_dir():
+            shown.copy_(read_shown_generator(target, len(shown)))
+            return
+        try:
+            pair.G.load_state_dict(load_file(target))
+        except (OSError, SafetensorError, RuntimeError):
+            raise UserError(
+                f"{target} is damaged, or not the generator that config.toml describes"
+            ) from None
+        shown.copy_(pair.flat.whole_generator)
+
+    link.from_server(read)
+    return shown
+
+
+def _read_lines(run: Path) -> list[dict[str, Any]]:
+    path = run / EVALUATION
+    if not path.exists():
+        return []
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [line for line in lines if line["of"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is damaged; delete it to score anew") from None
+
+
+def _write_lines(run: Path, lines: list[dict[str, Any]]) -> None:
+    path = run / EVALUATION
+    try:
+        write_complete(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _print(lines: list[dict[str, Any]]) -> None:
+    of = lines[0]["of"]
+    print(f"{of['generator']}, round {lines[0]['round']}, {of['samples']} images")
+    for line in lines:
+        print(f"  {line['metric']} {line['value']:.5g} (held-out real images {line['floor']:.5g})")
+    print(end="", flush=True)

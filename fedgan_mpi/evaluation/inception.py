@@ -1,0 +1,73 @@
+"""The features of the usual FID: 2,048 numbers an image from the Inception network of 2015, in
+torch-fidelity's version and with its resizing. The user brings the file; nothing is downloaded."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from io import BytesIO
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fedgan_mpi.errors import UserError
+from fedgan_mpi.evaluation.features import Extractor
+
+SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+"""Of weights-inception-2015-12-05-6726825d.pth, the file behind every comparable FID."""
+
+
+class Inception(Extractor):
+    """uint8 images of 1 or 3 channels to float32 (B, 2048); gray is repeated."""
+
+    kind = "inception"
+    width = 2048
+
+    def __init__(self, network: torch.nn.Module, sha256: str) -> None:
+        super().__init__()
+        self.network, self.sha256 = network, sha256
+
+    def features(self, images: Tensor) -> Tensor:
+        features: Tensor = self.network(images.expand(-1, 3, -1, -1))[0]
+        return features
+
+    def metric(self, measure: str) -> str:
+        # The one hash there is need not be told.
+        return "fid_inception" if measure == "frechet" else f"{measure}_inception"
+
+
+def read_inception(path: Path, *, sha256: str = SHA256) -> Inception:
+    """Raises UserError where the file has another hash, which is looked at before it is opened.
+
+    sha256: another than the default is for tests; values from another file are no FID.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"evaluation.inception_weights: {path} cannot be read: {error.strerror or error}"
+        ) from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise UserError(
+            f"evaluation.inception_weights: {path} has SHA-256 {found}, but must be "
+            f"weights-inception-2015-12-05-6726825d.pth with {sha256}"
+        )
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError:
+        raise UserError(
+            "evaluation.inception_weights needs torch-fidelity: `pip install torch-fidelity`"
+        ) from None
+    # torch-fidelity would unpickle whatever the file holds. Give it what weights_only lets through.
+    safe = BytesIO()
+    try:
+        torch.save(torch.load(BytesIO(content), weights_only=True), safe)
+        safe.seek(0)
+        network = FeatureExtractorInceptionV3(
+            "inception", ["2048"], feature_extractor_weights_path=safe
+        )
+    except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, AttributeError):
+        raise UserError(f"{path} does not hold the parameters of that Inception network") from None
+    return Inception(network, sha256).eval()
