@@ -1,117 +1,228 @@
-"""One run as a picture of its curves and one self-contained HTML page."""
+"""Reports as one self-contained HTML page: of one run, or of several beside each other."""
 
 from __future__ import annotations
 
 import base64
+import csv
 import html
+import io
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedgan_mpi.files import complete_or_absent, write_complete
-from fedgan_mpi.run.record import read_stats
+from fedgan_mpi.errors import UserError
+from fedgan_mpi.files import write_complete
+from fedgan_mpi.report.curves import draw_losses, draw_scores
+from fedgan_mpi.report.history import (
+    Group,
+    History,
+    check_comparable,
+    group_runs,
+    read_history,
+)
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto;
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto;
        padding: 0 1rem; color: #222 }
 table { border-collapse: collapse }
 td, th { padding: .2rem .8rem; border-bottom: 1px solid #ddd; text-align: left }
-td.number { text-align: right; font-variant-numeric: tabular-nums }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
 img { max-width: 100% }
 figure { display: inline-block; margin: .5rem 1rem .5rem 0; vertical-align: top }
-figure img { width: 27rem }
+figure img { width: 20rem; image-rendering: pixelated }
 pre { background: #f6f6f6; padding: 1rem; overflow-x: auto }
+.wide { overflow-x: auto }
 """
+
+Row = dict[str, str]
 
 
 def write_report(run: Path) -> None:
-    """Write curves.png and report.html from what stands in a run directory."""
-    rounds, scores = read_stats(run)
-    draw_curves(run / "curves.png", rounds, scores)
-    grids = sorted((run / "samples").glob("round_*.png"))
-    chosen = [grids[0], grids[-1]] if len(grids) > 1 else grids
-    figures = "".join(
-        f"<figure><img src='{_embedded(path)}' alt=''>"
-        f"<figcaption>after round {int(path.stem.removeprefix('round_'))}</figcaption></figure>"
-        for path in chosen
+    """Write curves.png, losses.png and report.html from what stands in a run directory."""
+    history = read_history(run)
+    groups = [Group(label="generated", runs=[history])]
+    draw_losses(run / "losses.png", history)
+    scores = "<p>None: there is no feature extractor, or nothing held out, beside the shards.</p>"
+    curves = ""
+    if history.scores:
+        draw_scores(run / "curves.png", groups)
+        scores, curves = _table(_last_scores(history)), _image(run / "curves.png", "scores")
+    grids = history.grids
+    shown = dict.fromkeys([grids[0], grids[-1]] if grids else [])
+    moving = run / "training.gif"
+    figures = [_figure(path, f"after round {_round_of(path)}") for path in shown]
+    if moving.exists():
+        figures.append(_figure(moving, "all scored rounds"))
+    config = (run / "config.toml").read_text(encoding="utf-8")
+    _write_page(
+        run / "report.html",
+        history.name,
+        {
+            "Scores": scores + curves,
+            "Samples": "".join(figures),
+            "Losses": _image(run / "losses.png", "losses against rounds"),
+            "Cost": _table(_costs(history)),
+            "Configuration": f"<pre>{html.escape(config)}</pre>",
+        },
     )
-    name = html.escape(run.resolve().name)
-    config = html.escape((run / "config.toml").read_text(encoding="utf-8"))
-    page = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{name}</title><style>{_STYLE}</style></head>
-<body><h1>{name}</h1>
-<h2>Scores</h2>{_score_table(scores)}
-<h2>Curves</h2><img src="{_embedded(run / "curves.png")}" alt="losses and scores against rounds">
-<h2>Samples</h2>{figures}
-<h2>Cost</h2>{_cost_table(rounds)}
-<h2>Configuration</h2><pre>{config}</pre>
-</body></html>
-"""
-    write_complete(run / "report.html", page.encode())
 
 
-def draw_curves(path: Path, rounds: list[dict[str, Any]], scores: list[dict[str, Any]]) -> None:
-    """Losses, and the Fréchet distance with its floor, against rounds."""
-    import matplotlib
+def write_comparison(paths: Sequence[Path], out: Path, target: float | None = None) -> list[Row]:
+    """Write table.csv, curves.png and index.html of runs beside each other; gives the table.
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (losses, distance) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    t = [line["round"] for line in rounds]
-    for key, label in (("d_loss", "discriminator"), ("g_loss", "generator")):
-        losses.plot(t, [line[key] for line in rounds], label=label, linewidth=1)
-    losses.set(title="Loss", xlabel="round", ylabel="mean loss of a round")
-    losses.legend()
-
-    frechet = [line for line in scores if line["metric"].startswith("frechet")]
-    if frechet:
-        name = frechet[0]["metric"]
-        distance.plot(
-            [s["round"] for s in frechet], [s["value"] for s in frechet], "o-", label="generated"
+    target: the score whose cost is told; None: the best that every configuration reaches in the
+    mean over its seeds. Raises UserError where runs cannot stand on one axis, before anything is
+    written.
+    """
+    runs = [read_history(path) for path in paths]
+    check_comparable(runs)
+    groups = group_runs(runs)
+    if target is None:
+        target = max(statistics.mean(run.values.min() for run in group.runs) for group in groups)
+    rows = _comparison(groups, target)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        draw_scores(out / "curves.png", groups)
+        write_complete(out / "table.csv", _csv(rows).encode())
+        figures = [
+            _figure(group.runs[0].grids[-1], f"{group.label}, {_after(group.runs[0])}")
+            for group in groups
+            if group.runs[0].grids
+        ]
+        about = (
+            f"<p>{html.escape(str(runs[0].metric))}, {runs[0].scores[0]['samples']} images a score"
+            f"; held-out real images have {runs[0].scores[0]['floor']:.4g}. Mean ± standard "
+            f"deviation over seeds. Target: {target:.4g}; in brackets the seeds that reach it, "
+            "where not all do; the means are theirs.</p>"
         )
-        distance.axhline(
-            frechet[0]["floor"], color="gray", linestyle="--", label="held-out real images"
+        named = "".join(
+            f"<li>{html.escape(group.label)}: "
+            f"{html.escape(', '.join(str(run.path) for run in group.runs))}</li>"
+            for group in groups
         )
-        distance.set(title=f"{name}\n{frechet[0]['samples']} images", xlabel="round", yscale="log")
-        distance.legend()
-    else:
-        distance.set_axis_off()
-        distance.text(0.5, 0.5, "no feature extractor beside the shards, so no scores", ha="center")
-    with complete_or_absent(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-    pyplot.close(figure)
+        _write_page(
+            out / "index.html",
+            "Comparison",
+            {
+                "Scores": about + f"<div class='wide'>{_table(rows)}</div>",
+                "Curves": _image(out / "curves.png", "scores against cost"),
+                "Samples": "".join(figures),
+                "Runs": f"<ul>{named}</ul>",
+            },
+        )
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror}") from None
+    return rows
 
 
-def _score_table(scores: list[dict[str, Any]]) -> str:
-    last = {line["metric"]: line for line in scores}
-    if not last:
-        return "<p>None: there is no feature extractor beside the shards.</p>"
-    rows = "".join(
-        f"<tr><td>{html.escape(name)}</td>{_numbers(line['value'], line['floor'])}"
-        f"<td class='number'>{line['samples']}</td><td class='number'>{line['round']}</td></tr>"
-        for name, line in last.items()
-    )
-    head = (
-        "<tr><th>metric</th><th>value</th><th>held-out real</th><th>images</th><th>round</th></tr>"
-    )
-    return f"<table>{head}{rows}</table>"
+def _comparison(groups: Sequence[Group], target: float) -> list[Row]:
+    rows = []
+    for group in groups:
+        row = {
+            "configuration": group.label,
+            "seeds": str(len(group.runs)),
+            "final": _mean([float(run.values[-1]) for run in group.runs]),
+            "best": _mean([float(run.values.min()) for run in group.runs]),
+        }
+        for of, head in (
+            ("rounds", "rounds to target"),
+            ("seconds", "seconds to target"),
+            ("megabytes", "MB to target"),
+            ("wireless", "wireless s to target"),
+        ):
+            if any(run.cost(of) is None for each in groups for run in each.runs):
+                continue
+            spent = [run.cost_to(target, of) for run in group.runs]
+            reached = [cost for cost in spent if cost is not None]
+            all_do = len(reached) == len(spent)
+            row[head] = _mean(reached) + ("" if all_do else f" [{len(reached)}/{len(spent)}]")
+        rows.append(row)
+    return rows
 
 
-def _cost_table(rounds: list[dict[str, Any]]) -> str:
-    sums = ("seconds", "seconds_downlink", "seconds_local", "seconds_uplink", "seconds_server")
-    rows = "".join(
-        f"<tr><td>{key}</td>{_numbers(sum(line[key] for line in rounds))}</tr>" for key in sums
-    )
+def _mean(values: Sequence[float]) -> str:
+    if not values:
+        return "never"
+    spread = f" ± {statistics.stdev(values):.3g}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.4g}{spread}"
+
+
+def _last_scores(run: History) -> list[Row]:
+    best = min(range(len(run.values)), key=lambda n: run.values[n])
+    last = {line["metric"]: line for line in run.scores}
+    rows = []
+    for name, line in last.items():
+        values = [each for each in run.scores if each["metric"] == name]
+        rows.append(
+            {
+                "metric": name,
+                "final": f"{line['value']:.4g}",
+                f"at the best, round {values[best]['round']}": f"{values[best]['value']:.4g}",
+                "held-out real images": f"{line['floor']:.4g}",
+                "images": str(line["samples"]),
+            }
+        )
+    return rows
+
+
+def _costs(run: History) -> list[Row]:
+    keys = ["seconds", "seconds_downlink", "seconds_local", "seconds_uplink", "seconds_server"]
+    rows = [
+        {"what": key.replace("_", " "), "sum": f"{sum(line[key] for line in run.rounds):.4g}"}
+        for key in keys
+    ]
     for key in ("bytes_down", "bytes_up"):
-        rows += (
-            f"<tr><td>{key}</td><td class='number'>{sum(line[key] for line in rounds):,}</td></tr>"
-        )
-    return f"<table>{rows}</table>"
+        total = sum(line[key] for line in run.rounds)
+        rows.append({"what": key.replace("_", " "), "sum": f"{total:,}"})
+    return rows
 
 
-def _numbers(*values: float) -> str:
-    return "".join(f"<td class='number'>{value:.4g}</td>" for value in values)
+def _table(rows: Sequence[Row]) -> str:
+    """The first column is words, the others numbers."""
+    kinds = ["", *[" class='number'"] * (len(rows[0]) - 1)]
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        pairs = zip(cells, kinds, strict=True)
+        return "".join(f"<{tag}{kind}>{html.escape(cell)}</{tag}>" for cell, kind in pairs)
+
+    body = "".join(f"<tr>{line(list(row.values()), 'td')}</tr>" for row in rows)
+    return f"<table><tr>{line(list(rows[0]), 'th')}</tr>{body}</table>"
 
 
-def _embedded(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+def _csv(rows: Sequence[Row]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _after(run: History) -> str:
+    return f"seed {run.config['run'].get('seed', 0)}, after round {_round_of(run.grids[-1])}"
+
+
+def _round_of(grid: Path) -> int:
+    return int(grid.stem.removeprefix("round_"))
+
+
+def _figure(path: Path, caption: str) -> str:
+    text = html.escape(caption)
+    return f"<figure>{_image(path, text)}<figcaption>{text}</figcaption></figure>"
+
+
+def _image(path: Path, alt: str) -> str:
+    kind = path.suffix.removeprefix(".")
+    content = base64.b64encode(path.read_bytes()).decode()
+    return f'<img src="data:image/{kind};base64,{content}" alt="{html.escape(alt)}">'
+
+
+def _write_page(path: Path, title: str, sections: dict[str, Any]) -> None:
+    body = "".join(f"<h2>{head}</h2>\n{content}\n" for head, content in sections.items())
+    title = html.escape(title)
+    page = f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style></head>
+<body><h1>{title}</h1>
+{body}</body></html>
+"""
+    write_complete(path, page.encode())
