@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING
 
 import fedgan_mpi.environment  # noqa: F401 - before numpy and torch are loaded
 from fedgan_mpi.cluster.launcher import announced_rank
-from fedgan_mpi.command_line import Evaluate, Sample, Train, parse, wants_help
+from fedgan_mpi.command_line import Train, wants_help
+from fedgan_mpi.commands import (
+    Alone,
+    Compare,
+    Evaluate,
+    Export,
+    Neighbours,
+    Sample,
+    Together,
+    Watch,
+    parse,
+    runs_alone,
+)
 from fedgan_mpi.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,7 +30,7 @@ if TYPE_CHECKING:
 def main(arguments: list[str]) -> int:
     if wants_help(arguments) and announced_rank() > 0:
         return 0  # once is enough
-    if wants_help(arguments) or arguments[:1] == ["sample"]:
+    if wants_help(arguments) or runs_alone(arguments):
         return _alone(arguments)
     return _together(arguments)
 
@@ -26,22 +38,38 @@ def main(arguments: list[str]) -> int:
 def _alone(arguments: list[str]) -> int:
     """Commands of one process, which need no MPI."""
     try:
-        command = parse(arguments)
-        assert isinstance(command, Sample)
-        from fedgan_mpi.run.export import load
-        from fedgan_mpi.run.pictures import write_grid
-
-        write_grid(
-            command.out, load(command.run)(command.count, seed=command.seed, label=command.label)
-        )
+        _run_alone(parse(arguments))
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
     except OSError as error:
         print(f"{error.filename} cannot be written: {error.strerror}", file=sys.stderr)
         return 1
-    print(command.out)
+    except KeyboardInterrupt:  # how one leaves `watch`
+        return 130
     return 0
+
+
+def _run_alone(command: Together | Alone) -> None:
+    if isinstance(command, Sample):
+        from fedgan_mpi.run.export import load
+        from fedgan_mpi.run.pictures import write_samples
+
+        write_samples(load(command.run), command)
+        print(command.out)
+    elif isinstance(command, Export):
+        from fedgan_mpi.run.convert import convert
+
+        convert(command.run, command.kind, command.out)
+    elif isinstance(command, Compare):
+        from fedgan_mpi.report.page import print_table, write_comparison
+
+        print_table(write_comparison(command.runs, command.out, command.target))
+        print(command.out / "index.html")
+    elif isinstance(command, Watch):
+        from fedgan_mpi.report.watch import watch
+
+        watch(command.run, seconds=command.seconds, once=command.once)
 
 
 def _together(arguments: list[str]) -> int:
@@ -56,6 +84,10 @@ def _together(arguments: list[str]) -> int:
             from fedgan_mpi.evaluate import evaluate
 
             evaluate(link, command)
+        elif isinstance(command, Neighbours):
+            from fedgan_mpi.neighbours import find_neighbours
+
+            find_neighbours(link, command)
         else:
             assert isinstance(command, Train)
             _train(link, command)

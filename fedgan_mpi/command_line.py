@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import jsonargparse
 
-from fedgan_mpi.config import METRICS, Config, check_metrics
+from fedgan_mpi.config import Config
 from fedgan_mpi.errors import UserError
 
 if sys.version_info >= (3, 11):
@@ -32,7 +32,12 @@ COMMANDS = """commands:
   train [FILE.toml] [flags]   train a GAN; what runs when no command is named
   train --resume RUN          go on from the newest checkpoint of a run directory
   evaluate RUN [flags]        score all checkpoints and generators of a run, on any number of ranks
+  neighbours RUN              look for copies of training images, where they are held
+  compare RUN RUN …           table, curves and one HTML page of several runs (no MPI needed)
+  watch RUN                   follow a running job (no MPI needed)
   sample RUN --count 64       draw images from a trained generator (no MPI needed)
+  export RUN --format onnx    the generator for other programs (no MPI needed)
+  each of these has its own --help
 
   mpirun -n 9 python -m fedgan_mpi                       the embedded digits, 8 devices
   mpirun -n 9 python -m fedgan_mpi train run.toml --training.rounds 500
@@ -49,36 +54,8 @@ class Train:
     dry_run: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    run: Path
-    count: int
-    out: Path
-    seed: int
-    label: int | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluate:
-    run: Path
-    shards: Path | None
-    samples: int | None
-    metrics: tuple[str, ...] | None
-    inception_weights: str | None
-
-
 def wants_help(arguments: list[str]) -> bool:
     return any(argument in {"-h", "--help"} for argument in arguments)
-
-
-def parse(arguments: list[str]) -> Train | Sample | Evaluate:
-    """The command that the arguments name. Raises UserError; prints and raises SystemExit for
-    --help."""
-    if arguments[:1] == ["sample"]:
-        return _parse_sample(arguments[1:])
-    if arguments[:1] == ["evaluate"]:
-        return _parse_evaluate(arguments[1:])
-    return _parse_train(arguments[1:] if arguments[:1] == ["train"] else arguments)
 
 
 def config_table(config: Config) -> dict[str, dict[str, Any]]:
@@ -100,7 +77,8 @@ def read_config(path: Path) -> Config:
     return _instantiate(parser, _parse_file(parser, path))
 
 
-def _parse_train(arguments: list[str]) -> Train:
+def parse_train(arguments: list[str]) -> Train:
+    """`train`, or what follows it. Raises UserError; prints and raises SystemExit for --help."""
     parser = _config_parser()
     parser.add_argument("file", nargs="?", metavar="FILE.toml", help="the experiment")
     parser.add_argument("--resume", metavar="RUN", help="go on with a run directory")
@@ -109,7 +87,7 @@ def _parse_train(arguments: list[str]) -> Train:
         action="store_true",
         help="print the resolved configuration, sizes and bytes a round; do not train",
     )
-    first = _parse_flags(parser, arguments)
+    first = parse_flags(parser, arguments)
     if first.file and first.resume:
         raise UserError(
             f"{first.file} and --resume {first.resume} both name an experiment; give one"
@@ -121,7 +99,7 @@ def _parse_train(arguments: list[str]) -> Train:
     path = Path(first.resume) / "config.toml" if first.resume else Path(first.file)
     from_file = _parse_file(_config_parser(), path)
     parser.set_defaults(dict(_leaves(from_file.as_dict())))
-    config = _instantiate(parser, _parse_flags(parser, arguments))
+    config = _instantiate(parser, parse_flags(parser, arguments))
     if first.resume:
         _check_resumable(_instantiate(parser, from_file), config)
     resume = Path(first.resume) if first.resume else None
@@ -143,63 +121,6 @@ def _check_resumable(before: Config, now: Config) -> None:
         raise UserError(f"{key} is {new!r}, but must be {right}")
 
 
-def _parse_sample(arguments: list[str]) -> Sample:
-    parser = _parser("sample RUN [flags]", "Draw images from the generator of a run directory.")
-    parser.add_argument("run", type=str, help="run directory, or a generator's .safetensors file")
-    parser.add_argument("--count", type=int, default=64, help="number of images")
-    parser.add_argument("--out", type=str, default="samples.png", help="PNG file to write")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
-    parser.add_argument("--label", type=int, default=None, help="class, if G is conditional")
-    args = _parse_flags(parser, arguments)
-    if args.label is not None and args.label < 0:
-        raise UserError(f"--label is {args.label}, but must be at least 0")
-    if args.count < 1:
-        raise UserError(f"--count is {args.count}, but must be at least 1")
-    if args.seed < 0:
-        raise UserError(f"--seed is {args.seed}, but must be at least 0")
-    return Sample(
-        run=Path(args.run),
-        count=args.count,
-        out=Path(args.out),
-        seed=args.seed,
-        label=args.label,
-    )
-
-
-def _parse_evaluate(arguments: list[str]) -> Evaluate:
-    parser = _parser("evaluate RUN [flags]", "Score what a run has left, on any number of ranks.")
-    parser.add_argument("run", type=str, help="run directory")
-    parser.add_argument("--shards", type=str, default=None, help="where the run's shards are now")
-    parser.add_argument(
-        "--samples", type=int, default=None, help="images a score; default: as in the run"
-    )
-    parser.add_argument(
-        "--metrics",
-        default=None,
-        help="of frechet, classes, kid, prdc, with commas; default: as in the run",
-    )
-    parser.add_argument(
-        "--inception-weights",
-        type=str,
-        default=None,
-        help="file weights-inception-2015-12-05-6726825d.pth, for fid_inception",
-    )
-    args = _parse_flags(parser, arguments)
-    metrics = None if args.metrics is None else tuple(args.metrics.split(","))
-    for name in metrics or ():
-        if name not in METRICS:
-            raise UserError(f"--metrics has {name!r}, but must be of {', '.join(METRICS)}")
-    if metrics is not None:
-        check_metrics("--metrics", metrics)
-    return Evaluate(
-        run=Path(args.run),
-        shards=None if args.shards is None else Path(args.shards),
-        samples=args.samples,
-        metrics=metrics,
-        inception_weights=args.inception_weights,
-    )
-
-
 class _Help(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """jsonargparse's help with types and defaults; the list of commands keeps its lines."""
 
@@ -209,13 +130,14 @@ class _Parser(jsonargparse.ArgumentParser):
         raise UserError(message) from ex
 
 
-def _parser(usage: str, description: str) -> _Parser:
+def new_parser(usage: str, description: str) -> _Parser:
+    """A parser of `python -m fedgan_mpi usage`, which raises UserError for mistakes."""
     usage = f"python -m fedgan_mpi {usage}"
     return _Parser(usage=usage, description=description, formatter_class=_Help, allow_abbrev=False)
 
 
 def _config_parser() -> _Parser:
-    parser = _parser(
+    parser = new_parser(
         "[train] [FILE.toml] [--section.key VALUE …]",
         "Train a GAN over MPI: one server rank, the others hold the devices.",
     )
@@ -226,7 +148,8 @@ def _config_parser() -> _Parser:
     return parser
 
 
-def _parse_flags(parser: _Parser, arguments: list[str]) -> jsonargparse.Namespace:
+def parse_flags(parser: _Parser, arguments: list[str]) -> jsonargparse.Namespace:
+    """What the arguments say. Raises UserError with one sentence of ours."""
     try:
         return parser.parse_args(arguments)
     except (UserError, argparse.ArgumentError) as error:

@@ -387,6 +387,19 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RecordConfig:
+    """What is shown beside stats.jsonl."""
+
+    tensorboard: bool = False
+    """Write losses, scores, seconds and grids for TensorBoard, too, into the run directory."""
+    grid_every: int = 0
+    """Rounds between grids of samples, beside those that go with the scores; 0: those alone."""
+
+    def __post_init__(self) -> None:
+        _require(self.grid_every >= 0, "record.grid_every", self.grid_every, "at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """One experiment."""
 
@@ -399,6 +412,7 @@ class Config:
     link: LinkConfig = field(default_factory=LinkConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    record: RecordConfig = field(default_factory=RecordConfig)
 
     def __post_init__(self) -> None:
         if self.algorithm.name == "centralized":

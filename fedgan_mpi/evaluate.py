@@ -9,8 +9,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,12 +21,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fedgan_mpi.cluster.link import Link
+from fedgan_mpi.cluster.link import AgreedError, Link
 from fedgan_mpi.cluster.node import Pair, build_pair
 from fedgan_mpi.cluster.placement import choose_torch_device, set_threads
-from fedgan_mpi.command_line import Evaluate, read_config
+from fedgan_mpi.command_line import read_config
+from fedgan_mpi.commands import Evaluate
 from fedgan_mpi.config import Config
 from fedgan_mpi.errors import UserError
+from fedgan_mpi.evaluation.features import Extractor
 from fedgan_mpi.evaluation.scorer import RealImages, Scorer, generate, read_extractors
 from fedgan_mpi.files import write_complete
 from fedgan_mpi.run.checkpoint import read_shown_generator
@@ -37,58 +42,37 @@ EVALUATION = "evaluation.jsonl"
 
 def evaluate(link: Link, command: Evaluate) -> None:
     """Collective. Score what is not scored yet, and print all scores asked for."""
-    config = link.from_server(lambda: _config(command))
-    directory = command.shards or Path(config.data.shards or command.run / "shards")
-    manifest = link.from_server(lambda: _read_manifest(command.run, directory))
-    shards, heldout, problem = _read_data(link, config, directory, manifest)
-    link.agree(problem)
-    torch_device = choose_torch_device(config, link)
-    set_threads(config, link)
-    pooled = [sum(counts) for counts in zip(*manifest.histograms, strict=True)]
-    pair = build_pair(config, manifest.image_shape, torch_device, histogram=pooled)
-
-    features = None if manifest.features is None else directory / manifest.features
-    extractors = read_extractors(link, features, config.evaluation.inception_weights)
-    nothing = None
-    if heldout is None or not extractors:
-        missing = "held-out images" if extractors else "feature extractor"
-        nothing = f"{directory} has no {missing}, so there is nothing to score with"
-    link.agree(nothing)
-    samples = scored_samples(config, heldout)
     asked = {
-        "samples": samples,
-        "seed": config.run.seed,
-        "metrics": list(config.evaluation.metrics),
+        "samples": command.samples,
+        "metrics": command.metrics,
+        "inception_weights": command.inception_weights,
     }
-    asked["extractors"] = [extractor.metric("frechet") for extractor in extractors]
-
+    opened = open_run(link, command.run, command.shards, asked)
+    config, pair, seed = opened.config, opened.pair, opened.config.run.seed
+    samples = scored_samples(config, opened.heldout)
+    settings = {
+        "samples": samples,
+        "seed": seed,
+        "metrics": list(config.evaluation.metrics),
+        "extractors": [extractor.metric("frechet") for extractor in opened.extractors],
+    }
     targets = link.from_server(lambda: _targets(command.run))
     known = link.from_server(lambda: _read_lines(command.run))
     scorer: Scorer | None = None
     for name in targets:
         sha256 = link.from_server(partial(_hash, command.run / name))
-        key = {"generator": name, "sha256": sha256, **asked}
+        key = {"generator": name, "sha256": sha256, **settings}
         if not any(line["of"] == key for line in known):
-            if scorer is None:
-                real = RealImages(
-                    shards=shards,
-                    images=manifest.images,
-                    heldout=heldout,
-                    heldout_everywhere=True,
-                    directory=directory,
-                    sha256=manifest.sha256,
-                )
-                scorer = Scorer(
-                    link,
-                    extractors,
-                    real,
-                    metrics=config.evaluation.metrics,
-                    samples=samples,
-                    seed=config.run.seed,
-                )
-            shown = _read_generator(link, pair, command.run / name)
-            link.broadcast(shown, counted=False)
-            images = partial(generate, pair, shown, seed=config.run.seed, purpose=Purpose.SCORE)
+            scorer = scorer or Scorer(
+                link,
+                opened.extractors,
+                opened.real,
+                metrics=config.evaluation.metrics,
+                samples=samples,
+                seed=seed,
+            )
+            shown = read_shown(link, pair, command.run / name)
+            images = partial(generate, pair, shown, seed=seed, purpose=Purpose.SCORE)
             values = scorer.measure(scorer.see(images, rank=link.rank, size=link.size))
             round = link.from_server(partial(_round_of, command.run / name))
             known += [{**line, "of": key} for line in scorer.lines(round, values)]
@@ -98,18 +82,56 @@ def evaluate(link: Link, command: Evaluate) -> None:
     link.barrier()
 
 
-def _config(command: Evaluate) -> Config:
-    """The run's configuration, with what the command asks for."""
-    config = read_config(command.run / "config.toml")
-    changes: dict[str, Any] = {
-        key: value
-        for key, value in (
-            ("samples", command.samples),
-            ("metrics", command.metrics),
-            ("inception_weights", command.inception_weights),
-        )
-        if value is not None
-    }
+@dataclass(kw_only=True)
+class Opened:
+    """A run as a rank sees it afterwards: any number of ranks share its devices' shards."""
+
+    config: Config
+    pair: Pair
+    extractors: list[Extractor]
+    real: RealImages
+    heldout: Shard
+
+
+def open_run(
+    link: Link, run: Path, shards: Path | None, evaluation: Mapping[str, Any] = MappingProxyType({})
+) -> Opened:
+    """Collective. shards: where they are now; evaluation: settings other than the run's.
+
+    Raises AgreedError where the run, its shards or what scores need is missing or changed.
+    """
+    config = link.from_server(lambda: _config(run, evaluation))
+    directory = shards or Path(config.data.shards or run / "shards")
+    manifest = link.from_server(lambda: _read_manifest(run, directory))
+    parts, heldout, problem = _read_data(link, config, directory, manifest)
+    link.agree(problem)
+    torch_device = choose_torch_device(config, link)
+    set_threads(config, link)
+    pooled = [sum(counts) for counts in zip(*manifest.histograms, strict=True)]
+    features = None if manifest.features is None else directory / manifest.features
+    extractors = read_extractors(link, features, config.evaluation.inception_weights)
+    if heldout is None or not extractors:
+        missing = "held-out images" if extractors else "feature extractor"
+        raise AgreedError(f"{directory} has no {missing}, so there is nothing to score with")
+    return Opened(
+        config=config,
+        pair=build_pair(config, manifest.image_shape, torch_device, histogram=pooled),
+        extractors=extractors,
+        real=RealImages(
+            shards=parts,
+            images=manifest.images,
+            heldout=heldout,
+            heldout_everywhere=True,
+            directory=directory,
+            sha256=manifest.sha256,
+        ),
+        heldout=heldout,
+    )
+
+
+def _config(run: Path, evaluation: Mapping[str, Any]) -> Config:
+    config = read_config(run / "config.toml")
+    changes = {key: value for key, value in evaluation.items() if value is not None}
     return dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, **changes))
 
 
@@ -166,8 +188,8 @@ def _round_of(target: Path) -> int:
         raise UserError(f"{about} is missing or damaged") from None
 
 
-def _read_generator(link: Link, pair: Pair, target: Path) -> Tensor:
-    """Collective. Room for G as it was shown; filled on the server."""
+def read_shown(link: Link, pair: Pair, target: Path) -> Tensor:
+    """Collective. G of a checkpoint or of a .safetensors file as it was shown, on every rank."""
     shown = torch.zeros_like(pair.flat.whole_generator)
 
     def read() -> None:
@@ -183,6 +205,7 @@ def _read_generator(link: Link, pair: Pair, target: Path) -> Tensor:
         shown.copy_(pair.flat.whole_generator)
 
     link.from_server(read)
+    link.broadcast(shown, counted=False)
     return shown
 
 

@@ -105,6 +105,8 @@ class Keeper:
         if ends or round == 0:
             self.meanwhile()
             self._settle()
+        elif _is_due(round, config.record.grid_every):
+            self._draw(round, self.node.shown_generator)
         if ends or _is_due(round, config.checkpoint.every):
             self._check_finite(round)
             keep_last = config.checkpoint.keep_last
@@ -126,17 +128,22 @@ class Keeper:
 
     def _show(self, round: int) -> _Pending | None:
         """Collective. Draw the server's generator as it stands, and give it to all ranks."""
-        node, seed = self.node, self.start.config.run.seed
+        node = self.node
         shown = node.shown_generator.clone()
-        if node.link.is_server:
-            grid = generate(
-                node.pair, shown, seed=seed, count=GRID_IMAGES, purpose=Purpose.GRID, chunk=0
-            )
-            self.record.grid(round, grid)
+        self._draw(round, shown)
         if self.scorer is None:
             return None
         node.link.broadcast(shown, counted=False)
         return _Pending(round=round, generator=shown)
+
+    def _draw(self, round: int, shown: Tensor) -> None:
+        """A grid of the same noise every time; the server's."""
+        if self.node.link.is_server:
+            seed = self.start.config.run.seed
+            images = generate(
+                self.node.pair, shown, seed=seed, count=GRID_IMAGES, purpose=Purpose.GRID, chunk=0
+            )
+            self.record.grid(round, images)
 
     def _settle(self) -> bool:
         """Collective. Tell the pending score and export its generator where it is the best so far.
@@ -174,9 +181,11 @@ class Keeper:
         if not self.node.link.is_server:
             return
         from fedgan_mpi.report.page import write_report
+        from fedgan_mpi.run.pictures import write_film
 
         rounds = self.last
         self._export(FINAL, rounds, self.node.shown_generator)
+        write_film(self.start.run / "training.gif", sorted(self.start.run.glob("samples/*.png")))
         write_report(self.start.run)
         for score in self.progress["scores"]:
             floor = f"held-out real images: {score['floor']:.4g}"

@@ -11,6 +11,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def start(link: Link, command: Train) -> Start:
     """Collective. Raises AgreedError where anything is wrong, before torch is imported."""
     config = command.config
     link.configure(config.link)
-    link.agree(_device_problem(config))
+    link.agree(_device_problem(config) or _record_problem(config))
     if config.data.shards is None:
         run, directory, manifest = _start_with_digits(link, command)
     else:
@@ -175,6 +176,12 @@ def check_same_shards(run: Path, manifest: Manifest) -> None:
 def _device_problem(config: Config) -> str | None:
     if config.training.device == "cuda" and not cuda_devices():
         return "training.device is 'cuda', but there is no GPU here; use 'cpu' or 'auto'"
+    return None
+
+
+def _record_problem(config: Config) -> str | None:
+    if config.record.tensorboard and find_spec("tensorboard") is None:
+        return "record.tensorboard needs the package tensorboard: `pip install tensorboard`"
     return None
 
 

@@ -56,6 +56,7 @@ def train(link: Link, start: Start) -> None:
         rounds=config.training.rounds,
         done=done,
         scored=max((score["round"] for score in progress["scores"]), default=0),
+        tensorboard=config.record.tensorboard,
     )
     keeper = Keeper(node, start, record, progress)
     keeper.begin(done)

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from fedgan_mpi.command_line import Sample, Train, config_table, parse, read_config
+from fedgan_mpi.command_line import Train, config_table, read_config
+from fedgan_mpi.commands import Sample, parse
 from fedgan_mpi.config import Config
 from fedgan_mpi.errors import UserError
 

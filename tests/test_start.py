@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fedgan_mpi.command_line import Train, parse
+from fedgan_mpi.command_line import Train
+from fedgan_mpi.commands import parse
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.shards import Manifest
 from fedgan_mpi.start import check_manifest

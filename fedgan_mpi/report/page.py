@@ -116,6 +116,15 @@ def write_comparison(paths: Sequence[Path], out: Path, target: float | None = No
     return rows
 
 
+def print_table(rows: Sequence[Row]) -> None:
+    """The table on standard output, in columns."""
+    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for first, *cells in lines:
+        numbers = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        print("  ".join([first.ljust(widths[0]), *numbers]))
+
+
 def _comparison(groups: Sequence[Group], target: float) -> list[Row]:
     rows = []
     for group in groups:

@@ -45,6 +45,32 @@ class TrainedGenerator:
         batches = [Batch(z, y) for z, y in zip(noise, classes, strict=True)]
         return np.concatenate([to_pixels(batch.through(self.network)) for batch in batches])
 
+    @property
+    def class_names(self) -> list[str]:
+        """Of the classes that it was trained to draw. Raises UserError where it knows none."""
+        if self.about.get("class_shares") is None:
+            raise UserError("this generator knows no classes; train with --model.conditional true")
+        names: list[str] = self.about["class_names"]
+        return names
+
+    @torch.no_grad()
+    def interpolations(self, rows: int, columns: int, *, seed: int = 0) -> NDArray[np.uint8]:
+        """uint8 (rows · columns, C, H, W): rows that go from one noise to another, of one class,
+        on the great circle between them, where noise is as likely as anywhere."""
+        stream = torch_stream(seed, Purpose.GRID)
+        ends = torch.randn(2, rows, self.about["nz"], generator=stream)
+        drawn = [y for y in self._classes(rows, stream, None) if y is not None]
+        classes = torch.cat(drawn) if drawn else None
+        pictures = []
+        for row in range(rows):
+            a, b = ends[:, row]
+            angle = torch.arccos((a @ b / (a.norm() * b.norm())).clamp(-1, 1))
+            t = torch.linspace(0, 1, columns)[:, None]
+            z = ((1 - t) * angle).sin() * a + (t * angle).sin() * b
+            y = classes[row].expand(columns, -1) if classes is not None else None
+            pictures.append(to_pixels(Batch(z / angle.sin(), y).through(self.network)))
+        return np.concatenate(pictures)
+
     def _classes(
         self, count: int, stream: torch.Generator, label: int | None
     ) -> list[torch.Tensor | None]:

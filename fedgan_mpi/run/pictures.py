@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fedgan_mpi.commands import Sample
+from fedgan_mpi.files import complete_or_absent
+from fedgan_mpi.run.export import TrainedGenerator
+
+_FRAMES = 60
+_FRAME_MILLISECONDS = 200
 _GAP = 2  # pixels of the enlarged picture between images, and around them
 _BACKGROUND = 40
 _SMALLEST = 64  # images are enlarged by a whole factor to at least this many pixels
@@ -30,5 +37,40 @@ def grid(images: NDArray[np.uint8], *, columns: int | None = None) -> Image.Imag
     return Image.fromarray(canvas[0] if channels == 1 else canvas.transpose(1, 2, 0))
 
 
+def write_samples(generator: TrainedGenerator, command: Sample) -> None:
+    """The picture that `sample` was asked for. Raises UserError where G knows no classes."""
+    count, seed = command.count, command.seed
+    if command.style == "interpolation":
+        columns = 10
+        images = generator.interpolations(-(-count // columns), columns, seed=seed)
+    elif command.style == "classes":
+        classes = generator.class_names
+        columns = max(1, count // max(len(classes), 1))
+        rows = [generator(columns, seed=seed, label=label) for label in range(len(classes))]
+        images = np.concatenate(rows)
+    else:
+        write_grid(command.out, generator(count, seed=seed, label=command.label))
+        return
+    write_grid(command.out, images, columns=columns)
+
+
+def write_film(path: Path, grids: Sequence[Path]) -> None:
+    """An animated GIF of grids, at most 60 of them; the last one stays."""
+    step = -(-len(grids) // _FRAMES)
+    chosen = [*grids[:-1:step], grids[-1]]
+    frames = [Image.open(grid) for grid in chosen]
+    durations = [_FRAME_MILLISECONDS] * (len(frames) - 1) + [10 * _FRAME_MILLISECONDS]
+    with complete_or_absent(path) as temporary:
+        frames[0].save(
+            temporary,
+            format="GIF",
+            save_all=True,
+            append_images=frames[1:],
+            duration=durations,
+            loop=0,
+        )
+
+
 def write_grid(path: Path, images: NDArray[np.uint8], *, columns: int | None = None) -> None:
-    grid(images, columns=columns).save(path, format="PNG")
+    with complete_or_absent(path) as temporary:
+        grid(images, columns=columns).save(temporary, format="PNG")

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tomli_w
@@ -22,7 +22,10 @@ from fedgan_mpi.command_line import PROVENANCE, config_table
 from fedgan_mpi.config import Config
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import write_complete
-from fedgan_mpi.run.pictures import write_grid
+from fedgan_mpi.run.pictures import grid, write_grid
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 STATS = "stats.jsonl"
 
@@ -102,7 +105,15 @@ class Record:
     """Everything a run says: stats.jsonl, grids, progress bar, final lines. `run` is None where it
     is silent."""
 
-    def __init__(self, run: Path | None, *, rounds: int, done: int = 0, scored: int = 0) -> None:
+    def __init__(
+        self,
+        run: Path | None,
+        *,
+        rounds: int,
+        done: int = 0,
+        scored: int = 0,
+        tensorboard: bool = False,
+    ) -> None:
         """done, scored: rounds that a resumed run has behind it; it makes later lines again."""
         self.run = run
         if run is None:
@@ -116,6 +127,11 @@ class Record:
             total=rounds, initial=done, unit="round", mininterval=interval, dynamic_ncols=True
         )
         self._shown: dict[str, str] = {}
+        self._board: SummaryWriter | None = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(run / "tensorboard"), purge_step=done + 1)
 
     def round(self, stats: dict[str, Any]) -> None:
         """One line of stats.jsonl, and the bar a round further."""
@@ -125,6 +141,11 @@ class Record:
         for key in ("d_loss", "g_loss"):
             if stats[key] is not None:
                 self._shown[key] = f"{stats[key]:.3f}"
+        if self._board is not None:
+            for key, value in stats.items():
+                if isinstance(value, float):
+                    group = "seconds" if key.startswith("seconds") else "loss"
+                    self._board.add_scalar(f"{group}/{key}", value, stats["round"])
         self._bar.set_postfix(self._shown, refresh=False)
         self._bar.update()
 
@@ -133,6 +154,8 @@ class Record:
         if self.run is None:
             return
         self._write(score)
+        if self._board is not None:
+            self._board.add_scalar(f"score/{score['metric']}", score["value"], score["round"])
         if score["metric"].startswith("frechet"):
             self._shown["score"] = f"{score['value']:.1f}"
 
@@ -140,6 +163,10 @@ class Record:
         """samples/round_NNNNNN.png."""
         if self.run is not None:
             write_grid(self.run / "samples" / f"round_{round:06d}.png", images)
+            if self._board is not None:
+                picture = np.asarray(grid(images))
+                form = "HWC" if picture.ndim == 3 else "HW"
+                self._board.add_image("samples", picture, round, dataformats=form)
 
     def say(self, line: str) -> None:
         """A line on standard output, above the bar."""
@@ -150,6 +177,8 @@ class Record:
     def close(self) -> None:
         if self.run is not None:
             self._bar.close()
+            if self._board is not None:
+                self._board.close()
             self._stats.close()
 
     def _write(self, line: dict[str, Any]) -> None:
