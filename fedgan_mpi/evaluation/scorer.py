@@ -145,22 +145,13 @@ class Scorer:
             begin, end = first_row[device - 1], first_row[device]
             stream = numpy_stream(self.seed, Purpose.REAL_SCORE, device)
             drawn = np.sort(stream.choice(len(shard), end - begin, replace=False))
-            if not known:
-                for start in range(0, len(shard), BLOCK):
-                    block = np.arange(start, min(start + BLOCK, len(shard)))
-                    inside = np.searchsorted(drawn, [block[0], block[-1] + 1])
-                    seen.add(
-                        shard.take(block),
-                        begin + inside[0],
-                        only=drawn[inside[0] : inside[1]] - start,
-                    )
-            elif self.pairs:
-                for start in range(0, len(drawn), BLOCK):
-                    seen.add(shard.take(drawn[start : start + BLOCK]), begin + start)
-        if known:
-            remembered = memory.read() if self.link.is_server else None
-            for n, view in enumerate(seen.views):
-                view.set_sums(remembered[n] if remembered else np.zeros_like(view.sums))
+            for start in range(0, len(drawn) if self.pairs else 0, BLOCK):
+                seen.add_rows(shard.take(drawn[start : start + BLOCK]), begin + start)
+            for start in range(0, 0 if known else len(shard), BLOCK):
+                seen.add_sums(shard.take(np.arange(start, min(start + BLOCK, len(shard)))))
+        if known and self.link.is_server:
+            for view, sums in zip(seen.views, memory.read() or [], strict=True):
+                view.set_sums(sums)
         total = seen.over_ranks(self.link)
         if self.link.is_server and not known:
             memory.write([view.sums for view in total.views])
@@ -219,31 +210,40 @@ class View:
         self.classes = numbers[: len(self.classes)]
         self.moments = Moments.unpack(numbers[len(self.classes) :], self.extractor.width)
 
-    @torch.no_grad()
-    def add(self, images: NDArray[np.uint8], row: int, only: NDArray[np.int64] | None) -> None:
+    def add(self, images: NDArray[np.uint8], *, sums: bool, row: int | None) -> None:
+        """Add images to the sums, and their features as rows from `row`."""
         features = self.extractor.features(torch.from_numpy(images))
-        if isinstance(self.extractor, Classifier):
+        numbers = features.double().numpy()
+        if sums:
+            self.moments.add(numbers)
+        if sums and isinstance(self.extractor, Classifier):
             seen = self.extractor.logits(features).argmax(1).numpy()
             self.classes += np.bincount(seen, minlength=len(self.classes))
-        numbers = features.double().numpy()
-        self.moments.add(numbers)
-        if len(self.rows):
-            kept = numbers if only is None else numbers[only]
-            self.rows[row : row + len(kept)] = kept
+        if row is not None and len(self.rows):
+            self.rows[row : row + len(numbers)] = numbers
 
 
 class Seen:
-    """A set of images as all extractors see it; a rank's part of it, or the whole."""
+    """A set of images, uint8 (N, C, H, W), as all extractors see it; a rank's part of it, or the
+    whole."""
 
     def __init__(self, views: list[View]) -> None:
         self.views = views
 
-    def add(
-        self, images: NDArray[np.uint8], row: int, only: NDArray[np.int64] | None = None
-    ) -> None:
-        """Add images, uint8 (N, C, H, W); their features, or `only` some, are rows from `row`."""
+    def add(self, images: NDArray[np.uint8], row: int) -> None:
+        """Add images to the sums, and their features as rows from `row`."""
+        self._add(images, sums=True, row=row)
+
+    def add_sums(self, images: NDArray[np.uint8]) -> None:
+        self._add(images, sums=True, row=None)
+
+    def add_rows(self, images: NDArray[np.uint8], row: int) -> None:
+        self._add(images, sums=False, row=row)
+
+    @torch.no_grad()
+    def _add(self, images: NDArray[np.uint8], *, sums: bool, row: int | None) -> None:
         for view in self.views:
-            view.add(images, row, only)
+            view.add(images, sums=sums, row=row)
 
     def over_ranks(self, link: Link) -> Seen:
         """Collective. What all ranks have seen."""

@@ -53,7 +53,7 @@ def write_report(run: Path) -> None:
     moving = run / "training.gif"
     figures = [_figure(path, f"after round {_round_of(path)}") for path in shown]
     if moving.exists():
-        figures.append(_figure(moving, "all scored rounds"))
+        figures.append(_figure(moving, "round by round"))
     config = (run / "config.toml").read_text(encoding="utf-8")
     _write_page(
         run / "report.html",

@@ -1,0 +1,84 @@
+"""What scores cost: `evaluate` on two ranks against one, and scoring in training against none.
+
+    python benchmarks/scores.py RUN
+
+RUN: a finished run with some thousand held-out images and several checkpoints. Times `evaluate RUN`
+on 1 and 2 ranks from nothing (real images' sums included), less the start of Python, three times in
+turn; then a round trip of the default job with its scores and without. Prints JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from fedgan_mpi.command_line import read_config
+from fedgan_mpi.run.record import read_stats
+
+REPEATS = 3
+PROGRAM = [sys.executable, "-m", "fedgan_mpi"]
+
+
+def evaluate_seconds(run: Path, ranks: int) -> tuple[float, float]:
+    """(from nothing, with all scores there already: what starting costs)."""
+    shards = Path(read_config(run / "config.toml").data.shards or run / "shards")
+    shutil.rmtree(shards / ".statistics", ignore_errors=True)
+    (run / "evaluation.jsonl").unlink(missing_ok=True)
+    command = ["mpirun", "-n", str(ranks), *PROGRAM, "evaluate", str(run)]
+    seconds = []
+    for _ in range(2):
+        began = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        seconds.append(time.perf_counter() - began)
+    return seconds[0], seconds[1]
+
+
+def default_job_seconds(directory: Path, every: int) -> float:
+    """From the first round's end to the last's, scores and grids within."""
+    command = ["mpirun", "-n", "9", *PROGRAM, "--training.rounds=401", "--checkpoint.every=0"]
+    command += [f"--evaluation.every={every}", f"--run.directory={directory}"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    stamps: dict[int, float] = {}
+    while process.poll() is None:
+        for run in directory.glob("*/stats.jsonl"):
+            rounds, _ = read_stats(run.parent) if run.read_text().endswith("\n") else ([], [])
+            stamps.setdefault(len(rounds), time.perf_counter())
+        time.sleep(0.02)
+    assert process.returncode == 0
+    first = min(n for n in stamps if n >= 1)
+    last = max(n for n in stamps if n <= 401)
+    return (stamps[last] - stamps[first]) / (last - first)
+
+
+def main() -> None:
+    run = Path(sys.argv[1])
+    ratios, seconds = [], []
+    for _ in range(REPEATS):
+        (whole_1, start_1), (whole_2, start_2) = (evaluate_seconds(run, n) for n in (1, 2))
+        ratios.append((whole_1 - start_1) / (whole_2 - start_2))
+        seconds.append([whole_1, start_1, whole_2, start_2])
+    rounds, _ = read_stats(run)
+    costs = []
+    for _ in range(REPEATS):
+        with tempfile.TemporaryDirectory() as scored, tempfile.TemporaryDirectory() as plain:
+            with_scores = default_job_seconds(Path(scored), 100)
+            costs.append(with_scores / default_job_seconds(Path(plain), 0))
+    result = {
+        "evaluate_speedup_of_2_ranks": round(statistics.median(ratios), 3),
+        "evaluate_speedups": [round(ratio, 3) for ratio in ratios],
+        "evaluate_seconds_1_rank_start_2_ranks_start": [[round(s, 2) for s in r] for r in seconds],
+        "default_job_with_scores_to_without": round(statistics.median(costs), 3),
+        "default_job_ratios": [round(cost, 3) for cost in costs],
+        "run_rounds": len(rounds),
+    }
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
