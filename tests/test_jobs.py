@@ -133,7 +133,7 @@ def test_sample_draws_a_grid(whole, tmp_path):
 
 def test_the_report_needs_no_other_file(whole):
     page = (whole / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 3
+    assert page.count("data:image/png;base64,") == 4
     assert not re.search(r"(src|href)=[\"'](?!data:)", page)
     assert "frechet_classifier_distance" in page and "rounds = 6" in page
 
