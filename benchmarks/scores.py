@@ -1,15 +1,18 @@
 """What scores cost: `evaluate` on two ranks against one, and scoring in training against none.
 
-    python benchmarks/scores.py RUN
+    python benchmarks/scores.py evaluate RUN
+    python benchmarks/scores.py training
 
-RUN: a finished run with some thousand held-out images and several checkpoints. Times `evaluate RUN`
-on 1 and 2 ranks from nothing (real images' sums included), less the start of Python, three times in
-turn; then a round trip of the default job with its scores and without. Prints JSON.
+`evaluate` times `evaluate RUN` on 1 and 2 ranks, a core each, from nothing (real images' sums
+included), three times in turn: the whole command, and less its start, that is the same command where
+all scores are there. RUN: a run with some thousand held-out images and several checkpoints.
+`training` times the default job with its scores and without. Prints JSON.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -31,10 +34,11 @@ def evaluate_seconds(run: Path, ranks: int) -> tuple[float, float]:
     shutil.rmtree(shards / ".statistics", ignore_errors=True)
     (run / "evaluation.jsonl").unlink(missing_ok=True)
     command = ["mpirun", "-n", str(ranks), *PROGRAM, "evaluate", str(run)]
+    one_core = {**os.environ, "OMP_NUM_THREADS": "1"}
     seconds = []
     for _ in range(2):
         began = time.perf_counter()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=one_core)
         seconds.append(time.perf_counter() - began)
     return seconds[0], seconds[1]
 
@@ -56,27 +60,40 @@ def default_job_seconds(directory: Path, every: int) -> float:
     return (stamps[last] - stamps[first]) / (last - first)
 
 
-def main() -> None:
-    run = Path(sys.argv[1])
-    ratios, seconds = [], []
+def measure_evaluate(run: Path) -> dict[str, object]:
+    whole, less_start, seconds = [], [], []
     for _ in range(REPEATS):
         (whole_1, start_1), (whole_2, start_2) = (evaluate_seconds(run, n) for n in (1, 2))
-        ratios.append((whole_1 - start_1) / (whole_2 - start_2))
+        whole.append(whole_1 / whole_2)
+        less_start.append((whole_1 - start_1) / (whole_2 - start_2))
         seconds.append([whole_1, start_1, whole_2, start_2])
-    rounds, _ = read_stats(run)
+    return {
+        "speedup_of_2_ranks": _summary(whole),
+        "speedup_of_2_ranks_less_start": _summary(less_start),
+        "seconds_1_rank_start_2_ranks_start": [[round(s, 2) for s in r] for r in seconds],
+    }
+
+
+def measure_training() -> dict[str, object]:
     costs = []
     for _ in range(REPEATS):
         with tempfile.TemporaryDirectory() as scored, tempfile.TemporaryDirectory() as plain:
             with_scores = default_job_seconds(Path(scored), 100)
             costs.append(with_scores / default_job_seconds(Path(plain), 0))
-    result = {
-        "evaluate_speedup_of_2_ranks": round(statistics.median(ratios), 3),
-        "evaluate_speedups": [round(ratio, 3) for ratio in ratios],
-        "evaluate_seconds_1_rank_start_2_ranks_start": [[round(s, 2) for s in r] for r in seconds],
-        "default_job_with_scores_to_without": round(statistics.median(costs), 3),
-        "default_job_ratios": [round(cost, 3) for cost in costs],
-        "run_rounds": len(rounds),
+    return {"default_job_with_scores_to_without": _summary(costs)}
+
+
+def _summary(ratios: list[float]) -> dict[str, float]:
+    median = statistics.median(ratios)
+    return {
+        name: round(f, 3)
+        for name, f in (("median", median), ("min", min(ratios)), ("max", max(ratios)))
     }
+
+
+def main() -> None:
+    asked, *run = sys.argv[1:]
+    result = measure_evaluate(Path(run[0])) if asked == "evaluate" else measure_training()
     print(json.dumps(result, indent=1))
 
 

@@ -100,13 +100,14 @@ class Keeper:
             )
             self.last, self.progress["ended_early"] = round, True
         ends = round == self.last
-        if ends or self._scores_after(round):
+        scores = ends or self._scores_after(round)
+        if scores or _is_due(round, config.record.grid_every):
+            self._draw(round)
+        if scores:
             self.pending = self._show(round)
         if ends or round == 0:
             self.meanwhile()
             self._settle()
-        elif _is_due(round, config.record.grid_every):
-            self._draw(round, self.node.shown_generator)
         if ends or _is_due(round, config.checkpoint.every):
             self._check_finite(round)
             keep_last = config.checkpoint.keep_last
@@ -127,21 +128,23 @@ class Keeper:
             )
 
     def _show(self, round: int) -> _Pending | None:
-        """Collective. Draw the server's generator as it stands, and give it to all ranks."""
-        node = self.node
-        shown = node.shown_generator.clone()
-        self._draw(round, shown)
+        """Collective. Give the server's generator as it stands to all ranks."""
         if self.scorer is None:
             return None
-        node.link.broadcast(shown, counted=False)
+        shown = self.node.shown_generator.clone()
+        self.node.link.broadcast(shown, counted=False)
         return _Pending(round=round, generator=shown)
 
-    def _draw(self, round: int, shown: Tensor) -> None:
+    def _draw(self, round: int) -> None:
         """A grid of the same noise every time; the server's."""
         if self.node.link.is_server:
-            seed = self.start.config.run.seed
             images = generate(
-                self.node.pair, shown, seed=seed, count=GRID_IMAGES, purpose=Purpose.GRID, chunk=0
+                self.node.pair,
+                self.node.shown_generator,
+                seed=self.start.config.run.seed,
+                count=GRID_IMAGES,
+                purpose=Purpose.GRID,
+                chunk=0,
             )
             self.record.grid(round, images)
 
