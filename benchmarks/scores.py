@@ -4,8 +4,8 @@
     python benchmarks/scores.py training
 
 `evaluate` times `evaluate RUN` on 1 and 2 ranks, a core each, from nothing (real images' sums
-included), three times in turn: the whole command, and less its start, that is the same command where
-all scores are there. RUN: a run with some thousand held-out images and several checkpoints.
+included), three times in turn: the whole command, and less its start, that is the same command
+where all scores are there. RUN: a run with some thousand held-out images and several checkpoints.
 `training` times the default job with its scores and without. Prints JSON.
 """
 
