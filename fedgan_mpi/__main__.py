@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 import traceback
 from typing import TYPE_CHECKING
 
 import fedgan_mpi.environment  # noqa: F401 - before numpy and torch are loaded
+from fedgan_mpi import signals
+
+if __name__ == "__main__":
+    signals.listen()  # before what is slow to import: a job may be told to end while it begins
+
 from fedgan_mpi.cluster.launcher import announced_rank
 from fedgan_mpi.command_line import Train, wants_help
 from fedgan_mpi.commands import (
@@ -31,6 +37,7 @@ def main(arguments: list[str]) -> int:
     if wants_help(arguments) and announced_rank() > 0:
         return 0  # once is enough
     if wants_help(arguments) or runs_alone(arguments):
+        signals.ignore_no_more()
         return _alone(arguments)
     return _together(arguments)
 
@@ -80,6 +87,9 @@ def _together(arguments: list[str]) -> int:
     try:
         link.check_world()
         command = link.from_server(lambda: parse(arguments))
+        if isinstance(command, Train):
+            return _train(link, command)
+        signals.ignore_no_more()  # the others leave nothing half done
         if isinstance(command, Evaluate):
             from fedgan_mpi.evaluate import evaluate
 
@@ -88,9 +98,6 @@ def _together(arguments: list[str]) -> int:
             from fedgan_mpi.neighbours import find_neighbours
 
             find_neighbours(link, command)
-        else:
-            assert isinstance(command, Train)
-            _train(link, command)
     except AgreedError as error:  # every rank has it: say it once, leave together
         # Of many worlds of one rank, each has a server; the launcher numbers them all the same.
         if link.is_server and (link.size > 1 or announced_rank() == 0):
@@ -100,23 +107,24 @@ def _together(arguments: list[str]) -> int:
     except SystemExit:
         raise
     except BaseException:  # this rank alone: the others wait and cannot be told
-        print(f"[rank {link.rank}] {traceback.format_exc()}", file=sys.stderr, flush=True)
+        where = f"[rank {link.rank} on {platform.node()}]"
+        print(f"{where} {traceback.format_exc()}", file=sys.stderr, flush=True)
         link.abort()
     return 0
 
 
-def _train(link: Link, command: Train) -> None:
+def _train(link: Link, command: Train) -> int:
     from fedgan_mpi.start import start
 
     if command.dry_run:
         from fedgan_mpi.dry_run import dry_run
 
         dry_run(link, command.config)
-        return
+        return 0
     state = start(link, command)
     from fedgan_mpi.train import train
 
-    train(link, state)
+    return train(link, state)
 
 
 if __name__ == "__main__":

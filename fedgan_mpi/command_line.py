@@ -101,24 +101,31 @@ def parse_train(arguments: list[str]) -> Train:
     parser.set_defaults(dict(_leaves(from_file.as_dict())))
     config = _instantiate(parser, parse_flags(parser, arguments))
     if first.resume:
-        _check_resumable(_instantiate(parser, from_file), config)
+        before = _instantiate(parser, from_file)
+        check_resumable(config_table(before), config_table(config), path)
     resume = Path(first.resume) if first.resume else None
     return Train(config=config, resume=resume, dry_run=first.dry_run)
 
 
-def _check_resumable(before: Config, now: Config) -> None:
-    """A resumed run is the same experiment, or a longer one."""
-    for (key, old), (_, new) in zip(
-        _leaves(dataclasses.asdict(before)), _leaves(dataclasses.asdict(now)), strict=True
-    ):
-        if old == new or (key == "training.rounds" and new > old):
+def check_resumable(before: dict[str, Any], now: dict[str, Any], where: Path) -> None:
+    """A resumed run is the same experiment, or a longer one. before, now: of `config_table`.
+
+    Raises UserError for a key that decides on results, or on what stats.jsonl tells of them.
+    """
+    old, new = dict(_leaves(before)), dict(_leaves(now))
+    for key in sorted(old.keys() | new.keys()):
+        longer = key == "training.rounds" and new[key] >= old.get(key, 0)
+        if old.get(key) == new.get(key) or longer or key.startswith(_MAY_CHANGE):
             continue
-        right = (
-            f"more than {old!r}"
-            if key == "training.rounds"
-            else f"{old!r} as in the run that is resumed"
-        )
-        raise UserError(f"{key} is {new!r}, but must be {right}")
+        right = f"{old[key]!r}" if key in old else "left out"
+        if key == "training.rounds":
+            right = f"at least {old.get(key)!r}"
+        value = f"is {new[key]!r}" if key in new else "is left out"
+        raise UserError(f"{key} {value}, but must be {right} as in {where}")
+
+
+_MAY_CHANGE = ("checkpoint.", "record.", "data.shards", "link.deadline")
+"""What a resumed run may do otherwise without another result."""
 
 
 class _Help(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -380,9 +380,15 @@ class CheckpointConfig:
     """Rounds between checkpoints; 0: only after the last round."""
     keep_last: int = 2
     """Checkpoints kept; older ones are deleted."""
+    keep_best: bool = False
+    """Keep that of the best score, too; every scored round then has a checkpoint."""
+    minutes: float | None = None
+    """Minutes, too, after which the next round ends with a checkpoint. None: rounds alone count."""
 
     def __post_init__(self) -> None:
         _require(self.every >= 0, "checkpoint.every", self.every, "at least 0")
+        fits = self.minutes is None or 0 < self.minutes < math.inf
+        _require(fits, "checkpoint.minutes", self.minutes, "above 0 and finite")
         _require(self.keep_last >= 1, "checkpoint.keep_last", self.keep_last, "at least 1")
 
 

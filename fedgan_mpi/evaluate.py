@@ -31,7 +31,7 @@ from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.features import Extractor
 from fedgan_mpi.evaluation.scorer import RealImages, Scorer, generate, read_extractors
 from fedgan_mpi.files import write_complete
-from fedgan_mpi.run.checkpoint import read_shown_generator
+from fedgan_mpi.run.checkpoint import checkpoints_of, read_shown_generator
 from fedgan_mpi.run.export import BEST, FINAL
 from fedgan_mpi.shards import Manifest, Shard, read_shard, shard_name
 from fedgan_mpi.start import check_same_shards, check_samples, read_heldout, scored_samples
@@ -162,7 +162,7 @@ def _read_data(
 
 def _targets(run: Path) -> list[str]:
     """Checkpoints in the order of rounds, then the exported generators."""
-    found = [f"checkpoints/{path.name}" for path in sorted(run.glob("checkpoints/round_*"))]
+    found = [f"checkpoints/{path.name}" for path in checkpoints_of(run)]
     exported = [f"{name}.safetensors" for name in (FINAL, BEST)]
     found += [name for name in exported if (run / name).exists()]
     if not found:

@@ -24,7 +24,7 @@ def complete_or_absent(path: Path) -> Iterator[Path]:
     sync_directory(path.parent)
 
 
-def write_complete(path: Path, content: bytes) -> None:
+def write_complete(path: Path, content: bytes | memoryview) -> None:
     """Write a file, complete or not at all."""
     with complete_or_absent(path) as temporary:
         temporary.write_bytes(content)

@@ -3,19 +3,23 @@ report."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from fedgan_mpi import __version__
+from fedgan_mpi import __version__, signals
 from fedgan_mpi.cluster.link import AgreedError
 from fedgan_mpi.cluster.node import Node
+from fedgan_mpi.command_line import config_table
 from fedgan_mpi.evaluation.scorer import RealImages, Scorer, Seen, generate, read_extractors
 from fedgan_mpi.learning.networks import count_parameters, default_width
 from fedgan_mpi.privacy import epsilon
-from fedgan_mpi.run.checkpoint import save_checkpoint
+from fedgan_mpi.run.checkpoint import Checkpoints
 from fedgan_mpi.run.export import BEST, FINAL, write_generator
 from fedgan_mpi.run.record import Record
 from fedgan_mpi.start import Start, scored_samples
@@ -35,7 +39,21 @@ class Keeper:
         """Collective: adds up the statistics of the real images."""
         self.node, self.start, self.record, self.progress = node, start, record, progress
         self.last = start.config.training.rounds
+        self.vote = Vote()
+        self.stopped: int | None = None
+        """Exit status of a job that a signal has ended."""
         self.pending: _Pending | None = None
+        self.checkpoints = Checkpoints(
+            node,
+            start.run,
+            keep_last=start.config.checkpoint.keep_last,
+            about={
+                "configuration": config_table(start.config),
+                "shards_sha256": start.manifest.sha256,
+                "versions": {"fedgan_mpi": __version__, "torch": torch.__version__},
+            },
+        )
+        self.saved = time.monotonic()
         self.scorer: Scorer | None = None
         features = start.manifest.features
         samples = node.link.from_server(lambda: scored_samples(start.config, start.heldout))
@@ -62,38 +80,35 @@ class Keeper:
             missing = "no held-out images" if extractors else "no feature extractor"
             record.say(f"{start.directory} has {missing}, so there are no scores")
 
-    def begin(self, done: int) -> None:
+    def begin(self, done: int) -> bool:
         """Collective. Score the start of a new run, or go on with the score that was due when the
-        checkpoint of round `done` was written."""
+        checkpoint of round `done` was written. False where training does not even begin."""
         if self.progress["ended_early"]:
             self.last = done
+        self._keep_best()
         scored = [score["round"] for score in self.progress["scores"]]
-        if done == 0:
-            self.after(0)
-        elif done < self.last and done not in scored and self._scores_after(done):
+        self._cast_vote()
+        self.vote.numbers[:] = self.node.link.sum(self.vote.numbers)
+        if done == 0 and not scored:
+            return self.after(0)
+        if self.vote.stops and done < self.last:
+            self._stop(done)
+            return False
+        if done < self.last and done not in scored and self._scores_after(done):
             self.pending = self._show(done)
+        return True
 
     def meanwhile(self) -> None:
-        """What a device rank does while the server trains on: its part of the pending score."""
-        link, pending = self.node.link, self.pending
-        if pending is None or self.scorer is None or (link.is_server and link.size > 1):
-            return
-        images = partial(
-            generate,
-            self.node.pair,
-            pending.generator,
-            seed=self.start.config.run.seed,
-            purpose=Purpose.SCORE,
-        )
-        part = max(link.rank - 1, 0)
-        pending.seen = self.scorer.see(images, rank=part, size=max(link.device_ranks, 1))
+        """What a rank does with its part of a round behind it: a device rank scores its part of
+        what is pending, while the server trains on; all say what they want agreed."""
+        self._see()
+        self._cast_vote()
 
     def after(self, round: int) -> bool:
         """Collective. Keep what is due after so many finished rounds, and all of it after the last.
         False where training ends here."""
         config = self.start.config
-        early = self._settle()
-        if early:
+        if self._settle():
             self.record.say(
                 f"no better score in {config.evaluation.patience}, so training ends "
                 f"after round {round}"
@@ -106,13 +121,51 @@ class Keeper:
         if scores:
             self.pending = self._show(round)
         if ends or round == 0:
-            self.meanwhile()
+            self._see()
             self._settle()
-        if ends or _is_due(round, config.checkpoint.every):
+        if self.checkpoints.waits and not self.vote.writing:
+            self._warn(self.checkpoints.complete())
+        if ends or self.vote.stops or self._is_checkpoint_due(round):
             self._check_finite(round)
-            keep_last = config.checkpoint.keep_last
-            save_checkpoint(self.node, self.start.run, round, self.progress, keep_last)
-        return not ends
+            self._warn(self.checkpoints.begin(round, self.progress))
+            self.saved = time.monotonic()
+        if ends or self.vote.stops:
+            problem = self.checkpoints.complete()
+            if problem is not None:
+                raise AgreedError(problem)
+        if self.vote.stops and not ends:
+            self._stop(round)
+        return not ends and not self.vote.stops
+
+    def close(self) -> None:
+        """Collective. For a run that cannot go on: what was being written becomes valid."""
+        self._warn(self.checkpoints.complete())
+
+    def _is_checkpoint_due(self, round: int) -> bool:
+        checkpoint = self.start.config.checkpoint
+        scored = checkpoint.keep_best and self._scores_after(round)
+        return _is_due(round, checkpoint.every) or scored or self.vote.late
+
+    def _cast_vote(self) -> None:
+        minutes = self.start.config.checkpoint.minutes
+        late = minutes is not None and time.monotonic() - self.saved > 60 * minutes
+        self.vote.cast(
+            requeue=signals.requeue_asked(),
+            interrupted=signals.interrupted(),
+            writing=self.checkpoints.is_writing,
+            late=late and self.node.link.is_server,
+        )
+
+    def _stop(self, round: int) -> None:
+        self.stopped = signals.REQUEUE if self.vote.requeue else signals.INTERRUPTED
+        self.record.say(
+            f"stopped by a signal after round {round}; "
+            f"to go on: python -m fedgan_mpi train --resume {self.start.run}"
+        )
+
+    def _warn(self, problem: str | None) -> None:
+        if problem is not None:
+            self.record.say(problem)
 
     def _scores_after(self, round: int) -> bool:
         return round == 0 or _is_due(round, self.start.config.evaluation.every)
@@ -163,11 +216,33 @@ class Keeper:
         if best is None or value < best["value"]:
             self.progress["best"] = {"round": pending.round, "value": value}
             self.progress["scores_since_best"] = 0
+            self._keep_best()
             self._export(BEST, pending.round, pending.generator)
         else:
             self.progress["scores_since_best"] += 1
         patience = self.start.config.evaluation.patience
         return patience is not None and self.progress["scores_since_best"] >= patience
+
+    def _see(self) -> None:
+        """This rank's part of the pending score; the server alone has none where there are
+        others."""
+        link, pending = self.node.link, self.pending
+        if pending is None or self.scorer is None or (link.is_server and link.size > 1):
+            return
+        images = partial(
+            generate,
+            self.node.pair,
+            pending.generator,
+            seed=self.start.config.run.seed,
+            purpose=Purpose.SCORE,
+        )
+        part = max(link.rank - 1, 0)
+        pending.seen = self.scorer.see(images, rank=part, size=max(link.device_ranks, 1))
+
+    def _keep_best(self) -> None:
+        best = self.progress["best"]
+        if self.start.config.checkpoint.keep_best and best is not None:
+            self.checkpoints.best = best["round"]
 
     def _privacy_spent(self, round: int) -> dict[str, float]:
         """ε after so many rounds, said aloud; nothing where the algorithm promises none."""
@@ -221,6 +296,34 @@ class Keeper:
         }
         with self.node.pair.generator(shown):
             write_generator(self.start.run, name, G, about)
+
+
+class Vote:
+    """What ranks must agree on after a round; its numbers are added up with the round's own."""
+
+    def __init__(self) -> None:
+        self.numbers = np.zeros(4)
+
+    def cast(self, *, requeue: bool, interrupted: bool, writing: bool, late: bool) -> None:
+        """This rank's. requeue, interrupted: signals that it got; writing: its part of a checkpoint
+        is not yet on disk; late: a checkpoint is due by the clock."""
+        self.numbers[:] = requeue, interrupted, writing, late
+
+    @property
+    def requeue(self) -> bool:
+        return bool(self.numbers[0])
+
+    @property
+    def stops(self) -> bool:
+        return bool(self.numbers[:2].any())
+
+    @property
+    def writing(self) -> bool:
+        return bool(self.numbers[2])
+
+    @property
+    def late(self) -> bool:
+        return bool(self.numbers[3])
 
 
 @dataclass(kw_only=True)

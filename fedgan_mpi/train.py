@@ -3,28 +3,42 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedgan_mpi.algorithms import ALGORITHMS
 from fedgan_mpi.algorithms.base import Algorithm, Ledger, Sizes
 from fedgan_mpi.cluster.link import AgreedError, Link
 from fedgan_mpi.cluster.node import Node, build_node, build_pair
 from fedgan_mpi.cluster.placement import choose_torch_device, set_threads
+from fedgan_mpi.command_line import check_resumable, config_table
 from fedgan_mpi.config import Config
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.keep import Keeper
-from fedgan_mpi.run.checkpoint import load_checkpoint, newest_checkpoint
+from fedgan_mpi.run.checkpoint import (
+    CheckpointManifest,
+    checkpoints_of,
+    load_checkpoint,
+    read_manifest,
+    verify_checkpoint,
+)
 from fedgan_mpi.run.record import Record
 from fedgan_mpi.start import Start
 
 
-def train(link: Link, start: Start) -> None:
-    """Collective. Train to the last round and leave a whole run directory behind."""
+def train(link: Link, start: Start) -> int:
+    """Collective. Train to the last round and leave a whole run directory behind.
+
+    Gives the exit status: 0, or that of a job that a signal has ended.
+    """
     began = time.perf_counter()
     config = start.config
     torch_device = choose_torch_device(config, link)
@@ -59,17 +73,22 @@ def train(link: Link, start: Start) -> None:
         tensorboard=config.record.tensorboard,
     )
     keeper = Keeper(node, start, record, progress)
-    keeper.begin(done)
-    for t in range(done, keeper.last):
-        stats = play_round(algorithm, t, progress, keeper.meanwhile)
-        record.round(stats)
-        check_finite(stats, start)
-        if not keeper.after(t + 1):
-            break
-
+    try:
+        go_on = keeper.begin(done)
+        for t in range(done, keeper.last if go_on else done):
+            stats = play_round(algorithm, t, progress, keeper.meanwhile, keeper.vote.numbers)
+            record.round(stats)
+            check_finite(stats, start)
+            if not keeper.after(t + 1):
+                break
+    except AgreedError:
+        keeper.close()
+        raise
+    if keeper.stopped is None:
+        keeper.finish(time.perf_counter() - began)
     record.close()
-    keeper.finish(time.perf_counter() - began)
     link.barrier()
+    return keeper.stopped or 0
 
 
 def play_round(
@@ -77,10 +96,12 @@ def play_round(
     t: int,
     progress: dict[str, Any],
     meanwhile: Callable[[], None] = lambda: None,
+    vote: NDArray[np.float64] | None = None,
 ) -> dict[str, Any]:
     """Collective. One round, and its line of stats.jsonl, the same on every rank.
 
     meanwhile: what a rank does with its part of the round behind it, before it waits for others.
+    vote: float64 numbers, overwritten with their sum over ranks.
     """
     node, link = algorithm.node, algorithm.link
     algorithm.ledger = Ledger()
@@ -88,7 +109,7 @@ def play_round(
     start = time.perf_counter()
     algorithm.round(t)
     meanwhile()
-    whole = _share(node, algorithm.ledger)
+    whole = _share(node, algorithm.ledger, np.zeros(0) if vote is None else vote)
     seconds = time.perf_counter() - start
 
     flat, size = algorithm.flat, algorithm.flat.phi.element_size()
@@ -136,8 +157,8 @@ class Whole:
     bytes_up: int
 
 
-def _share(node: Node, ledger: Ledger) -> Whole:
-    """Collective. Every rank's notes of a round, on every rank.
+def _share(node: Node, ledger: Ledger, vote: NDArray[np.float64]) -> Whole:
+    """Collective. Every rank's notes of a round, on every rank; `vote` becomes its sum.
 
     Each number has one rank that knows it, so the sum over ranks is exact.
     """
@@ -153,7 +174,8 @@ def _share(node: Node, ledger: Ledger) -> Whole:
     ranks[link.rank, 3:5] = link.seconds_down, link.seconds_up
     ranks[link.rank, 5:] = ledger.seconds_local, ledger.seconds_server
 
-    numbers = link.sum(np.concatenate([losses.ravel(), ranks.ravel()]))
+    numbers = link.sum(np.concatenate([losses.ravel(), ranks.ravel(), vote]))
+    numbers, vote[:] = np.split(numbers, [losses.size + ranks.size])
     d_loss, g_loss = (
         {k: loss for k, (there, loss) in enumerate(table.T.tolist()) if there}
         for table in numbers[: losses.size].reshape(losses.shape)
@@ -198,12 +220,42 @@ def check_finite(stats: dict[str, Any], start: Start) -> None:
 
 
 def _resume(node: Node, start: Start) -> tuple[int, dict[str, Any]]:
-    checkpoint = node.link.from_server(lambda: newest_checkpoint(start.run))
-    problem: str | None = None
-    loaded: tuple[int, dict[str, Any]] = (0, {})
+    """Collective. Put the newest whole checkpoint back. Raises AgreedError where none is whole, or
+    where it is of another experiment."""
+    link = node.link
+    manifest = _newest_whole_checkpoint(node, start.run)
+    link.from_server(lambda: _check_same_experiment(manifest, start))
+    link.agree(_problem(lambda: load_checkpoint(node, manifest)))
+    return manifest.round, manifest.progress
+
+
+def _newest_whole_checkpoint(node: Node, run: Path) -> CheckpointManifest:
+    """Collective. One that is damaged is named and passed over."""
+    link = node.link
+    checkpoints = link.from_server(lambda: checkpoints_of(run))
+    for checkpoint in reversed(checkpoints):
+        try:
+            manifest = link.from_server(partial(read_manifest, checkpoint))
+            link.agree(_problem(partial(verify_checkpoint, node, manifest)))
+            return manifest
+        except AgreedError as error:
+            if checkpoint == checkpoints[0]:
+                raise
+            if link.is_server:
+                print(f"{error}; going on from the checkpoint before", file=sys.stderr, flush=True)
+    raise AgreedError(f"{run} has no checkpoint to go on from")
+
+
+def _check_same_experiment(manifest: CheckpointManifest, start: Start) -> None:
+    check_resumable(manifest.configuration, config_table(start.config), manifest.path)
+    if manifest.shards_sha256 != start.manifest.sha256:
+        raise UserError(f"{manifest.path} is of other shards (SHA-256 {manifest.shards_sha256})")
+
+
+def _problem(act: Callable[[], None]) -> str | None:
+    """What the user is told of an act that went wrong."""
     try:
-        loaded = load_checkpoint(node, checkpoint)
+        act()
     except UserError as error:
-        problem = str(error)
-    node.link.agree(problem)
-    return loaded
+        return str(error)
+    return None

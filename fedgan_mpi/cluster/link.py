@@ -225,7 +225,7 @@ class Link:
         result: T = value
         return result
 
-    def collect(self, mine: dict[str, str], problem: str | None) -> dict[str, str]:
+    def collect(self, mine: dict[str, T], problem: str | None) -> dict[str, T]:
         """All ranks' entries together, on every rank; AgreedError on every rank where any has a
         problem."""
         self.agree(problem)

@@ -10,15 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
+import re
 import shutil
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fedgan_mpi.cluster.node import Node
+from fedgan_mpi.cluster.link import AgreedError
+from fedgan_mpi.cluster.node import Device, Node, Server
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import sync_directory, write_complete
 
@@ -29,113 +33,225 @@ def checkpoint_name(round: int) -> str:
     return f"round_{round:06d}"
 
 
-def save_checkpoint(
-    node: Node, run: Path, round: int, progress: dict[str, Any], keep_last: int
-) -> None:
-    """Collective. Keep all that round `round` (a count of finished rounds) left behind.
+def checkpoints_of(run: Path) -> list[Path]:
+    """Those of a run, oldest first; a link is none."""
+    found = [
+        (int(match[1]), path)
+        for path in (run / "checkpoints").glob("round_*")
+        if (match := re.fullmatch(r"round_(\d{6,})", path.name))
+        and path.is_dir()
+        and not path.is_symlink()
+    ]
+    return [path for _, path in sorted(found)]
 
-    progress: JSON, the server's; what the train loop itself must remember. Raises AgreedError where
-    a rank cannot write; older checkpoints stay then.
-    """
-    directory = run / "checkpoints"
-    temporary = directory / f".{checkpoint_name(round)}.tmp"
 
-    def begin() -> None:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+class Checkpoints:
+    """Those that a job writes. Training waits for a copy in memory; a thread brings it to disk, and
+    a later round, at the same one on all ranks, makes it valid."""
 
-    node.link.from_server(lambda: _sentence(begin, temporary))
-    hashes = {}
-    problem = None
-    try:
-        for device in node.devices:
-            name = f"device_{device.index:04d}.pt"
-            hashes[name] = _write(temporary / name, device.state())
-        if node.server is not None:
-            hashes["server.pt"] = _write(temporary / "server.pt", node.server.state())
-    except OSError as error:
-        problem = f"{temporary} cannot be written: {error.strerror}"
-    all_hashes = node.link.collect(hashes, problem)
+    def __init__(self, node: Node, run: Path, *, keep_last: int, about: Mapping[str, Any]) -> None:
+        """Collective. about: JSON for every manifest: configuration, shards, versions."""
+        self.node, self.directory = node, run / "checkpoints"
+        self.keep_last, self.about = keep_last, about
+        self.best: int | None = None
+        """Round whose checkpoint is kept however old it is."""
+        self.newest: int | None = None
+        """Round of the last one that is valid."""
+        self._under_way: _Writing | None = None
+        node.link.from_server(lambda: _sentence(self._sweep, self.directory))
 
-    def finish() -> None:
+    def begin(self, round: int, progress: Mapping[str, Any]) -> str | None:
+        """Collective. Copy all that `round` finished rounds left behind, and begin to write it.
+
+        progress: JSON, the server's; what the train loop itself must remember. Gives what
+        `complete` gives of the one before.
+        """
+        problem = self.complete()
+        self._under_way = _Writing(
+            round=round,
+            progress=json.dumps(progress),
+            temporary=self.directory / f".{checkpoint_name(round)}.tmp",
+            contents=_copy(self.node),
+        )
+        self._under_way.start()
+        return problem
+
+    @property
+    def waits(self) -> bool:
+        """Whether one is to be completed; the same on every rank."""
+        return self._under_way is not None
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether this rank still brings its part to disk."""
+        return self._under_way is not None and self._under_way.is_alive()
+
+    def complete(self) -> str | None:
+        """Collective. Wait for the one that is being written, and make it valid. Gives what was in
+        the way, the same on every rank; the checkpoints before it stay then."""
+        writing, self._under_way = self._under_way, None
+        if writing is None:
+            return None
+        writing.join()
+        link = self.node.link
+        try:
+            files = link.collect(writing.files, writing.problem)
+            link.from_server(
+                lambda: _sentence(lambda: self._finish(writing, files), self.directory)
+            )
+        except AgreedError as error:
+            shutil.rmtree(writing.temporary, ignore_errors=True)
+            return f"no checkpoint of round {writing.round}: {error}"
+        self.newest = writing.round
+        return None
+
+    def _finish(self, writing: _Writing, files: Mapping[str, Any]) -> None:
         manifest = {
-            "round": round,
-            "progress": progress,
-            "sha256": dict(sorted(all_hashes.items())),
+            "round": writing.round,
+            "progress": json.loads(writing.progress),
+            "files": dict(sorted(files.items())),
+            **self.about,
         }
+        temporary, final = writing.temporary, self.directory / checkpoint_name(writing.round)
         write_complete(temporary / _MANIFEST, json.dumps(manifest, indent=1).encode())
-        final = directory / checkpoint_name(round)
-        shutil.rmtree(final, ignore_errors=True)
+        aside = self.directory / f".{final.name}.old"
+        if final.exists():  # the same round again, where the first was damaged
+            os.replace(final, aside)
         os.replace(temporary, final)
-        sync_directory(directory)
-        for old in sorted(directory.glob("round_*"))[:-keep_last]:
-            shutil.rmtree(old)
+        sync_directory(self.directory)
+        shutil.rmtree(aside, ignore_errors=True)
+        kept = None if self.best is None else checkpoint_name(self.best)
+        for old in checkpoints_of(self.directory.parent)[: -self.keep_last]:
+            if old.name != kept:
+                shutil.rmtree(old)
 
-    node.link.from_server(lambda: _sentence(finish, temporary))
+    def _sweep(self) -> None:
+        """Remove what a killed job left half written."""
+        self.directory.mkdir(exist_ok=True)
+        for path in self.directory.glob(".round_*"):
+            if path.is_symlink() or path.is_file():
+                path.unlink()
+            else:
+                shutil.rmtree(path)
 
 
-def newest_checkpoint(run: Path) -> Path:
-    """Raises UserError where the run has none."""
-    found = sorted((run / "checkpoints").glob("round_*"))
-    if not found:
-        raise UserError(f"{run} has no checkpoint to go on from")
-    return found[-1]
+class _Writing(threading.Thread):
+    """One rank's part of a checkpoint on its way to disk."""
+
+    def __init__(
+        self, *, round: int, progress: str, temporary: Path, contents: dict[str, BytesIO]
+    ) -> None:
+        super().__init__(name="checkpoint")
+        self.round, self.progress, self.temporary = round, progress, temporary
+        self.contents = contents
+        self.files: dict[str, dict[str, Any]] = {}
+        self.problem: str | None = None
+
+    def run(self) -> None:
+        try:
+            self.temporary.mkdir(exist_ok=True)
+            for name, buffer in self.contents.items():
+                content = buffer.getbuffer()
+                write_complete(self.temporary / name, content)
+                sha256 = hashlib.sha256(content).hexdigest()
+                self.files[name] = {"bytes": len(content), "sha256": sha256}
+        except OSError as error:
+            self.problem = f"{self.temporary} cannot be written: {error.strerror}"
+        self.contents = {}
 
 
-def load_checkpoint(node: Node, checkpoint: Path) -> tuple[int, dict[str, Any]]:
-    """Put this rank's part back. Gives the count of finished rounds and the progress.
-
-    Raises UserError where a file is missing or is not what the checkpoint recorded.
-    """
-    round, progress, hashes = _read_manifest(checkpoint)
-    for device in node.devices:
-        name = f"device_{device.index:04d}.pt"
-        device.load_state(_read(checkpoint / name, hashes.get(name)))
+def _files_of(node: Node) -> dict[str, Device | Server]:
+    """File name -> whose state it keeps, of this rank."""
+    files: dict[str, Device | Server] = {
+        f"device_{device.index:04d}.pt": device for device in node.devices
+    }
     if node.server is not None:
-        node.server.load_state(_read(checkpoint / "server.pt", hashes.get("server.pt")))
-    return round, progress
+        files["server.pt"] = node.server
+    return files
+
+
+def _copy(node: Node) -> dict[str, BytesIO]:
+    """File name -> content, of this rank's devices and server."""
+    contents = {}
+    for name, owner in _files_of(node).items():
+        contents[name] = BytesIO()
+        torch.save(owner.state(), contents[name])
+    return contents
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointManifest:
+    """What a checkpoint says of itself."""
+
+    path: Path
+    """Of the checkpoint."""
+    round: int
+    progress: dict[str, Any]
+    configuration: dict[str, Any]
+    shards_sha256: str
+    files: dict[str, Any]
+    """Name -> bytes and sha256."""
+
+
+def read_manifest(checkpoint: Path) -> CheckpointManifest:
+    """Raises UserError where it is missing or not one."""
+    path = checkpoint / _MANIFEST
+    keys = ("round", "progress", "configuration", "shards_sha256", "files")
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+        manifest = CheckpointManifest(path=checkpoint, **{key: read[key] for key in keys})
+        tables = (manifest.progress, manifest.configuration, manifest.files)
+        whole = all(isinstance(table, dict) for table in tables)
+        if not whole or checkpoint.name != checkpoint_name(manifest.round):
+            raise ValueError
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        raise UserError(f"{path} is missing or damaged") from None
+    return manifest
+
+
+def verify_checkpoint(node: Node, manifest: CheckpointManifest) -> None:
+    """Raises UserError where a file of this rank's is missing or not what the checkpoint
+    recorded."""
+    for name in _files_of(node):
+        _read(manifest, name)
+
+
+def load_checkpoint(node: Node, manifest: CheckpointManifest) -> None:
+    """Put this rank's part back. Raises UserError where it is of other networks or devices."""
+    try:
+        for name, owner in _files_of(node).items():
+            owner.load_state(_read(manifest, name))
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+        raise UserError(f"{manifest.path} does not hold the states of this run") from None
 
 
 def read_shown_generator(checkpoint: Path, whole_generator: int) -> torch.Tensor:
     """G of a checkpoint as it was shown: its first `whole_generator` numbers or their moving
     average. Raises UserError where the file is damaged or of other networks."""
-    state = _read(checkpoint / "server.pt", _read_manifest(checkpoint)[2].get("server.pt"))
-    shown = state.get("average", state.get("vector", torch.empty(0)))[:whole_generator]
-    if len(shown) != whole_generator:
+    state = _read(read_manifest(checkpoint), "server.pt")
+    shown = state.get("average", state.get("vector"))
+    fits = isinstance(shown, torch.Tensor) and shown.ndim == 1 and len(shown) >= whole_generator
+    if not fits:
         raise UserError(f"{checkpoint} holds other networks than its run's config.toml describes")
-    return shown
+    assert isinstance(shown, torch.Tensor)
+    return shown[:whole_generator]
 
 
-def _read_manifest(checkpoint: Path) -> tuple[int, dict[str, Any], dict[str, str]]:
-    """(finished rounds, progress, SHA-256 of each file)."""
-    path = checkpoint / _MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        return manifest["round"], manifest["progress"], manifest["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is missing or damaged") from None
-
-
-def _write(path: Path, state: dict[str, Any]) -> str:
-    buffer = BytesIO()
-    torch.save(state, buffer)
-    content = buffer.getvalue()
-    write_complete(path, content)
-    return hashlib.sha256(content).hexdigest()
-
-
-def _read(path: Path, sha256: str | None) -> dict[str, Any]:
+def _read(manifest: CheckpointManifest, name: str) -> dict[str, Any]:
+    path, recorded = manifest.path / name, manifest.files.get(name)
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    if hashlib.sha256(content).hexdigest() != sha256:
-        before = f"delete {path.parent} to use the one before"
-        raise UserError(f"{path} is not what its checkpoint recorded; {before}")
+    found = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    if found != recorded:
+        raise UserError(f"{path} is not what its checkpoint recorded")
     try:
-        state: dict[str, Any] = torch.load(BytesIO(content), weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError):
-        raise UserError(f"{path} is not a checkpoint of this program") from None
+        state = torch.load(BytesIO(content), weights_only=True)
+    except Exception:  # of a hostile file torch raises whatever its parser stumbled over
+        state = None
+    if not isinstance(state, dict):
+        raise UserError(f"{path} is not a checkpoint of this program")
     return state
 
 

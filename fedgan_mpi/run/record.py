@@ -118,7 +118,7 @@ class Record:
         self.run = run
         if run is None:
             return
-        if done:
+        if (run / STATS).exists():
             self._forget_after(done, scored)
         self._stats = open(run / STATS, "a", encoding="utf-8")  # noqa: SIM115 - as long as the run
         # A log file wants a line now and then, a terminal a bar that moves.

@@ -1,0 +1,208 @@
+"""Whole jobs that are told to end, are killed, hang, or find their checkpoints damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_jobs import SMALL, generator, lines, run
+
+from fedgan_mpi.run.checkpoint import checkpoints_of
+
+pytestmark = pytest.mark.jobs
+ROUNDS = 60
+LONG = (
+    *SMALL, "--training.rounds", str(ROUNDS), "--evaluation.every", "20",
+    "--checkpoint.every", "10",
+)  # fmt: skip
+
+
+def begin(cwd: Path, *arguments: str, ranks: int = 3) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        ["mpirun", "-n", str(ranks), sys.executable, "-m", "fedgan_mpi", *arguments],
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_round(run_directory: Path, round: int, job: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not any(
+        path.exists() and f'"round": {round},' in path.read_text()
+        for path in [run_directory / "stats.jsonl"]
+    ):
+        assert job.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def same_but_for_time(run_directory: Path) -> list[dict]:
+    return [
+        {key: value for key, value in line.items() if not key.startswith("seconds")}
+        for line in lines(run_directory)
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    cwd = tmp_path_factory.mktemp("whole")
+    done = run(3, "--run.name", "a", *LONG, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return cwd / "runs" / "a"
+
+
+def assert_same(one: Path, other: Path) -> None:
+    assert same_but_for_time(one) == same_but_for_time(other)
+    assert generator(one) == generator(other)
+    for grid in (one / "samples").iterdir():
+        assert grid.read_bytes() == (other / "samples" / grid.name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"), [("SIGUSR1", 75), ("SIGTERM", 75), ("SIGINT", 130)]
+)
+def test_a_signal_ends_a_job_after_its_round_and_it_goes_on_bitwise(
+    request_, status, whole, tmp_path
+):
+    job = begin(tmp_path, "--run.name", "a", *LONG)
+    here = tmp_path / "runs" / "a"
+    wait_for_round(here, 13, job)
+    job.send_signal(getattr(signal, request_))
+    out, err = job.communicate(timeout=30)
+    assert job.returncode == status, err
+    (last,) = re.findall(r"stopped by a signal after round (\d+); to go on: (.*)", out)
+    assert last[1].endswith("train --resume runs/a")
+    assert 13 <= int(last[0]) < ROUNDS
+    assert checkpoints_of(here)[-1].name == f"round_{int(last[0]):06d}"
+    assert not list(here.glob("checkpoints/.*")) and not (here / "generator.safetensors").exists()
+    done = run(3, "--resume", "runs/a", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_same(whole, here)
+
+
+def test_a_signal_while_the_job_begins_leaves_a_start_to_go_on_from(whole, tmp_path):
+    job = begin(tmp_path, "--run.name", "a", *LONG)
+    time.sleep(1.0)  # ranks import torch for seconds
+    job.send_signal(signal.SIGTERM)
+    out, err = job.communicate(timeout=60)
+    assert job.returncode == 75, err
+    assert "stopped by a signal after round 0" in out
+    done = run(3, "--resume", "runs/a", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_same(whole, tmp_path / "runs" / "a")
+
+
+def test_a_second_interrupt_leaves_at_once(tmp_path):
+    program = "import time\nfrom fedgan_mpi.signals import listen\nlisten()\nprint(1, flush=True)\n"
+    job = subprocess.Popen(
+        [sys.executable, "-c", program + "time.sleep(30)"], stdout=subprocess.PIPE, text=True
+    )
+    assert job.stdout is not None and job.stdout.readline() == "1\n"
+    job.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert job.poll() is None  # noted only
+    job.send_signal(signal.SIGINT)
+    assert job.wait(5) == 130
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(whole, tmp_path):
+    copy = tmp_path / "runs" / "a"
+    shutil.copytree(whole, copy)
+    flip(copy / "checkpoints" / f"round_{ROUNDS:06d}" / "device_0002.pt")
+    (copy / "generator.safetensors").unlink()
+    done = run(3, "--resume", "runs/a", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    named = f"round_{ROUNDS:06d}/device_0002.pt is not what its checkpoint recorded"
+    assert done.stderr.count(f"{named}; going on from the checkpoint before") == 1
+    assert_same(whole, copy)
+    flip(copy / "checkpoints" / f"round_{ROUNDS:06d}" / "server.pt")
+    flip(copy / "checkpoints" / f"round_{ROUNDS - 10:06d}" / "server.pt")
+    done = run(3, "--resume", "runs/a", cwd=tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"round_{ROUNDS - 10:06d}/server.pt is not what its checkpoint recorded" in done.stderr
+
+
+@pytest.mark.parametrize("victim", ["server", "device"])
+def test_a_killed_rank_ends_the_job_and_it_goes_on_bitwise(victim, whole, tmp_path):
+    job = begin(tmp_path, "--run.name", "a", *LONG)
+    here = tmp_path / "runs" / "a"
+    wait_for_round(here, 17, job)
+    os.kill(rank_pids(job)[victim == "device"], signal.SIGKILL)
+    killed = time.monotonic()
+    job.communicate(timeout=30)
+    assert job.returncode != 0
+    assert time.monotonic() - killed < 30
+    done = run(3, "--resume", "runs/a", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_same(whole, here)
+
+
+def rank_pids(job: subprocess.Popen[str]) -> list[int]:
+    """Process of rank 0, 1, … of a job of this machine."""
+    import psutil
+
+    found = {}
+    for process in psutil.Process(job.pid).children(recursive=True):
+        names = ("PMI_RANK", "OMPI_COMM_WORLD_RANK")
+        environment = process.environ()
+        rank = next((environment[name] for name in names if name in environment), None)
+        if rank is not None:
+            found[int(rank)] = process.pid
+    return [found[rank] for rank in sorted(found)]
+
+
+def test_checkpoints_say_what_they_are(whole):
+    checkpoint = checkpoints_of(whole)[-1]
+    manifest = json.loads((checkpoint / "checkpoint.json").read_text())
+    assert manifest["round"] == ROUNDS
+    assert set(manifest["files"]) == {"server.pt", *(f"device_000{k}.pt" for k in range(1, 9))}
+    for name, told in manifest["files"].items():
+        assert told["bytes"] == (checkpoint / name).stat().st_size
+    assert manifest["configuration"]["training"]["rounds"] == ROUNDS
+    assert manifest["versions"]["torch"] and manifest["shards_sha256"]
+
+
+def test_other_keys_than_the_checkpoints_are_refused_by_name(whole, tmp_path):
+    copy = tmp_path / "runs" / "a"
+    shutil.copytree(whole, copy)
+    config = (copy / "config.toml").read_text()
+    (copy / "config.toml").write_text(config.replace("nz = 8\n", "nz = 9\n", 1))
+    done = run(2, "--resume", "runs/a", cwd=tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "model.nz is 9, but must be 8 as in runs/a/checkpoints/round_000060" in done.stderr
+
+
+def test_the_best_checkpoint_and_the_clock(tmp_path):
+    done = run(
+        2, "--run.name", "a", *SMALL, "--training.rounds", "12", "--evaluation.every", "3",
+        "--checkpoint.every", "0", "--checkpoint.keep_last", "1", "--checkpoint.keep_best", "true",
+        "--training.generator_lr", "1.0", "--model.ema", "0", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    best = json.loads((tmp_path / "runs/a/generator_best.json").read_text())["round"]
+    names = [path.name for path in checkpoints_of(tmp_path / "runs" / "a")]
+    assert names == sorted({f"round_{best:06d}", "round_000012"}) and best < 12
+    done = run(
+        2, "--run.name", "b", *SMALL, "--training.rounds", "3", "--evaluation.every", "0",
+        "--checkpoint.every", "0", "--checkpoint.minutes", "1e-6", "--checkpoint.keep_last", "9",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    names = [path.name for path in checkpoints_of(tmp_path / "runs" / "b")]
+    assert names == [f"round_{t:06d}" for t in (0, 1, 2, 3)]
