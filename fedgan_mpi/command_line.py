@@ -47,11 +47,16 @@ PROVENANCE = (
 )
 
 
+AUTO = "auto"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Train:
     config: Config
     resume: Path | None
     dry_run: bool
+    again: bool = False
+    """Whether a run directory of this name that has no checkpoint may be put aside."""
 
 
 def wants_help(arguments: list[str]) -> bool:
@@ -81,30 +86,52 @@ def parse_train(arguments: list[str]) -> Train:
     """`train`, or what follows it. Raises UserError; prints and raises SystemExit for --help."""
     parser = _config_parser()
     parser.add_argument("file", nargs="?", metavar="FILE.toml", help="the experiment")
-    parser.add_argument("--resume", metavar="RUN", help="go on with a run directory")
+    parser.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="go on with a run directory; auto: with that of run.name, or begin it",
+    )
     parser.add_argument(
         "--dry-run",
         action="store_true",
         help="print the resolved configuration, sizes and bytes a round; do not train",
     )
     first = parse_flags(parser, arguments)
+    if first.resume == AUTO:
+        return _parse_again(parser, arguments)
     if first.file and first.resume:
         raise UserError(
             f"{first.file} and --resume {first.resume} both name an experiment; give one"
         )
-    if not first.file and not first.resume:
-        return Train(config=_instantiate(parser, first), resume=None, dry_run=first.dry_run)
-
-    # Flags override the file: parse them once more, with the file's values as their defaults.
-    path = Path(first.resume) / "config.toml" if first.resume else Path(first.file)
-    from_file = _parse_file(_config_parser(), path)
-    parser.set_defaults(dict(_leaves(from_file.as_dict())))
-    config = _instantiate(parser, parse_flags(parser, arguments))
     if first.resume:
-        before = _instantiate(parser, from_file)
-        check_resumable(config_table(before), config_table(config), path)
-    resume = Path(first.resume) if first.resume else None
-    return Train(config=config, resume=resume, dry_run=first.dry_run)
+        path = Path(first.resume) / "config.toml"
+        config = _with_file(parser, arguments, path)
+        check_resumable(config_table(read_config(path)), config_table(config), path)
+        return Train(config=config, resume=Path(first.resume), dry_run=first.dry_run)
+    file = Path(first.file) if first.file else None
+    return Train(config=_with_file(parser, arguments, file), resume=None, dry_run=first.dry_run)
+
+
+def _parse_again(parser: _Parser, arguments: list[str]) -> Train:
+    """`--resume auto`: the same command begins a run, and goes on with it."""
+    first = parse_flags(parser, arguments)
+    config = _with_file(parser, arguments, Path(first.file) if first.file else None)
+    if config.run.name is None:
+        raise UserError("--resume auto needs run.name, by which the run is found again")
+    run = Path(config.run.directory) / config.run.name
+    if not any((run / "checkpoints").glob("round_*")):
+        return Train(config=config, resume=None, dry_run=first.dry_run, again=True)
+    path = run / "config.toml"
+    check_resumable(config_table(read_config(path)), config_table(config), path)
+    return Train(config=config, resume=run, dry_run=first.dry_run)
+
+
+def _with_file(parser: _Parser, arguments: list[str], path: Path | None) -> Config:
+    """Flags override the file: they are parsed with the file's values as their defaults."""
+    if path is not None:
+        from_file = _parse_file(_config_parser(), path)
+        parser.set_defaults(dict(_leaves(from_file.as_dict())))
+    return _instantiate(parser, parse_flags(parser, arguments))
 
 
 def check_resumable(before: dict[str, Any], now: dict[str, Any], where: Path) -> None:

@@ -331,6 +331,13 @@ class LinkConfig:
     """reduce: each rank adds up its devices, the link adds the ranks. gather: device by device in
     order, so bitwise the same for any number of ranks with equally many threads (one, unless
     OMP_NUM_THREADS says otherwise)."""
+    deadline: float | None = None
+    """Seconds without an exchange after which a rank counts as hanging and the job ends, with its
+    name; more than the longest local work takes. None: ranks may take as long as they like."""
+
+    def __post_init__(self) -> None:
+        fits = self.deadline is None or 0 < self.deadline < math.inf
+        _require(fits, "link.deadline", self.deadline, "above 0 and finite")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,6 +73,7 @@ def train(link: Link, start: Start) -> int:
         tensorboard=config.record.tensorboard,
     )
     keeper = Keeper(node, start, record, progress)
+    link.watch(config.link.deadline)
     try:
         go_on = keeper.begin(done)
         for t in range(done, keeper.last if go_on else done):

@@ -206,3 +206,70 @@ def test_the_best_checkpoint_and_the_clock(tmp_path):
     assert done.returncode == 0, done.stderr
     names = [path.name for path in checkpoints_of(tmp_path / "runs" / "b")]
     assert names == [f"round_{t:06d}" for t in (0, 1, 2, 3)]
+
+
+def test_a_rank_that_hangs_is_named_and_shows_where(tmp_path):
+    program = tmp_path / "hanging.py"
+    program.write_text(
+        "import sys, time\n"
+        "from fedgan_mpi.cluster import node\n"
+        "honest = node.Device.train_discriminator\n"
+        "def hang(self, t):\n"
+        "    if self.index == 2 and t == 1:\n"
+        "        time.sleep(1000)\n"
+        "    return honest(self, t)\n"
+        "node.Device.train_discriminator = hang\n"
+        "from fedgan_mpi.__main__ import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    done = run(3, "--link.deadline", "3", *SMALL, cwd=tmp_path, program=(str(program),))
+    assert done.returncode != 0
+    told = re.findall(r"\[rank \d on .*", done.stderr)
+    assert len(told) == 1, done.stderr
+    assert re.match(r"\[rank 2 on \S+\] hangs: no exchange with others for 3 s", told[0])
+    assert re.search(r"ranks 0, 1 of the same machine wait in (average|sum)", told[0])
+    assert "time.sleep(1000)" in done.stderr
+
+
+def test_a_rank_that_is_stopped_is_named_by_the_others(tmp_path):
+    job = begin(tmp_path, "--run.name", "a", "--link.deadline", "2", *LONG)
+    wait_for_round(tmp_path / "runs" / "a", 5, job)
+    pids = rank_pids(job)
+    os.kill(pids[1], signal.SIGSTOP)
+    _, err = job.communicate(timeout=40)
+    assert job.returncode != 0
+    told = re.findall(r"\[rank \d on .*", err)
+    assert len(told) == 1, err
+    assert re.match(r"\[rank 0 on \S+\] rank 1 of this machine hangs: others have waited", told[0])
+    wait_for_end(pids)
+
+
+def wait_for_end(pids: list[int]) -> None:
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < deadline, "a process is left behind"
+        time.sleep(0.05)
+
+
+def test_the_same_command_twice_begins_and_goes_on(whole, tmp_path):
+    """What a batch script does that is submitted again."""
+    command = ("--resume", "auto", "--run.name", "a", *LONG)
+    here = tmp_path / "runs" / "a"
+    (here / "checkpoints").mkdir(parents=True)  # as a job leaves it that died as it began
+    (here / "stats.jsonl").write_text("{")
+    job = begin(tmp_path, *command)
+    wait_for_round(here, 13, job)
+    job.send_signal(signal.SIGUSR1)
+    job.communicate(timeout=30)
+    assert job.returncode == 75
+    assert [path.name for path in here.parent.iterdir() if path != here] == ["a-unfinished-1"]
+    for _ in range(2):  # to the end, and once more, where nothing is left to do
+        done = run(3, *command, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert_same(whole, here)
+    done = run(3, *command, "--model.nz", "9", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "model.nz is 9, but must be 8 as in runs/a/config.toml" in done.stderr
+    done = run(3, "--resume", "auto", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "--resume auto needs run.name, by which the run is found again" in done.stderr

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 # MPICH's ranks yield their core while they spin; must be set before the library starts.
 os.environ.setdefault("MPIR_CVAR_ENABLE_HEAVY_YIELD", "1")
@@ -25,7 +26,8 @@ from numpy.typing import NDArray
 
 from fedgan_mpi.cluster.gpu import cuda_devices
 from fedgan_mpi.cluster.launcher import world_size_problem
-from fedgan_mpi.cluster.mailbox import Bell, Bytes, Mailbox
+from fedgan_mpi.cluster.mailbox import Bell, Bytes, Mailbox, shared_memory
+from fedgan_mpi.cluster.watchdog import Board, Watchdog, exit_soon
 from fedgan_mpi.config import LinkConfig
 from fedgan_mpi.errors import AgreedError, UserError
 
@@ -33,8 +35,30 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
+Verb = TypeVar("Verb", bound=Callable[..., Any])
 Road = Literal["mpi", "naps", "mailbox"]
 Parcel = tuple[int, int, "Tensor"]
+
+_VERBS = [""]  # names of the link's verbs, by number; 0 is none
+
+
+def _verb(method: Verb) -> Verb:
+    """A method that waits for other ranks: it says so on the board where there is one."""
+    number = len(_VERBS)
+    _VERBS.append(method.__name__)
+
+    @functools.wraps(method)
+    def told(self: Link, *arguments: Any, **named: Any) -> Any:
+        if self._board is None:
+            return method(self, *arguments, **named)
+        outer = self._board.enter(number)
+        try:
+            return method(self, *arguments, **named)
+        finally:
+            self._board.leave(outer)
+
+    return cast(Verb, told)
+
 
 _NAP = 2e-4  # seconds; longer naps add up along the tree of a collective
 
@@ -70,6 +94,7 @@ class Link:
 
         self._bell = Bell(self._comm) if road == "mailbox" else None
         self._mailboxes: dict[str, Mailbox] = {}
+        self._board: Board | None = None
         self._route: Literal["host", "cuda"] = "host"
         self.in_order = False
         self._staging: dict[int, Tensor] = {}
@@ -78,6 +103,7 @@ class Link:
 
     # ---------------------------------------------------------------- verbs that move models
 
+    @_verb
     def broadcast(self, vector: Tensor, *, counted: bool = True) -> None:
         """Overwrite every rank's vector with the server's. counted: it belongs to the method's
         traffic."""
@@ -94,6 +120,7 @@ class Link:
             self.bytes_down += vector.nbytes
             self.seconds_down += time.perf_counter() - start
 
+    @_verb
     def average(self, uplink: Tensor, into: Tensor) -> None:
         """Overwrite the server's `into` with the sum of all device ranks' uplinks.
 
@@ -126,6 +153,7 @@ class Link:
 
     # ---------------------------------------------------------------- a device's own, to and fro
 
+    @_verb
     def scatter(self, rows: Mapping[int, Tensor]) -> None:
         """Overwrite each listed device's row on its rank with the server's row for that device.
 
@@ -137,6 +165,7 @@ class Link:
         self.bytes_down += _largest(rows)
         self.seconds_down += time.perf_counter() - start
 
+    @_verb
     def gather(self, rows: Mapping[int, Tensor]) -> None:
         """Overwrite the server's row for each listed device with that device's own; the reverse of
         `scatter`."""
@@ -145,6 +174,7 @@ class Link:
         self.bytes_up += _largest(rows)
         self.seconds_up += time.perf_counter() - start
 
+    @_verb
     def permute(self, vectors: Mapping[int, Tensor], to: Mapping[int, int]) -> None:
         """Move vectors between devices, from rank to rank and not by the server.
 
@@ -170,6 +200,7 @@ class Link:
 
     # ---------------------------------------------------------------- a few numbers
 
+    @_verb
     def sum(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
         """The elementwise sum over ranks, the same on every rank; exact where one rank alone has a
         number."""
@@ -193,6 +224,7 @@ class Link:
 
     # ---------------------------------------------------------------- agreement
 
+    @_verb
     def agree(self, problem: str | None) -> None:
         """Raise AgreedError on every rank where any has a problem; the lowest rank's is the one
         told."""
@@ -203,6 +235,7 @@ class Link:
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
             raise AgreedError(problems[0] + more)
 
+    @_verb
     def from_server(self, make: Callable[[], T]) -> T:
         """What `make` gives on the server, on every rank; its UserError or SystemExit too.
 
@@ -225,6 +258,7 @@ class Link:
         result: T = value
         return result
 
+    @_verb
     def collect(self, mine: dict[str, T], problem: str | None) -> dict[str, T]:
         """All ranks' entries together, on every rank; AgreedError on every rank where any has a
         problem."""
@@ -265,11 +299,30 @@ class Link:
         self.agree(problem)
         self._route, self.in_order = config.route, config.average == "gather"
 
+    def watch(self, deadline: float | None) -> None:
+        """Collective. From now on the job ends where a rank makes no progress for so many seconds;
+        None: it may take as long as it likes."""
+        if deadline is None:
+            return
+        machine = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
+        memory = shared_memory(machine, 8 * Board.length(machine.size))
+        board = Board(np.frombuffer(memory, np.int64), machine.rank, self.rank)
+        machine.Free()
+        self.barrier()  # from here on all count alike
+
+        def end() -> None:
+            exit_soon(5.0)
+            self.abort()
+
+        self._board = board
+        Watchdog(board, self.rank, _VERBS, deadline, end).start()
+
     @staticmethod
     def library() -> str:
         """The MPI library's own name and version."""
         return MPI.Get_library_version().strip("\x00 \n").splitlines()[0]
 
+    @_verb
     def barrier(self) -> None:
         self._arrive()
         self._comm.Barrier()

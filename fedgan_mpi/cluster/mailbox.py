@@ -75,7 +75,7 @@ class Mailbox:
         """Collective. capacity: bytes of the longest vector, in either direction, per rank."""
         self._comm, self._bell, self.capacity = comm, bell, capacity
         stride = -(-(_HEADER + capacity) // mmap.PAGESIZE) * mmap.PAGESIZE
-        memory = np.frombuffer(_shared_memory(comm, comm.size * stride), np.uint8)
+        memory = np.frombuffer(shared_memory(comm, comm.size * stride), np.uint8)
         segments = memory.reshape(comm.size, stride)
         self._finished = [segment[:8].view(np.int64) for segment in segments]
         self._data = [segment[_HEADER : _HEADER + capacity] for segment in segments]
@@ -128,7 +128,7 @@ class Mailbox:
             time.sleep(1e-4)
 
 
-def _shared_memory(comm: MPI.Comm, nbytes: int) -> mmap.mmap:
+def shared_memory(comm: MPI.Comm, nbytes: int) -> mmap.mmap:
     """Collective. Zeros that all ranks of one machine see, with no name left behind.
 
     Not an MPI window: Open MPI's print complaints where a transport is missing, and none reserves

@@ -43,6 +43,17 @@ def make_run_directory(config: Config, dataset: str) -> Path:
     return _make(path)
 
 
+def put_aside(config: Config) -> None:
+    """Rename a run directory that stands where a new one is to be made; nothing is deleted."""
+    assert config.run.name is not None
+    path, number = Path(config.run.directory) / config.run.name, 1
+    if not path.is_dir():
+        return
+    while (aside := path.with_name(f"{path.name}-unfinished-{number}")).exists():
+        number += 1
+    path.rename(aside)
+
+
 def _make(path: Path) -> Path:
     try:
         path.mkdir(parents=True)
