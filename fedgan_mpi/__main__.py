@@ -20,6 +20,7 @@ from fedgan_mpi.commands import (
     Compare,
     Evaluate,
     Export,
+    Jobs,
     Neighbours,
     Sample,
     Together,
@@ -77,6 +78,10 @@ def _run_alone(command: Together | Alone) -> None:
         from fedgan_mpi.report.watch import watch
 
         watch(command.run, seconds=command.seconds, once=command.once)
+    elif isinstance(command, Jobs):
+        from fedgan_mpi.job_script import job_script
+
+        print(job_script(command), end="")
 
 
 def _together(arguments: list[str]) -> int:
@@ -88,7 +93,10 @@ def _together(arguments: list[str]) -> int:
         link.check_world()
         command = link.from_server(lambda: parse(arguments))
         if isinstance(command, Train):
-            return _train(link, command)
+            status = _train(link, command)
+            if status:
+                link.leave(status)
+            return 0
         signals.ignore_no_more()  # the others leave nothing half done
         if isinstance(command, Evaluate):
             from fedgan_mpi.evaluate import evaluate

@@ -37,6 +37,7 @@ COMMANDS = """commands:
   watch RUN                   follow a running job (no MPI needed)
   sample RUN --count 64       draw images from a trained generator (no MPI needed)
   export RUN --format onnx    the generator for other programs (no MPI needed)
+  jobs --devices 32 --gpus-per-node 4 --time 04:00:00   print a SLURM script (no MPI needed)
   each of these has its own --help
 
   mpirun -n 9 python -m fedgan_mpi                       the embedded digits, 8 devices

@@ -61,14 +61,21 @@ class Watch:
     once: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class Jobs:
+    devices: int
+    gpus_per_node: int
+    time: str
+
+
 Together = Train | Evaluate | Neighbours
 """Commands of a whole world of ranks."""
-Alone = Sample | Export | Compare | Watch
+Alone = Sample | Export | Compare | Watch | Jobs
 """Commands of one process, which need no MPI."""
 
 
 def runs_alone(arguments: list[str]) -> bool:
-    return arguments[:1] in (["sample"], ["export"], ["compare"], ["watch"])
+    return arguments[:1] in (["sample"], ["export"], ["compare"], ["watch"], ["jobs"])
 
 
 def parse(arguments: list[str]) -> Together | Alone:
@@ -82,6 +89,7 @@ def parse(arguments: list[str]) -> Together | Alone:
         "export": _parse_export,
         "compare": _parse_compare,
         "watch": _parse_watch,
+        "jobs": _parse_jobs,
     }
     if arguments and arguments[0] in parsers:
         return parsers[arguments[0]](arguments[1:])
@@ -201,6 +209,19 @@ def _parse_watch(arguments: list[str]) -> Watch:
     args = parse_flags(parser, arguments)
     _check_least("--seconds", args.seconds, 0.1)
     return Watch(run=Path(args.run), seconds=args.seconds, once=args.once)
+
+
+def _parse_jobs(arguments: list[str]) -> Jobs:
+    about = "Print a SLURM script that trains, to be edited or submitted as it is."
+    parser = new_parser("jobs [flags] > my.sbatch", about)
+    parser.add_argument("--devices", type=int, default=8, help="device ranks; one task more serves")
+    gpus = "GPUs of a node, a task each; 0: train on CPUs"
+    parser.add_argument("--gpus-per-node", type=int, default=0, help=gpus)
+    parser.add_argument("--time", type=str, default="01:00:00", help="limit, as SLURM has it")
+    args = parse_flags(parser, arguments)
+    _check_least("--devices", args.devices, 1)
+    _check_least("--gpus-per-node", args.gpus_per_node, 0)
+    return Jobs(devices=args.devices, gpus_per_node=args.gpus_per_node, time=args.time)
 
 
 def _path(text: str | None) -> Path | None:

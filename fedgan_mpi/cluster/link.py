@@ -12,10 +12,11 @@ import contextlib
 import ctypes
 import functools
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, cast
 
 # MPICH's ranks yield their core while they spin; must be set before the library starts.
 os.environ.setdefault("MPIR_CVAR_ENABLE_HEAVY_YIELD", "1")
@@ -330,6 +331,17 @@ class Link:
     def abort(self, code: int = 1) -> None:
         """End the whole job at once; for a bug on this rank, which the others cannot be told of."""
         self._comm.Abort(code)
+
+    def leave(self, status: int) -> NoReturn:
+        """End this process, as all ranks do now, with a status that is not 0.
+
+        A launcher ends the others when the first such process ends. Python's own farewell would
+        take a while, and a SIGTERM in it would end a rank with another status.
+        """
+        MPI.Finalize()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
     def reset_counters(self) -> None:
         self.bytes_down = self.bytes_up = 0

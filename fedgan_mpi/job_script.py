@@ -1,0 +1,73 @@
+"""`jobs`: the SLURM script that trains, for a number of devices and a kind of node.
+
+jobs/train.sbatch is what it prints for nine ranks without GPUs.
+"""
+
+from __future__ import annotations
+
+import re
+
+from fedgan_mpi.commands import Jobs
+from fedgan_mpi.errors import UserError
+
+_BODY = r"""# Leave all GPUs of a node visible to all of its tasks (no --gpus-per-task, no
+# --gpu-bind): the program gives each rank the GPU of its place on the node.
+#SBATCH --cpus-per-task=1
+#SBATCH --time=@time@
+# Two minutes before its time is up the job ends after its round, and goes on in another.
+#SBATCH --signal=B:USR1@120
+#SBATCH --requeue
+#SBATCH --output=%x-%j.log
+#SBATCH --open-mode=append
+set -euo pipefail
+
+source "${FEDGAN_MPI_JOBS:-${SLURM_SUBMIT_DIR:-$PWD}/jobs}/site.sh"
+
+export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"
+# Network file systems often cannot lock; shards are only read.
+export HDF5_USE_FILE_LOCKING=FALSE
+
+# The run is named after the job: the same script submitted again goes on with it.
+command=($LAUNCH python -m fedgan_mpi train "$@" --resume auto
+    --run.name "${RUN_NAME:-$SLURM_JOB_NAME}" --link.deadline "${DEADLINE:-1800}")
+echo "${command[*]}"
+"${command[@]}" &
+launcher=$!
+
+# The shell has the signal; the launcher hands it to every rank. A trap also ends `wait`, so wait
+# until the launcher itself has ended.
+asked=no
+trap 'asked=yes; kill -USR1 "$launcher" 2>/dev/null || true' USR1
+status=0
+while wait "$launcher" && status=0 || status=$?; kill -0 "$launcher" 2>/dev/null; do :; done
+if [ "$asked" = yes ] && [ "$status" -gt 128 ]; then
+    wait "$launcher" && status=0 || status=$?
+fi
+
+# 75: stopped by a signal, to go on. After scancel nobody asked, and the job stays ended.
+if [ "$status" = 75 ] && [ "$asked" = yes ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"
+"""
+
+
+def job_script(command: Jobs) -> str:
+    """Raises UserError for a time that SLURM would not take."""
+    if not re.fullmatch(r"(\d+-)?\d+(:\d\d){0,2}", command.time):
+        right = "as SLURM has it, 04:00:00 or 1-12:00:00"
+        raise UserError(f"--time is {command.time!r}, but must be {right}")
+    ranks, gpus = command.devices + 1, command.gpus_per_node
+    flags = [f"--ntasks={ranks}"]
+    if gpus:
+        nodes = -(-ranks // gpus)
+        flags += [f"--nodes={nodes}", f"--ntasks-per-node={gpus}", f"--gpus-per-node={gpus}"]
+    head = [
+        "#!/usr/bin/env bash",
+        f"# Train one experiment: a server and {command.devices} device ranks, one task each.",
+        "#",
+        "#   sbatch --job-name=NAME SCRIPT [FILE.toml] [flags of fedgan_mpi]",
+        "#",
+        *(f"#SBATCH {flag}" for flag in ("--job-name=fedgan_mpi", *flags)),
+    ]
+    return "\n".join(head) + "\n" + _BODY.replace("@time@", command.time)

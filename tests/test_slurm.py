@@ -1,0 +1,144 @@
+"""The scripts of jobs/ as they are, on a real SLURM of two nodes; site.sh alone is another."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_jobs import SMALL, lines
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = ("train.sbatch", "evaluate.sbatch", "prep.sbatch", "sweep.sbatch")
+needs_slurm = pytest.mark.skipif(
+    not (shutil.which("slurmctld") and shutil.which("munged") and os.geteuid() == 0),
+    reason="needs slurm-wlm, munge and root",
+)
+
+
+def test_the_train_script_is_what_the_generator_prints(capsys):
+    from fedgan_mpi.__main__ import main
+
+    assert main(["jobs"]) == 0
+    assert capsys.readouterr().out == (ROOT / "jobs" / "train.sbatch").read_text()
+    asked = ["--devices", "32", "--gpus-per-node", "4", "--time", "04:00:00"]
+    assert main(["jobs", *asked]) == 0
+    script = capsys.readouterr().out
+    for line in ("--ntasks=33", "--nodes=9", "--gpus-per-node=4", "--time=04:00:00"):
+        assert f"#SBATCH {line}\n" in script
+    assert main(["jobs", "--time", "4h"]) == 1
+    assert "--time is '4h', but must be as SLURM has it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_are_shell(script):
+    subprocess.run(["bash", "-n", ROOT / "jobs" / script], check=True)
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    """A place to submit from; its environment finds the cluster and this machine's site.sh."""
+    directory = tmp_path_factory.mktemp("slurm")
+    place = directory / "place"
+    shutil.copytree(ROOT / "jobs", place / "jobs")
+    (place / "jobs" / "site.sh").write_text(
+        f'export PATH="{Path(sys.executable).parent}:$PATH" PYTHONPATH="{ROOT}"\n'
+        'LAUNCH="srun --mpi=pmi2 --kill-on-bad-exit=1"\n'
+    )
+    for parent in [directory, *directory.parents][:3]:
+        parent.chmod(0o755)  # munged is another user
+    subprocess.run([ROOT / ".ci" / "slurm", "up", directory], check=True, timeout=60)
+    os.environ["SLURM_CONF"] = str(directory / "slurm.conf")
+    yield place
+    subprocess.run([ROOT / ".ci" / "slurm", "down", directory], check=True, timeout=60)
+    del os.environ["SLURM_CONF"]
+
+
+def submit(place: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["sbatch", "--parsable", *arguments], cwd=place, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def about(job: str) -> dict[str, str]:
+    shown = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True)
+    return dict(re.findall(r"(\w+)=(\S*)", shown.stdout))
+
+
+def wait_for(job: str, *states: str, seconds: float = 150) -> dict[str, str]:
+    deadline = time.monotonic() + seconds
+    while (now := about(job)).get("JobState") not in states:
+        assert time.monotonic() < deadline, now
+        time.sleep(0.2)
+    return now
+
+
+@needs_slurm
+def test_a_job_whose_time_is_up_is_requeued_and_goes_on(slurm):
+    flags = [*SMALL, "--data.devices", "3", "--training.rounds", "300", "--checkpoint.every", "50"]
+    job = submit(
+        slurm, "--job-name=a", "--nodes=2", "--ntasks=4", "jobs/train.sbatch", "jobs/digits.toml",
+        *flags,
+    )  # fmt: skip
+    run, log = slurm / "runs" / "a", slurm / f"a-{job}.log"
+    deadline = time.monotonic() + 100
+    while not (run / "stats.jsonl").exists() or len(lines(run)) < 20:
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)
+    subprocess.run(["scancel", "--batch", "--signal=USR1", job], check=True)
+    ended = wait_for(job, "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", seconds=200)
+    text = log.read_text()
+    assert ended["JobState"] == "COMPLETED", text
+    assert ended["Restarts"] == "1"
+    assert text.count("stopped by a signal after round") == 1
+    rounds = [line["round"] for line in lines(run) if "metric" not in line]
+    assert rounds == list(range(1, 301))
+    assert json.loads((run / "generator.json").read_text())["round"] == 300
+
+
+@needs_slurm
+def test_an_array_trains_each_algorithm_in_each_seed_and_evaluate_scores_them(slurm):
+    os.environ.update(ALGORITHMS="ren:parallel fedgan", SEEDS="4 5")
+    flags = [*SMALL, "--data.devices", "2", "--training.rounds", "3"]
+    job = submit(
+        slurm, "--array=0-3%2", "--ntasks=3", "jobs/sweep.sbatch", "jobs/digits.toml", *flags
+    )
+    names = ["ren-parallel-seed4", "ren-parallel-seed5", "fedgan-seed4", "fedgan-seed5"]
+    for index, name in enumerate(names):
+        ended = wait_for(f"{job}_{index}", "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
+        assert ended["JobState"] == "COMPLETED", (slurm / f"sweep-{job}_{index}.log").read_text()
+        exported = slurm / "runs" / f"sweep-{name}" / "generator.json"
+        assert json.loads(exported.read_text())["round"] == 3
+    del os.environ["ALGORITHMS"], os.environ["SEEDS"]
+    job = submit(slurm, "--ntasks=2", "jobs/evaluate.sbatch", f"runs/sweep-{names[0]}")
+    ended = wait_for(job, "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
+    assert ended["JobState"] == "COMPLETED", (slurm / f"evaluate-{job}.log").read_text()
+    assert (slurm / "runs" / f"sweep-{names[0]}" / "evaluation.jsonl").exists()
+
+
+@needs_slurm
+def test_a_killed_rank_ends_its_job(slurm):
+    flags = [*SMALL, "--data.devices", "2", "--training.rounds", "100000"]
+    job = submit(slurm, "--job-name=k", "--ntasks=3", "jobs/train.sbatch", *flags)
+    run = slurm / "runs" / "k"
+    deadline = time.monotonic() + 100
+    while not (run / "stats.jsonl").exists() or len(lines(run)) < 9:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    import psutil
+
+    ranks = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if {"fedgan_mpi", "k", "train"} <= set(process.info["cmdline"] or [])
+        and "srun" not in process.info["cmdline"][0]
+    ]
+    ranks[-1].kill()
+    assert wait_for(job, "COMPLETED", "FAILED", seconds=30)["JobState"] == "FAILED"
