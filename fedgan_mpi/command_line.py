@@ -135,15 +135,19 @@ def _with_file(parser: _Parser, arguments: list[str], path: Path | None) -> Conf
     return _instantiate(parser, parse_flags(parser, arguments))
 
 
-def check_resumable(before: dict[str, Any], now: dict[str, Any], where: Path) -> None:
-    """A resumed run is the same experiment, or a longer one. before, now: of `config_table`.
+def check_resumable(
+    before: dict[str, Any], now: dict[str, Any], where: Path, *, renamed: bool = False
+) -> None:
+    """A resumed run is the same experiment, or a longer one. before, now: of `config_table`;
+    renamed: its directory may have got another name since.
 
     Raises UserError for a key that decides on results, or on what stats.jsonl tells of them.
     """
     old, new = dict(_leaves(before)), dict(_leaves(now))
     for key in sorted(old.keys() | new.keys()):
         longer = key == "training.rounds" and new[key] >= old.get(key, 0)
-        if old.get(key) == new.get(key) or longer or key.startswith(_MAY_CHANGE):
+        moved = renamed and key in ("run.name", "run.directory")
+        if old.get(key) == new.get(key) or longer or moved or key.startswith(_MAY_CHANGE):
             continue
         right = f"{old[key]!r}" if key in old else "left out"
         if key == "training.rounds":

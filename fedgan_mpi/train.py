@@ -248,7 +248,8 @@ def _newest_whole_checkpoint(node: Node, run: Path) -> CheckpointManifest:
 
 
 def _check_same_experiment(manifest: CheckpointManifest, start: Start) -> None:
-    check_resumable(manifest.configuration, config_table(start.config), manifest.path)
+    now = config_table(start.config)
+    check_resumable(manifest.configuration, now, manifest.path, renamed=True)
     if manifest.shards_sha256 != start.manifest.sha256:
         raise UserError(f"{manifest.path} is of other shards (SHA-256 {manifest.shards_sha256})")
 

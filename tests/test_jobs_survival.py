@@ -18,10 +18,10 @@ from test_jobs import SMALL, generator, lines, run
 from fedgan_mpi.run.checkpoint import checkpoints_of
 
 pytestmark = pytest.mark.jobs
-ROUNDS = 60
+ROUNDS = 30
 LONG = (
-    *SMALL, "--training.rounds", str(ROUNDS), "--evaluation.every", "20",
-    "--checkpoint.every", "10",
+    *SMALL, "--training.rounds", str(ROUNDS), "--evaluation.every", "10",
+    "--checkpoint.every", "5",
 )  # fmt: skip
 
 
@@ -68,9 +68,7 @@ def assert_same(one: Path, other: Path) -> None:
         assert grid.read_bytes() == (other / "samples" / grid.name).read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("request_", "status"), [("SIGUSR1", 75), ("SIGTERM", 75), ("SIGINT", 130)]
-)
+@pytest.mark.parametrize(("request_", "status"), [("SIGUSR1", 75), ("SIGINT", 130)])
 def test_a_signal_ends_a_job_after_its_round_and_it_goes_on_bitwise(
     request_, status, whole, tmp_path
 ):
@@ -132,17 +130,17 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(whole, tmp_pat
     assert done.stderr.count(f"{named}; going on from the checkpoint before") == 1
     assert_same(whole, copy)
     flip(copy / "checkpoints" / f"round_{ROUNDS:06d}" / "server.pt")
-    flip(copy / "checkpoints" / f"round_{ROUNDS - 10:06d}" / "server.pt")
+    flip(copy / "checkpoints" / f"round_{ROUNDS - 5:06d}" / "server.pt")
     done = run(3, "--resume", "runs/a", cwd=tmp_path)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert f"round_{ROUNDS - 10:06d}/server.pt is not what its checkpoint recorded" in done.stderr
+    assert f"round_{ROUNDS - 5:06d}/server.pt is not what its checkpoint recorded" in done.stderr
 
 
 @pytest.mark.parametrize("victim", ["server", "device"])
 def test_a_killed_rank_ends_the_job_and_it_goes_on_bitwise(victim, whole, tmp_path):
     job = begin(tmp_path, "--run.name", "a", *LONG)
     here = tmp_path / "runs" / "a"
-    wait_for_round(here, 17, job)
+    wait_for_round(here, 12, job)
     os.kill(rank_pids(job)[victim == "device"], signal.SIGKILL)
     killed = time.monotonic()
     job.communicate(timeout=30)
@@ -185,7 +183,7 @@ def test_other_keys_than_the_checkpoints_are_refused_by_name(whole, tmp_path):
     (copy / "config.toml").write_text(config.replace("nz = 8\n", "nz = 9\n", 1))
     done = run(2, "--resume", "runs/a", cwd=tmp_path)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "model.nz is 9, but must be 8 as in runs/a/checkpoints/round_000060" in done.stderr
+    assert "model.nz is 9, but must be 8 as in runs/a/checkpoints/round_000030" in done.stderr
 
 
 def test_the_best_checkpoint_and_the_clock(tmp_path):

@@ -16,10 +16,8 @@ from test_jobs import SMALL, lines
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ("train.sbatch", "evaluate.sbatch", "prep.sbatch", "sweep.sbatch")
-needs_slurm = pytest.mark.skipif(
-    not (shutil.which("slurmctld") and shutil.which("munged") and os.geteuid() == 0),
-    reason="needs slurm-wlm, munge and root",
-)
+needs_slurm = pytest.mark.slurm
+"""Debian's slurm-wlm and munge, and root: see .ci/slurm."""
 
 
 def test_the_train_script_is_what_the_generator_prints(capsys):
