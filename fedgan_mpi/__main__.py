@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import platform
 import sys
 import traceback
@@ -114,11 +115,22 @@ def _together(arguments: list[str]) -> int:
         return 1
     except SystemExit:
         raise
-    except BaseException:  # this rank alone: the others wait and cannot be told
+    except BaseException as error:  # this rank alone: the others wait and cannot be told
         where = f"[rank {link.rank} on {platform.node()}]"
-        print(f"{where} {traceback.format_exc()}", file=sys.stderr, flush=True)
+        print(f"{where} {_what_happened(error)}", file=sys.stderr, flush=True)
         link.abort()
     return 0
+
+
+def _what_happened(error: BaseException) -> str:
+    """A sentence where a disk is full or gone, which is no bug; otherwise the traceback."""
+    if isinstance(error, OSError) and error.errno in _DISK_TROUBLE:
+        which = error.filename or "a file of the run directory"
+        return f"{which} cannot be written: {error.strerror}; the last checkpoint stays whole"
+    return traceback.format_exc()
+
+
+_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
 
 
 def _train(link: Link, command: Train) -> int:

@@ -271,3 +271,33 @@ def test_the_same_command_twice_begins_and_goes_on(whole, tmp_path):
     done = run(3, "--resume", "auto", cwd=tmp_path)
     assert done.returncode == 1
     assert "--resume auto needs run.name, by which the run is found again" in done.stderr
+
+
+def test_a_disk_that_is_full_for_a_while_costs_a_checkpoint_and_not_the_run(whole, tmp_path):
+    program = tmp_path / "full.py"
+    program.write_text(
+        "import errno, sys\n"
+        "from fedgan_mpi.run import checkpoint\n"
+        "honest = checkpoint.write_complete\n"
+        "def full(path, content):\n"
+        "    if '000010' in str(path) and path.name == 'device_0001.pt':\n"
+        "        raise OSError(errno.ENOSPC, 'No space left on device', str(path))\n"
+        "    if '000015' in str(path) and path.name == 'checkpoint.json':\n"
+        "        raise OSError(errno.ENOSPC, 'No space left on device', str(path))\n"
+        "    honest(path, content)\n"
+        "checkpoint.write_complete = full\n"
+        "from fedgan_mpi.__main__ import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    flags = ("--run.name", "a", *LONG, "--checkpoint.keep_last", "9")
+    done = run(3, *flags, cwd=tmp_path, program=(str(program),))
+    assert done.returncode == 0, done.stderr
+    for round in (10, 15):
+        told = f"no checkpoint of round {round}: "
+        assert done.stdout.count(told) == 1 and "No space left on device" in done.stdout
+    here = tmp_path / "runs" / "a"
+    assert [path.name for path in checkpoints_of(here)] == [
+        f"round_{t:06d}" for t in (0, 5, 20, 25, 30)
+    ]
+    assert not list(here.glob("checkpoints/.*"))
+    assert_same(whole, here)
