@@ -59,6 +59,19 @@ def result(run: Path) -> tuple[object, ...]:
     return stats, pictures, (run / "generator.safetensors").read_bytes()
 
 
+def difference(run: Path, expected: tuple[object, ...]) -> bool:
+    """Whether there is one; says where."""
+    found = result(run)
+    for what, one, other in zip(("stats", "samples", "generator"), found, expected, strict=True):
+        if one != other:
+            print(f"{run} differs in {what}", file=sys.stderr)
+            if what == "stats":
+                assert isinstance(one, list) and isinstance(other, list)
+                lines = [(a, b) for a, b in zip(one, other, strict=False) if a != b]
+                print(len(one), len(other), lines[:1], file=sys.stderr)
+    return found != expected
+
+
 def kill_once(cwd: Path, arguments: list[str], moments: random.Random, seconds: float) -> str:
     """What came of one job: `killed`, `ended`, `hung`, or `no failure`."""
     stats = cwd / "runs" / "a" / "stats.jsonl"
@@ -103,13 +116,13 @@ def main() -> None:
                 row[kill_once(cwd, [*flags, "--resume=auto"], moments, 2.0)] += 1
                 if not (run / "generator.safetensors").exists():
                     continue
-                row["different"] += result(run) != expected
+                row["different"] += difference(run, expected)
                 run.rename(cwd / f"done-{row['killed']}-{row['ended']}-{time.monotonic_ns()}")
             if (cwd / "runs" / "a").exists():
                 if start(cwd, *flags, "--resume=auto").wait() != 0:
                     row["lost"] += 1
                 else:
-                    row["different"] += result(cwd / "runs" / "a") != expected
+                    row["different"] += difference(cwd / "runs" / "a", expected)
             table[name] = row
             print(json.dumps({name: row}), flush=True)
     hurt = sum(row[key] for row in table.values() for key in ("hung", "no failure", "lost"))

@@ -30,6 +30,13 @@ def write_complete(path: Path, content: bytes | memoryview) -> None:
         temporary.write_bytes(content)
 
 
+def sweep(directory: Path) -> None:
+    """Remove what a killed process left of files that it was writing here."""
+    for path in directory.glob(".*.tmp"):
+        if path.is_file() or path.is_symlink():
+            path.unlink()
+
+
 def sync_directory(directory: Path) -> None:
     """Make renames and new names in a directory last."""
     _sync(directory)

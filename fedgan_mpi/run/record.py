@@ -21,7 +21,7 @@ from tqdm import tqdm
 from fedgan_mpi.command_line import PROVENANCE, config_table
 from fedgan_mpi.config import Config
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.files import write_complete
+from fedgan_mpi.files import sweep, write_complete
 from fedgan_mpi.run.pictures import grid, write_grid
 
 if TYPE_CHECKING:
@@ -202,8 +202,10 @@ class Record:
         self._stats.flush()
 
     def _forget_after(self, done: int, scored: int) -> None:
-        """Drop the lines that a resumed run makes again."""
+        """Drop the lines that a resumed run makes again, and files that were being written."""
         assert self.run is not None
+        for directory in (self.run, self.run / "samples"):
+            sweep(directory)
         path = self.run / STATS
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         # The last line may have been cut by a kill.
