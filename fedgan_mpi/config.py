@@ -272,6 +272,9 @@ class TrainingConfig:
     squares, hinge, or Wasserstein with a gradient penalty."""
     gradient_penalty: float = 10.0
     """wgan-gp: weight λ of the penalty."""
+    non_finite: Literal["stop", "skip"] = "stop"
+    """A device whose loss or update is not finite: the run stops after that round, or the device
+    counts as absent in it. dp_fedavg_gan skips in any case."""
     precision: Literal["float32", "float64"] = "float32"
     """Type of parameters and arithmetic; float64 for studies of exactness."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -426,6 +429,11 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
+
+    @property
+    def skips_non_finite(self) -> bool:
+        """Whether a device whose loss or update is not finite counts as absent."""
+        return self.training.non_finite == "skip" or self.algorithm.name == "dp_fedavg_gan"
 
     def __post_init__(self) -> None:
         if self.algorithm.name == "centralized":

@@ -27,6 +27,13 @@ export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"
 # Network file systems often cannot lock; shards are only read.
 export HDF5_USE_FILE_LOCKING=FALSE
 
+# A rank that was killed leaves its shared memory behind, and MPICH names it after job and step: the
+# same job would find it, and wait for the dead.
+if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then
+    srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
+        find /dev/shm -maxdepth 1 -user "$(id -un)" -name 'mpich_shm_*' -delete || true
+fi
+
 # The run is named after the job: the same script submitted again goes on with it.
 command=($LAUNCH python -m fedgan_mpi train "$@" --resume auto
     --run.name "${RUN_NAME:-$SLURM_JOB_NAME}" --link.deadline "${DEADLINE:-1800}")

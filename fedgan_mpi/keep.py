@@ -126,7 +126,6 @@ class Keeper:
         if self.checkpoints.waits and not self.vote.writing:
             self._warn(self.checkpoints.complete())
         if ends or self.vote.stops or self._is_checkpoint_due(round):
-            self._check_finite(round)
             self._warn(self.checkpoints.begin(round, self.progress))
             self.saved = time.monotonic()
         if ends or self.vote.stops:
@@ -169,16 +168,6 @@ class Keeper:
 
     def _scores_after(self, round: int) -> bool:
         return round == 0 or _is_due(round, self.start.config.evaluation.every)
-
-    def _check_finite(self, round: int) -> None:
-        """Raises AgreedError rather than let a checkpoint of NaN push out a good one."""
-        server = self.node.server
-        broken = server is not None and not server.pair.flat.vector.isfinite().all()
-        if self.node.link.any(bool(broken)):
-            raise AgreedError(
-                f"parameters are not finite after round {round} of {self.start.run}; start anew "
-                "with lower learning rates, or look at the shards"
-            )
 
     def _show(self, round: int) -> _Pending | None:
         """Collective. Give the server's generator as it stands to all ranks."""

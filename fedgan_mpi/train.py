@@ -79,7 +79,6 @@ def train(link: Link, start: Start) -> int:
         for t in range(done, keeper.last if go_on else done):
             stats = play_round(algorithm, t, progress, keeper.meanwhile, keeper.vote.numbers)
             record.round(stats)
-            check_finite(stats, start)
             if not keeper.after(t + 1):
                 break
     except AgreedError:
@@ -110,7 +109,7 @@ def play_round(
     start = time.perf_counter()
     algorithm.round(t)
     meanwhile()
-    whole = _share(node, algorithm.ledger, np.zeros(0) if vote is None else vote)
+    whole = _share(node, t, algorithm.ledger, np.zeros(0) if vote is None else vote)
     seconds = time.perf_counter() - start
 
     flat, size = algorithm.flat, algorithm.flat.phi.element_size()
@@ -119,9 +118,12 @@ def play_round(
     progress["images_seen"] = whole.images_seen
     shares = node.participation.shares(t)
     participants = len(shares)
+    check_finite(whole, t, participants)
+    skipped = {"skipped": whole.skipped} if whole.skipped else {}
     return {
         "round": t + 1,
         "participants": list(shares),
+        **skipped,
         "d_loss": _mean(whole.d_loss, shares),
         "g_loss": _mean(whole.g_loss, {0: 1.0, **shares}),
         "seconds": seconds,
@@ -147,6 +149,10 @@ class Whole:
     """Of each device that took steps."""
     g_loss: dict[int, float]
     """The same, or of the server, 0."""
+    skipped: list[int]
+    """Participants that counted as absent: what they computed was not finite."""
+    broken: bool
+    """The server's networks are not finite, or those that a device keeps."""
     images_seen: int
     """Real images that devices have drawn since the run began."""
     seconds_downlink: float
@@ -158,7 +164,7 @@ class Whole:
     bytes_up: int
 
 
-def _share(node: Node, ledger: Ledger, vote: NDArray[np.float64]) -> Whole:
+def _share(node: Node, t: int, ledger: Ledger, vote: NDArray[np.float64]) -> Whole:
     """Collective. Every rank's notes of a round, on every rank; `vote` becomes its sum.
 
     Each number has one rank that knows it, so the sum over ranks is exact.
@@ -169,22 +175,29 @@ def _share(node: Node, ledger: Ledger, vote: NDArray[np.float64]) -> Whole:
     for player, noted in enumerate((ledger.d_loss, ledger.g_loss)):
         for k, loss in noted.items():
             losses[player, :, k] = 1.0, loss
-    ranks = np.zeros((link.size, 7))
+    skipped = np.zeros(node.participation.devices + 1)
+    skipped[ledger.skipped] = 1.0
+    ranks = np.zeros((link.size, 8))
     drawn = sum(device.batches.drawn for device in node.devices)
     ranks[link.rank, :3] = drawn, link.bytes_down, link.bytes_up
     ranks[link.rank, 3:5] = link.seconds_down, link.seconds_up
-    ranks[link.rank, 5:] = ledger.seconds_local, ledger.seconds_server
+    ranks[link.rank, 5:7] = ledger.seconds_local, ledger.seconds_server
+    ranks[link.rank, 7] = not node.is_finite(t)
 
-    numbers = link.sum(np.concatenate([losses.ravel(), ranks.ravel(), vote]))
-    numbers, vote[:] = np.split(numbers, [losses.size + ranks.size])
+    numbers = link.sum(np.concatenate([losses.ravel(), skipped, ranks.ravel(), vote]))
+    numbers, skipped, of_ranks, vote[:] = np.split(
+        numbers, np.cumsum([losses.size, skipped.size, ranks.size])
+    )
     d_loss, g_loss = (
         {k: loss for k, (there, loss) in enumerate(table.T.tolist()) if there}
-        for table in numbers[: losses.size].reshape(losses.shape)
+        for table in numbers.reshape(losses.shape)
     )
-    images, down, up, *seconds = numbers[losses.size :].reshape(ranks.shape).T
+    images, down, up, *seconds, broken = of_ranks.reshape(ranks.shape).T
     return Whole(
         d_loss=d_loss,
         g_loss=g_loss,
+        skipped=np.flatnonzero(skipped).tolist(),
+        broken=bool(broken.any()),
         images_seen=int(images.sum()),
         seconds_downlink=float(seconds[0].min()),
         seconds_uplink=float(seconds[1].min()),
@@ -209,15 +222,19 @@ def payload_sizes(config: Config, image_shape: tuple[int, int, int], theta: int,
     return Sizes(theta=theta, phi=phi, batch=batch, fakes=batch * math.prod(image_shape))
 
 
-def check_finite(stats: dict[str, Any], start: Start) -> None:
-    """Raises AgreedError on every rank where a loss is not a number."""
-    for key in ("d_loss", "g_loss"):
-        if stats[key] is not None and not math.isfinite(stats[key]):
-            round = stats["round"]
-            raise AgreedError(
-                f"{key} is {stats[key]} in round {round} of {start.run}; "
-                "start anew with lower learning rates, or look at the shards"
-            )
+def check_finite(whole: Whole, t: int, participants: int) -> None:
+    """Raises AgreedError on every rank where a loss or the networks are not, or no device is left
+    whose update is."""
+    remedy = "start anew with lower learning rates, or look at the shards"
+    for name, losses in (("d_loss", whole.d_loss), ("g_loss", whole.g_loss)):
+        for k, loss in losses.items():
+            if not math.isfinite(loss):
+                who = f"device {k}" if k else "the server"
+                raise AgreedError(f"{name} of {who} is {loss} in round {t + 1}; {remedy}")
+    if len(whole.skipped) == participants:
+        raise AgreedError(f"no device's update is finite in round {t + 1}; {remedy}")
+    if whole.broken:
+        raise AgreedError(f"parameters are not finite after round {t + 1}; {remedy}")
 
 
 def _resume(node: Node, start: Start) -> tuple[int, dict[str, Any]]:

@@ -78,6 +78,14 @@ def wait_for(job: str, *states: str, seconds: float = 150) -> dict[str, str]:
     return now
 
 
+def wait_for_rounds(job: str, log: Path, run: Path, rounds: int) -> None:
+    deadline = time.monotonic() + 100
+    while not (run / "stats.jsonl").exists() or len(lines(run)) < rounds:
+        told = log.read_text() if log.exists() else "no log"
+        assert time.monotonic() < deadline, (about(job), told)
+        time.sleep(0.2)
+
+
 @needs_slurm
 def test_a_job_whose_time_is_up_is_requeued_and_goes_on(slurm):
     flags = [*SMALL, "--data.devices", "3", "--training.rounds", "300", "--checkpoint.every", "50"]
@@ -86,10 +94,7 @@ def test_a_job_whose_time_is_up_is_requeued_and_goes_on(slurm):
         *flags,
     )  # fmt: skip
     run, log = slurm / "runs" / "a", slurm / f"a-{job}.log"
-    deadline = time.monotonic() + 100
-    while not (run / "stats.jsonl").exists() or len(lines(run)) < 20:
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.2)
+    wait_for_rounds(job, log, run, 20)
     subprocess.run(["scancel", "--batch", "--signal=USR1", job], check=True)
     ended = wait_for(job, "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", seconds=200)
     text = log.read_text()
@@ -122,14 +127,19 @@ def test_an_array_trains_each_algorithm_in_each_seed_and_evaluate_scores_them(sl
 
 
 @needs_slurm
-def test_a_killed_rank_ends_its_job(slurm):
-    flags = [*SMALL, "--data.devices", "2", "--training.rounds", "100000"]
+def test_a_killed_rank_ends_its_job_which_goes_on_when_requeued(slurm):
+    flags = [
+        *SMALL,
+        "--data.devices",
+        "2",
+        "--training.rounds",
+        "100000",
+        "--checkpoint.every",
+        "5",
+    ]
     job = submit(slurm, "--job-name=k", "--ntasks=3", "jobs/train.sbatch", *flags)
     run = slurm / "runs" / "k"
-    deadline = time.monotonic() + 100
-    while not (run / "stats.jsonl").exists() or len(lines(run)) < 9:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_for_rounds(job, slurm / f"k-{job}.log", run, 9)
     import psutil
 
     ranks = [
@@ -140,3 +150,9 @@ def test_a_killed_rank_ends_its_job(slurm):
     ]
     ranks[-1].kill()
     assert wait_for(job, "COMPLETED", "FAILED", seconds=30)["JobState"] == "FAILED"
+    # The same job again meets what its dead ranks have left in shared memory.
+    before = len(lines(run))
+    subprocess.run(["scontrol", "requeue", job], check=True)
+    wait_for_rounds(job, slurm / f"k-{job}.log", run, before + 9)
+    subprocess.run(["scancel", job], check=True)
+    wait_for(job, "CANCELLED")

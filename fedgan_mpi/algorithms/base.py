@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -9,9 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from fedgan_mpi.cluster.flat import is_finite
 from fedgan_mpi.cluster.node import Device, Node
 
 
@@ -23,6 +26,8 @@ class Ledger:
     """Mean loss of D on each participant hosted here that took steps."""
     g_loss: dict[int, float] = field(default_factory=dict)
     """The same of G; 0 is the server."""
+    skipped: list[int] = field(default_factory=list)
+    """Participants hosted here that count as absent: what they computed is not finite."""
     seconds_local: float = 0.0
     seconds_server: float = 0.0
 
@@ -92,6 +97,17 @@ class Algorithm(ABC):
         if loss is not None:
             getattr(self.ledger, what)[player] = loss
 
+    def succeeded(self, device: Device, *losses: float | None) -> bool:
+        """Whether a device that has just trained in the rank's vector counts. Where a loss or the
+        vector is not finite and such are to be skipped, it does not, and has its moments and own
+        networks back as they were."""
+        sound = all(loss is None or math.isfinite(loss) for loss in losses)
+        if not self.node.config.skips_non_finite or (sound and is_finite(self.flat.vector)):
+            return True
+        device.undo()
+        self.ledger.skipped.append(device.index)
+        return False
+
     @contextmanager
     def clock(self, what: Literal["seconds_local", "seconds_server"]) -> Iterator[None]:
         start = time.perf_counter()
@@ -108,7 +124,11 @@ class Uplink:
     """
 
     def __init__(self, node: Node, vector: Tensor) -> None:
-        link, self.vector = node.link, vector
+        self.link, self.vector = node.link, vector
+        link = self.link
+        self.normalizes = node.config.skips_non_finite
+        """Whether shares need not sum to 1 by themselves."""
+        self.total = 0.0  # of this rank's shares
         self._in_order = link.in_order
         hosted = -(-node.participation.devices // max(1, link.device_ranks))
         self.rows = torch.zeros(
@@ -125,6 +145,7 @@ class Uplink:
     def clear(self) -> None:
         """Begin a round: zeros, for a rank whose devices are all absent, and for the server."""
         self.rows.zero_()
+        self.total = 0.0
         if self._received is not None:
             self._received.copy_(self.vector)
 
@@ -135,7 +156,17 @@ class Uplink:
 
     def add(self, device: Device, share: float) -> None:
         """Add a participant's part: share · vector."""
+        self.total += share
         if self._in_order:
             torch.mul(self.vector, share, out=self.rows[self._row_of[device.index]])
         else:
             self.rows[0].add_(self.vector, alpha=share)
+
+    def normalize(self) -> None:
+        """Collective where devices may be skipped or shares are only known now: make them sum to 1.
+        Zeros stay zeros where nobody is left."""
+        if not self.normalizes:
+            return
+        total = self.link.sum(np.array([self.total]))[0]
+        if total > 0 and abs(total - 1) > 1e-9:  # no one's share is so small
+            self.rows.div_(total)

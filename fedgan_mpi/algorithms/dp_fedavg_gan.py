@@ -26,6 +26,7 @@ class DPFedAvgGAN(Ren):
         self.received = self.flat.discriminator.clone()
         self.update = torch.zeros_like(self.received)
         self.uplink = Uplink(node, self.flat.discriminator)
+        self.uplink.normalizes = False  # the noise is for a mean over N, however many are skipped
 
     def round(self, t: int) -> None:
         self.link.broadcast(self.flat.gan)
@@ -43,13 +44,11 @@ class DPFedAvgGAN(Ren):
             for device, share in self.participants(t):
                 self.uplink.restore()
                 loss = device.train_discriminator(t)
-                self.flat.discriminator.sub_(self.received)
-                if self.flat.discriminator.isfinite().all():
+                if self.succeeded(device, loss):
+                    self.note("d_loss", device.index, loss)
+                    self.flat.discriminator.sub_(self.received)
                     self.clip()
                     self.uplink.add(device, share)
-                    self.note("d_loss", device.index, loss)
-                else:  # counts as absent, though the mean is still one over N; it may recover
-                    device.optimizer.reset()
 
     def clip(self) -> None:
         """Shorten the update of φ that stands in the vector to C."""

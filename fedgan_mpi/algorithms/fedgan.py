@@ -35,6 +35,7 @@ class FedGAN(Algorithm):
     def round(self, t: int) -> None:
         self.link.broadcast(self.flat.gan)
         self.train_both(t)  # n local steps on both networks for each participant hosted here
+        self.uplink.normalize()
         self.link.average(self.uplink.rows, into=self.flat.gan)
         self.finish(t)
 
@@ -46,11 +47,12 @@ class FedGAN(Algorithm):
                 self.uplink.restore()
                 steps = self.local_steps(device.index)
                 d_loss, g_loss = device.train_both(t, steps, self.config.local_update)
-                self.note("d_loss", device.index, d_loss)
-                self.note("g_loss", device.index, g_loss)
-                share = self.weigh(device, share)
-                self.statistics.before_average()
-                self.uplink.add(device, share)
+                if self.succeeded(device, d_loss, g_loss):
+                    self.note("d_loss", device.index, d_loss)
+                    self.note("g_loss", device.index, g_loss)
+                    share = self.weigh(device, share)
+                    self.statistics.before_average()
+                    self.uplink.add(device, share)
 
     def local_steps(self, device: int) -> int:
         """Steps between averages; for fl_gan as many as E epochs have."""

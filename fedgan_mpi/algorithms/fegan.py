@@ -23,20 +23,10 @@ class FeGAN(FedGAN):
     def __init__(self, node: Node) -> None:
         super().__init__(node)
         self.by_distance = self.config.preset == "ifl"
-        self.weights = 0.0
+        self.uplink.normalizes |= self.by_distance
         participation = node.participation
         if not self.by_distance:
             participation.sizes = kl_weights(participation.histograms, self.config.kl_sign)
-
-    def round(self, t: int) -> None:
-        self.link.broadcast(self.flat.gan)
-        self.weights = 0.0
-        self.train_both(t)
-        if self.by_distance:
-            total = self.link.sum(np.array([self.weights]))[0]
-            self.uplink.rows.div_(total)
-        self.link.average(self.uplink.rows, into=self.flat.gan)
-        self.finish(t)
 
     def weigh(self, device: Device, share: float) -> float:
         """exp(MMD) of the device's images and its generator's: softmax's numerator, whose
@@ -48,9 +38,7 @@ class FeGAN(FedGAN):
         pair.G.eval()
         fake = pair.fakes(z)
         pair.G.train()
-        weight = math.exp(mean_discrepancy(real.data.flatten(1), fake.data.flatten(1)))
-        self.weights += weight
-        return weight
+        return math.exp(mean_discrepancy(real.data.flatten(1), fake.data.flatten(1)))
 
 
 def kl_weights(histograms: Sequence[Sequence[int]], sign: int) -> list[float]:

@@ -6,6 +6,7 @@ With one batch of fakes (k = 1) and no swap it is an unconditional AsynDGAN (Cha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from fedgan_mpi.algorithms.base import Algorithm, Payload, Sizes
 from fedgan_mpi.algorithms.fakes import Fakes
+from fedgan_mpi.cluster.flat import is_finite
 from fedgan_mpi.cluster.node import Node
 from fedgan_mpi.learning.steps import Batch, feedback
 from fedgan_mpi.streams import Purpose, numpy_stream
@@ -74,10 +76,14 @@ class MDGAN(Algorithm):
             for device, _ in self.participants(t):
                 k = device.index
                 with device.at_work():
-                    self.note("d_loss", k, device.train_against(self.down[k].batch(0)))
+                    d_loss = device.train_against(self.down[k].batch(0))
                     g_loss, gradient = feedback(pair.D, pair.loss, self.down[k].batch(1))
-                self.note("g_loss", k, float(g_loss))
-                self.up[k].copy_(gradient)
+                if self.succeeded(device, d_loss, float(g_loss)):
+                    self.note("d_loss", k, d_loss)
+                    self.note("g_loss", k, float(g_loss))
+                    self.up[k].copy_(gradient)
+                else:
+                    self.up[k].fill_(math.nan)  # says so to the server
 
     def train_on(self, fakes: Sequence[Batch], present: Sequence[int]) -> None:
         """The server's one step on G: the mean over participants of their batches' mean losses."""
@@ -85,8 +91,10 @@ class MDGAN(Algorithm):
             return
         with self.clock("seconds_server"):
             gradients = [torch.zeros_like(batch.data) for batch in fakes]
+            answered = [k for k in present if is_finite(self.up[k])]
             for n, device in enumerate(present, start=1):
-                gradients[n % len(fakes)].add_(self.up[device], alpha=1 / len(present))
+                if device in answered:
+                    gradients[n % len(fakes)].add_(self.up[device], alpha=1 / len(answered))
             self.server.descend(fakes, gradients)
 
     def swap_is_due(self, t: int) -> bool:

@@ -35,6 +35,7 @@ class Ren(Algorithm):
     def serial_round(self, t: int) -> None:
         self.link.broadcast(self.flat.gan)
         self.train_discriminators(t)  # n_d local steps for each participant hosted here
+        self.uplink.normalize()
         self.link.average(self.uplink.rows, into=self.flat.discriminator)
         if self.link.is_server:
             self.statistics.after_average()
@@ -45,6 +46,7 @@ class Ren(Algorithm):
         self.train_discriminators(t)
         if self.link.is_server:
             self.train_generator()  # meanwhile, against the D just sent
+        self.uplink.normalize()
         self.link.average(self.uplink.rows, into=self.flat.discriminator)
         if self.link.is_server:
             self.statistics.after_average()
@@ -57,6 +59,8 @@ class Ren(Algorithm):
             # Usually one; several when a rank hosts more.
             for device, share in self.participants(t):
                 self.uplink.restore()
-                self.note("d_loss", device.index, device.train_discriminator(t))
-                self.statistics.before_average()
-                self.uplink.add(device, share)
+                loss = device.train_discriminator(t)
+                if self.succeeded(device, loss):
+                    self.note("d_loss", device.index, loss)
+                    self.statistics.before_average()
+                    self.uplink.add(device, share)

@@ -3,6 +3,7 @@ al. 2021, arXiv:2102.04655; modes `max` and `softmax`: Yonetani et al. 2019, arX
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from fedgan_mpi.algorithms.base import Algorithm, Payload, Sizes
 from fedgan_mpi.algorithms.fakes import Fakes
+from fedgan_mpi.cluster.flat import is_finite
 from fedgan_mpi.cluster.node import Node
 from fedgan_mpi.learning.steps import Batch, logits_and_slopes
 
@@ -57,9 +59,14 @@ class UAGAN(Algorithm):
         with self.clock("seconds_local"):
             for device, _ in self.participants(t):
                 with device.at_work():
-                    self.note("d_loss", device.index, device.train_against(fakes))
+                    loss = device.train_against(fakes)
                     logits, slopes = logits_and_slopes(self.node.pair.D, fakes)
-                self.up[device.index].copy_(torch.cat([slopes.flatten(), logits]))
+                up = self.up[device.index]
+                if self.succeeded(device, loss):
+                    self.note("d_loss", device.index, loss)
+                    up.copy_(torch.cat([slopes.flatten(), logits]))
+                else:
+                    up.fill_(math.nan)  # says so to the server
 
     def train_on(self, fakes: Sequence[Batch], t: int) -> None:
         """The server's one step on G."""
@@ -67,7 +74,9 @@ class UAGAN(Algorithm):
             return
         (batch,) = fakes
         with self.clock("seconds_server"):
-            shares = self.node.participation.shares(t)
+            shares = self.shares_of_answers(t)
+            if not shares:
+                return
             answers = [self.up[k].split([batch.data.numel(), self.batch]) for k in shares]
             logits = torch.stack([answer[1] for answer in answers]).requires_grad_()
             loss = self.generator_loss(logits, self.log_shares(shares, batch))
@@ -77,6 +86,15 @@ class UAGAN(Algorithm):
                 gradient.addcmul_(weight[:, None, None, None], slopes.view_as(gradient))
             self.server.descend([batch], [gradient])
         self.note("g_loss", 0, float(loss.detach()))
+
+    def shares_of_answers(self, t: int) -> dict[int, float]:
+        """The shares of participants whose answers are finite; they sum to 1."""
+        shares = self.node.participation.shares(t)
+        answered = {k: share for k, share in shares.items() if is_finite(self.up[k])}
+        if len(answered) == len(shares):
+            return shares
+        total = math.fsum(answered.values())
+        return {k: share / total for k, share in answered.items()}
 
     def generator_loss(self, logits: Tensor, log_shares: Tensor) -> Tensor:
         """G's mean loss on one batch, from the logits (N, b) of N participants."""

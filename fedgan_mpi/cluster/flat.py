@@ -12,6 +12,7 @@ on their device and cast first, packed last, and never moved again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import Literal
 
@@ -77,6 +78,11 @@ class Flat:
         # [means | variances], the part of the statistics that is BatchNorm's.
         self.batchnorm_of_generator = self.statistics_of_generator[: _batchnorm_size(G)]
         self.batchnorm_of_discriminator = self.statistics_of_discriminator[: _batchnorm_size(D)]
+
+
+def is_finite(vector: Tensor) -> bool:
+    """Whether all numbers are; those so large that their sum overflows are taken for not."""
+    return math.isfinite(vector.sum())  # an infinity or NaN spoils it, and nothing is allocated
 
 
 def _statistics(network: nn.Module) -> list[Tensor]:

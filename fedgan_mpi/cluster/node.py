@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from fedgan_mpi.cluster.flat import Flat, Player
+from fedgan_mpi.cluster.flat import Flat, Player, is_finite
 from fedgan_mpi.cluster.link import Link
 from fedgan_mpi.cluster.participation import Participation
 from fedgan_mpi.config import Config
@@ -99,12 +100,13 @@ class Device:
 
     def __init__(self, index: int, batches: Batches, pair: Pair, config: Config) -> None:
         self.index, self.batches, self.pair = index, batches, pair
-        self.training = config.training
+        self.training, self._may_undo = config.training, config.skips_non_finite
         self.moments = config.algorithm.moments
         flat = pair.flat
         self.optimizer = self._make_optimizer(flat.phi, flat.moments_of_discriminator)
         self.noise_stream = torch_stream(config.run.seed, Purpose.FAKE, index)
         self._own: list[tuple[Tensor, Tensor]] = []
+        self._before: tuple[list[dict[str, Any]], list[Tensor]] = [], []
         self.optimizer_of_generator: Optimizer | None = None
         if config.algorithm.statistics_rule == "local":
             self.keep(flat.statistics_of_discriminator)
@@ -135,6 +137,8 @@ class Device:
 
         steps_before: optimizer steps that averaged moments sum up.
         """
+        if self._may_undo:
+            self._before = deepcopy((self._moments(), self.own))
         for section, mine in self._own:
             section.copy_(mine)
         # Adam's moments stay with the device: only parameters are averaged, so a device that sat
@@ -147,6 +151,11 @@ class Device:
         yield
         for section, mine in self._own:
             mine.copy_(section)
+
+    def undo(self) -> None:
+        """Have moments and own sections as before the work just done. The streams have moved on, so
+        that the next try is another."""
+        self._load(*self._before)
 
     def train_discriminator(self, t: int) -> float | None:
         """n_d steps from the φ that stands in the vector; it holds φ_k afterwards. Gives the mean
@@ -238,17 +247,23 @@ class Device:
         return {
             "drawn": self.batches.drawn,
             "noise_stream": self.noise_stream.get_state(),
-            "moments": [optimizer.state() for optimizer in self._optimizers()],
+            "moments": self._moments(),
             "own": self.own,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.batches.drawn = state["drawn"]
         self.noise_stream.set_state(state["noise_stream"])
-        for optimizer, moments in zip(self._optimizers(), state["moments"], strict=True):
-            optimizer.load_state(moments)
-        for mine, saved in zip(self.own, state["own"], strict=True):
-            mine.copy_(saved)
+        self._load(state["moments"], state["own"])
+
+    def _moments(self) -> list[dict[str, Any]]:
+        return [optimizer.state() for optimizer in self._optimizers()]
+
+    def _load(self, moments: list[dict[str, Any]], own: list[Tensor]) -> None:
+        for optimizer, saved in zip(self._optimizers(), moments, strict=True):
+            optimizer.load_state(saved)
+        for mine, theirs in zip(self.own, own, strict=True):
+            mine.copy_(theirs)
 
 
 class Server:
@@ -328,6 +343,14 @@ class Node:
     process."""
     server: Server | None
     participation: Participation
+
+    def is_finite(self, t: int) -> bool:
+        """Whether round t left such networks here: the server's, and those that participants keep
+        for themselves."""
+        present = self.participation.participants(t)
+        held = [] if self.server is None else [self.pair.flat.vector]
+        held += [mine for device in self.devices if device.index in present for mine in device.own]
+        return all(is_finite(vector) for vector in held)
 
     @property
     def shown_generator(self) -> Tensor:

@@ -138,6 +138,7 @@ class Record:
             total=rounds, initial=done, unit="round", mininterval=interval, dynamic_ncols=True
         )
         self._shown: dict[str, str] = {}
+        self._skipped: set[int] = set()
         self._board: SummaryWriter | None = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -149,6 +150,9 @@ class Record:
         if self.run is None:
             return
         self._write(stats)
+        for k in set(stats.get("skipped", [])) - self._skipped:
+            self._skipped.add(k)  # said once
+            self.say(f"device {k} counts as absent in round {stats['round']}: it is not finite")
         for key in ("d_loss", "g_loss"):
             if stats[key] is not None:
                 self._shown[key] = f"{stats[key]:.3f}"
