@@ -87,7 +87,7 @@ def _run_alone(command: Together | Alone) -> None:
 
 def _together(arguments: list[str]) -> int:
     """Commands of a whole world of ranks."""
-    from fedgan_mpi.cluster.link import AgreedError, Link
+    from fedgan_mpi.cluster.link import AgreedError, Link, RankLost
 
     link = Link()
     try:
@@ -95,7 +95,7 @@ def _together(arguments: list[str]) -> int:
         command = link.from_server(lambda: parse(arguments))
         if isinstance(command, Train):
             status = _train(link, command)
-            if status:
+            if status or link.lost:
                 link.leave(status)
             return 0
         signals.ignore_no_more()  # the others leave nothing half done
@@ -112,7 +112,12 @@ def _together(arguments: list[str]) -> int:
         if link.is_server and (link.size > 1 or announced_rank() == 0):
             print(error, file=sys.stderr, flush=True)
         link.barrier()
+        if link.lost:
+            link.leave(1)
         return 1
+    except RankLost:
+        print(f"[rank {link.rank}] a rank has died outside of the rounds", file=sys.stderr)
+        link.abort()
     except SystemExit:
         raise
     except BaseException as error:  # this rank alone: the others wait and cannot be told

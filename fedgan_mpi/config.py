@@ -337,6 +337,9 @@ class LinkConfig:
     deadline: float | None = None
     """Seconds without an exchange after which a rank counts as hanging and the job ends, with its
     name; more than the longest local work takes. None: ranks may take as long as they like."""
+    survive: bool = False
+    """A device rank that dies does not end the job: the others go on without its devices. For Open
+    MPI 5 under `mpirun --with-ft ulfm`."""
 
     def __post_init__(self) -> None:
         fits = self.deadline is None or 0 < self.deadline < math.inf
@@ -442,6 +445,13 @@ class Config:
             _require(policy == "all", "participation.policy", policy, right)
         self._check_steps()
         self._check_losses()
+        if self.link.survive:
+            fits = self.algorithm.name != "centralized"
+            right = f"left out for {self.algorithm.name}, which has no device ranks"
+            _require(fits, "link.survive", True, right)
+            fits = self.algorithm.name != "dp_fedavg_gan" or self.algorithm.noise == 0
+            right = "left out for dp_fedavg_gan: with fewer devices ε would be another"
+            _require(fits, "link.survive", True, right)
         if self.link.route == "cuda":
             right = "'auto' or 'cuda' when link.route is 'cuda'"
             _require(self.training.device != "cpu", "training.device", self.training.device, right)

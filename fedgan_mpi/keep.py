@@ -98,6 +98,13 @@ class Keeper:
             self.pending = self._show(done)
         return True
 
+    def go_back(self, record: Record, progress: dict[str, Any]) -> None:
+        """Collective. Forget all since `progress` was that; `begin` comes next."""
+        self.record, self.progress = record, progress
+        self.last = self.start.config.training.rounds
+        self.vote, self.pending, self.stopped = Vote(), None, None
+        self.checkpoints.abandon()
+
     def meanwhile(self) -> None:
         """What a rank does with its part of a round behind it: a device rank scores its part of
         what is pending, while the server trains on; all say what they want agreed."""

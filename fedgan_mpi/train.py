@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fedgan_mpi.algorithms import ALGORITHMS
 from fedgan_mpi.algorithms.base import Algorithm, Ledger, Sizes
-from fedgan_mpi.cluster.link import AgreedError, Link
+from fedgan_mpi.cluster.link import AgreedError, Link, RankLost
 from fedgan_mpi.cluster.node import Node, build_node, build_pair
 from fedgan_mpi.cluster.placement import choose_torch_device, set_threads
 from fedgan_mpi.command_line import check_resumable, config_table
@@ -32,6 +32,7 @@ from fedgan_mpi.run.checkpoint import (
 )
 from fedgan_mpi.run.record import Record
 from fedgan_mpi.start import Start
+from fedgan_mpi.survive import Memory
 
 
 def train(link: Link, start: Start) -> int:
@@ -65,30 +66,56 @@ def train(link: Link, start: Start) -> int:
         if done > config.training.rounds:
             right = f"at least {done}, the rounds that {start.run} has"
             raise AgreedError(f"training.rounds is {config.training.rounds}, but must be {right}")
-    record = Record(
-        start.run if link.is_server else None,
-        rounds=config.training.rounds,
-        done=done,
-        scored=max((score["round"] for score in progress["scores"]), default=0),
-        tensorboard=config.record.tensorboard,
-    )
+    record = _open_record(node, start, done, progress)
     keeper = Keeper(node, start, record, progress)
     link.watch(config.link.deadline)
-    try:
-        go_on = keeper.begin(done)
-        for t in range(done, keeper.last if go_on else done):
-            stats = play_round(algorithm, t, progress, keeper.meanwhile, keeper.vote.numbers)
-            record.round(stats)
-            if not keeper.after(t + 1):
-                break
-    except AgreedError:
-        keeper.close()
-        raise
+    memory = Memory(node) if config.link.survive else None
+    complete = True  # nobody has died, or those who are left have taken note
+    while True:
+        try:
+            if memory is not None and not complete:
+                keeper.record.close()
+                done, progress = memory.go_back()
+                keeper.go_back(_open_record(node, start, done, progress), progress)
+                complete = True
+            _train_from(done, algorithm, keeper, memory, began)
+            return keeper.stopped or 0
+        except AgreedError:
+            keeper.close()
+            raise
+        except RankLost:
+            complete = False
+
+
+def _open_record(node: Node, start: Start, done: int, progress: dict[str, Any]) -> Record:
+    config = start.config
+    return Record(
+        start.run if node.link.is_server else None,
+        rounds=config.training.rounds,
+        done=done,
+        scored=max((score["round"] for score in progress["scores"]), default=-1),
+        tensorboard=config.record.tensorboard,
+    )
+
+
+def _train_from(
+    done: int, algorithm: Algorithm, keeper: Keeper, memory: Memory | None, began: float
+) -> None:
+    """Collective. The rounds after `done`, and what they leave behind."""
+    if memory is not None:
+        memory.remember(done, keeper.progress)
+    go_on = keeper.begin(done)
+    for t in range(done, keeper.last if go_on else done):
+        if memory is not None:
+            memory.remember(t, keeper.progress)
+        stats = play_round(algorithm, t, keeper.progress, keeper.meanwhile, keeper.vote.numbers)
+        keeper.record.round(stats)
+        if not keeper.after(t + 1):
+            break
     if keeper.stopped is None:
         keeper.finish(time.perf_counter() - began)
-    record.close()
-    link.barrier()
-    return keeper.stopped or 0
+    keeper.record.close()
+    algorithm.link.farewell()
 
 
 def play_round(

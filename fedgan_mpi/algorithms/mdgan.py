@@ -99,7 +99,7 @@ class MDGAN(Algorithm):
 
     def swap_is_due(self, t: int) -> bool:
         due = self.config.epochs > 0 and (t + 1) % self.period == 0
-        return due and self.node.participation.count > 1
+        return due and len(self.node.participation.participants(t)) > 1
 
 
 def derangement(devices: Sequence[int], stream: np.random.Generator) -> dict[int, int]:

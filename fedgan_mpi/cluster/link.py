@@ -50,15 +50,23 @@ def _verb(method: Verb) -> Verb:
 
     @functools.wraps(method)
     def told(self: Link, *arguments: Any, **named: Any) -> Any:
-        if self._board is None:
-            return method(self, *arguments, **named)
-        outer = self._board.enter(number)
+        board = self._board
+        outer = 0 if board is None else board.enter(number)
         try:
             return method(self, *arguments, **named)
+        except MPI.Exception as error:
+            if self._survives:
+                raise RankLost from error
+            raise
         finally:
-            self._board.leave(outer)
+            if board is not None:
+                board.leave(outer)
 
     return cast(Verb, told)
+
+
+class RankLost(Exception):
+    """Under `link.survive`: an exchange failed, as it does when a rank has died."""
 
 
 _NAP = 2e-4  # seconds; longer naps add up along the tree of a collective
@@ -96,6 +104,13 @@ class Link:
         self._bell = Bell(self._comm) if road == "mailbox" else None
         self._mailboxes: dict[str, Mailbox] = {}
         self._board: Board | None = None
+        self._watchdog: Watchdog | None = None
+        self._survives = False
+        self._deadline: float | None = None
+        self._hosts = self.device_ranks  # ranks that devices were dealt out to
+        self._origin = list(range(self.size))  # rank -> the one it began as
+        self.lost: list[int] = []
+        """Ranks of the world that have died, by the number they began with."""
         self._route: Literal["host", "cuda"] = "host"
         self.in_order = False
         self._staging: dict[int, Tensor] = {}
@@ -187,17 +202,24 @@ class Link:
         source = {receiver: sender for sender, receiver in to.items()}
         sends, receives = [], []
         for device, vector in vectors.items():
-            sends.append((self.rank_of(to[device]), to[device], self._host(vector.clone())))
-            receives.append((self.rank_of(source[device]), device, self._host(vector, load=False)))
+            receiver, sender = self._place_of(to[device]), self._place_of(source[device])
+            sends.append((receiver, to[device], self._host(vector.clone())))
+            receives.append((sender, device, self._host(vector, load=False)))
         self._exchange(sends, receives)
         for vector, (_, _, host) in zip(vectors.values(), receives, strict=True):
             self._land(vector, host)
         self.bytes_up += _largest(vectors)
         self.seconds_up += time.perf_counter() - start
 
-    def rank_of(self, device: int) -> int:
-        """The rank that hosts a device."""
-        return (device - 1) % self.device_ranks + 1
+    def rank_of(self, device: int) -> int | None:
+        """The rank that hosts a device; None where it has died."""
+        origin = (device - 1) % self._hosts + 1
+        return self._origin.index(origin) if origin in self._origin else None
+
+    def _place_of(self, device: int) -> int:
+        rank = self.rank_of(device)
+        assert rank is not None, f"device {device} has died, and takes no part"
+        return rank
 
     # ---------------------------------------------------------------- a few numbers
 
@@ -297,12 +319,53 @@ class Link:
             problem = "link.route is 'cuda', but there is no GPU here; use 'host'"
         elif config.route == "cuda" and not _cuda_aware():
             problem = "link.route is 'cuda', but this MPI library is not CUDA-aware; use 'host'"
+        elif config.survive and not _can_survive():
+            right = "an Open MPI of 5 or later, started as `mpirun --with-ft ulfm`"
+            problem = f"link.survive needs {right}; leave it out here"
         self.agree(problem)
         self._route, self.in_order = config.route, config.average == "gather"
+        if config.survive:
+            # A sleeper in shared memory would not be told of a death.
+            self.road = "mpi" if self.road == "mpi" else "naps"
+            self._bell, self._mailboxes = None, {}
+            self._comm = self._comm.Dup()
+            self._survives = True
+
+    def shrink(self) -> None:
+        """Collective of those that are alive: go on without the dead, whom it adds to `lost`.
+        Ranks are counted anew; the server, if alive, stays 0."""
+        self._comm.Revoke()  # whoever still waits for the dead is told
+        smaller = self._comm.Shrink()
+        places = MPI.Group.Translate_ranks(self._comm.group, None, smaller.group)
+        dead = [origin for origin, place in zip(self._origin, places, strict=True) if place < 0]
+        if not dead:
+            raise RuntimeError("an exchange failed, but no rank has died")
+        self.lost = sorted([*self.lost, *dead])
+        self._origin = [origin for origin in self._origin if origin not in dead]
+        self._comm, self.rank, self.size = smaller, smaller.rank, smaller.size
+        self.is_server, self.device_ranks = self.rank == 0, self.size - 1
+        self.watch(self._deadline)
+
+    @_verb
+    def least(self, number: int) -> int:
+        """The lowest of all ranks' numbers, on every rank."""
+        return self._comm.allreduce(number, MPI.MIN)
+
+    @_verb
+    def farewell(self) -> None:
+        """The last exchange of a run: either all ranks end it, or all learn that one has died."""
+        self._arrive()
+        if self._survives:
+            self._comm.Agree(1)
+        else:
+            self._comm.Barrier()
 
     def watch(self, deadline: float | None) -> None:
         """Collective. From now on the job ends where a rank makes no progress for so many seconds;
         None: it may take as long as it likes."""
+        self._deadline = deadline
+        if self._watchdog is not None:
+            self._watchdog.stop()
         if deadline is None:
             return
         machine = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
@@ -316,7 +379,8 @@ class Link:
             self.abort()
 
         self._board = board
-        Watchdog(board, self.rank, _VERBS, deadline, end).start()
+        self._watchdog = Watchdog(board, self.rank, _VERBS, deadline, end)
+        self._watchdog.start()
 
     @staticmethod
     def library() -> str:
@@ -329,16 +393,20 @@ class Link:
         self._comm.Barrier()
 
     def abort(self, code: int = 1) -> None:
-        """End the whole job at once; for a bug on this rank, which the others cannot be told of."""
+        """End the whole job at once; for a bug on this rank, which the others cannot be told of.
+        Where deaths are survived, a device rank ends alone."""
+        if self._survives and not self.is_server:
+            os._exit(code)
         self._comm.Abort(code)
 
     def leave(self, status: int) -> NoReturn:
-        """End this process, as all ranks do now, with a status that is not 0.
+        """End this process, as all ranks do now.
 
-        A launcher ends the others when the first such process ends. Python's own farewell would
-        take a while, and a SIGTERM in it would end a rank with another status.
+        A launcher ends the others when the first process with a status other than 0 ends. Python's
+        own farewell would take a while, and a SIGTERM in it would end a rank with another status.
         """
-        MPI.Finalize()
+        if not self.lost:  # Finalize may wait for the dead
+            MPI.Finalize()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -363,7 +431,7 @@ class Link:
         sends = self.is_server != to_server
         hosts = {device: self._host(row, load=sends) for device, row in rows.items()}
         parcels = [
-            (self.rank_of(device) if self.is_server else 0, device, host)
+            (self._place_of(device) if self.is_server else 0, device, host)
             for device, host in hosts.items()
         ]
         self._exchange(parcels if sends else [], [] if sends else parcels)
@@ -414,7 +482,7 @@ class Link:
             vector.detach().copy_(host)
 
     def _room_for_all(self, one: Tensor) -> Tensor:
-        if self._everyone is None or self._everyone[0].shape != one.shape:
+        if self._everyone is None or self._everyone.shape != (self.size, *one.shape):
             self._everyone = one.new_empty((self.size, *one.shape))
         return self._everyone
 
@@ -462,6 +530,12 @@ def _core_quota() -> int:
         if int(quota) > 0:
             return max(1, -(-int(quota) // int(period)))
     return 2**30
+
+
+def _can_survive() -> bool:
+    """Whether deaths are told as errors: ULFM, which mpirun must have been asked for."""
+    asked = os.environ.get("OMPI_MCA_mpi_ft_enable") == "1"  # noqa: SIM112 - its own spelling
+    return asked and Link.library().startswith("Open MPI")
 
 
 def _cuda_aware() -> bool:

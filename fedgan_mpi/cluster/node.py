@@ -344,6 +344,11 @@ class Node:
     server: Server | None
     participation: Participation
 
+    @property
+    def owners(self) -> list[Device | Server]:
+        """Those whose state this rank keeps."""
+        return [*self.devices, *([] if self.server is None else [self.server])]
+
     def is_finite(self, t: int) -> bool:
         """Whether round t left such networks here: the server's, and those that participants keep
         for themselves."""

@@ -3,6 +3,7 @@ sent for it."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -43,22 +44,31 @@ class Participation:
         sizes = {"data": images, "batch": batch_sizes, "uniform": [1] * self.devices}
         self.sizes: Sequence[float] = sizes[shares]
         """Of device 1, 2, …: what shares are proportional to. An algorithm may set its own."""
+        self._left: dict[int, int] = {}
         self._balanced: list[list[int]] = []
-        self._picks = _balanced_picks(histograms, self.count)
+        self._picks = self._balanced_picks()
+
+    def leave(self, devices: Sequence[int], t: int) -> None:
+        """From round t on these devices are not there; at the same point on every rank."""
+        for device in devices:
+            self._left.setdefault(device - 1, t)
+        self._balanced, self._picks = [], self._balanced_picks()
 
     def participants(self, t: int) -> list[int]:
         """The devices of round t, in increasing order."""
+        there = self._there(t)
+        count = min(self.count, len(there))
         if self._policy == "random":
             stream = numpy_stream(self._seed, Purpose.PARTICIPATION, t)
-            chosen = stream.choice(self.devices, self.count, replace=False).tolist()
+            chosen = [there[n] for n in stream.choice(len(there), count, replace=False)]
         elif self._policy == "round_robin":
-            chosen = [(t * self.count + n) % self.devices for n in range(self.count)]
+            chosen = [there[(t * count + n) % len(there)] for n in range(count)]
         elif self._policy == "balanced":
             while len(self._balanced) <= t:
                 self._balanced.append(next(self._picks))
             chosen = self._balanced[t]
         else:
-            chosen = list(range(self.devices))
+            chosen = there
         return sorted(index + 1 for index in chosen)
 
     def shares(self, t: int) -> dict[int, float]:
@@ -67,26 +77,31 @@ class Participation:
         total = sum(self.sizes[device - 1] for device in participants)
         return {device: self.sizes[device - 1] / total for device in participants}
 
+    def _there(self, t: int) -> list[int]:
+        """Indices of devices that have not left before round t."""
+        return [k for k in range(self.devices) if self._left.get(k, t + 1) > t]
 
-def _balanced_picks(histograms: Sequence[Sequence[int]], count: int) -> Iterator[list[int]]:
-    """Round after round, `count` indices of devices such that classes are seen equally often.
+    def _balanced_picks(self) -> Iterator[list[int]]:
+        """Round after round, indices of `count` devices such that classes are seen equally often.
 
-    Again and again: of the classes that a device not yet in the round holds, take the one of which
-    the fewest images have been seen, and of those devices the one that has waited longest; ties go
-    to the lowest index. Source: Guerraoui et al. 2020 (FeGAN), balanced sampling.
-    """
-    table = np.array(histograms, np.int64)
-    seen = np.zeros(table.shape[1], np.int64)
-    waits = list(range(len(table)))  # who took part longest ago stands first
-    while True:
-        chosen: list[int] = []
-        while len(chosen) < count:
-            free = [device for device in waits if device not in chosen]
-            held = table[free].sum(0) > 0
-            least = int(np.argmin(np.where(held, seen, np.iinfo(np.int64).max)))
-            pick = next(device for device in free if table[device, least] > 0)
-            chosen.append(pick)
-            seen += table[pick]
-            waits.remove(pick)
-            waits.append(pick)
-        yield chosen
+        Again and again: of the classes that a device not yet in the round holds, take the one of
+        which the fewest images have been seen, and of those devices the one that has waited
+        longest; ties go to the lowest index. Source: Guerraoui et al. 2020 (FeGAN), balanced
+        sampling.
+        """
+        table = np.array(self.histograms, np.int64)
+        seen = np.zeros(table.shape[1], np.int64)
+        waits = list(range(len(table)))  # who took part longest ago stands first
+        for t in itertools.count():
+            there = self._there(t)
+            chosen: list[int] = []
+            while len(chosen) < min(self.count, len(there)):
+                free = [device for device in waits if device in there and device not in chosen]
+                held = table[free].sum(0) > 0
+                least = int(np.argmin(np.where(held, seen, np.iinfo(np.int64).max)))
+                pick = next(device for device in free if table[device, least] > 0)
+                chosen.append(pick)
+                seen += table[pick]
+                waits.remove(pick)
+                waits.append(pick)
+            yield chosen

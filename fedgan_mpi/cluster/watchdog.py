@@ -85,13 +85,18 @@ class Watchdog(threading.Thread):
         self.board, self.rank, self.verbs = board, rank, verbs
         self.deadline, self.end = deadline, end
         self._main = threading.main_thread().ident
+        self._over = threading.Event()
+
+    def stop(self) -> None:
+        """Collective of a rank's own two threads: it looks no more."""
+        self._over.set()
+        self.join()
 
     def run(self) -> None:
         pause = min(0.5, self.deadline / 10)
         last, since = self.board.stamp, time.monotonic()
         before = since
-        while True:
-            time.sleep(pause)
+        while not self._over.wait(pause):
             now, stamp = time.monotonic(), self.board.stamp
             if now - before > pause + 1:
                 since += now - before - pause  # this process itself was stopped for so long

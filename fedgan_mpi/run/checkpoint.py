@@ -14,7 +14,7 @@ import re
 import shutil
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -105,11 +105,37 @@ class Checkpoints:
         self.newest = writing.round
         return None
 
-    def _finish(self, writing: _Writing, files: Mapping[str, Any]) -> None:
+    def abandon(self) -> None:
+        """Collective: the one that is being written will not be whole."""
+        writing, self._under_way = self._under_way, None
+        if writing is not None:
+            writing.join()
+        self.node.link.barrier()
+        self.node.link.from_server(lambda: _sentence(self._sweep, self.directory))
+
+    def _carry_over(self, temporary: Path, files: dict[str, Any]) -> list[str]:
+        """Take the files of devices whose rank has died from the checkpoint before. Gives those
+        that it has not."""
+        node = self.node
+        gone = [k for k in range(1, node.participation.devices + 1) if node.link.rank_of(k) is None]
+        before = checkpoints_of(self.directory.parent)[-1:] if gone else []
+        manifests = [read_manifest(checkpoint) for checkpoint in before]
+        missing = []
+        for name in map(_device_file, gone):
+            if manifests and name in manifests[0].files:
+                shutil.copyfile(before[0] / name, temporary / name)
+                files[name] = manifests[0].files[name]
+            else:
+                missing.append(name)
+        return missing
+
+    def _finish(self, writing: _Writing, files: dict[str, Any]) -> None:
+        lost = self._carry_over(writing.temporary, files)
         manifest = {
             "round": writing.round,
             "progress": json.loads(writing.progress),
             "files": dict(sorted(files.items())),
+            "lost": lost,
             **self.about,
         }
         temporary, final = writing.temporary, self.directory / checkpoint_name(writing.round)
@@ -162,12 +188,14 @@ class _Writing(threading.Thread):
 
 def _files_of(node: Node) -> dict[str, Device | Server]:
     """File name -> whose state it keeps, of this rank."""
-    files: dict[str, Device | Server] = {
-        f"device_{device.index:04d}.pt": device for device in node.devices
+    return {
+        _device_file(owner.index) if isinstance(owner, Device) else "server.pt": owner
+        for owner in node.owners
     }
-    if node.server is not None:
-        files["server.pt"] = node.server
-    return files
+
+
+def _device_file(device: int) -> str:
+    return f"device_{device:04d}.pt"
 
 
 def _copy(node: Node) -> dict[str, BytesIO]:
@@ -191,6 +219,8 @@ class CheckpointManifest:
     shards_sha256: str
     files: dict[str, Any]
     """Name -> bytes and sha256."""
+    lost: list[str] = field(default_factory=list)
+    """Names of devices that died before any checkpoint; they begin anew."""
 
 
 def read_manifest(checkpoint: Path) -> CheckpointManifest:
@@ -199,7 +229,11 @@ def read_manifest(checkpoint: Path) -> CheckpointManifest:
     keys = ("round", "progress", "configuration", "shards_sha256", "files")
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
-        manifest = CheckpointManifest(path=checkpoint, **{key: read[key] for key in keys})
+        manifest = CheckpointManifest(
+            path=checkpoint, lost=read.get("lost", []), **{key: read[key] for key in keys}
+        )
+        if not isinstance(manifest.lost, list):
+            raise TypeError
         tables = (manifest.progress, manifest.configuration, manifest.files)
         whole = all(isinstance(table, dict) for table in tables)
         if not whole or checkpoint.name != checkpoint_name(manifest.round):
@@ -213,14 +247,16 @@ def verify_checkpoint(node: Node, manifest: CheckpointManifest) -> None:
     """Raises UserError where a file of this rank's is missing or not what the checkpoint
     recorded."""
     for name in _files_of(node):
-        _read(manifest, name)
+        if name not in manifest.lost:
+            _read(manifest, name)
 
 
 def load_checkpoint(node: Node, manifest: CheckpointManifest) -> None:
     """Put this rank's part back. Raises UserError where it is of other networks or devices."""
     try:
         for name, owner in _files_of(node).items():
-            owner.load_state(_read(manifest, name))
+            if name not in manifest.lost:
+                owner.load_state(_read(manifest, name))
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
         raise UserError(f"{manifest.path} does not hold the states of this run") from None
 

@@ -1,0 +1,64 @@
+"""`link.survive`: a device's death costs its world that device and the round it died in.
+
+Every rank remembers what it was at the end of its last two rounds, as a checkpoint would, but in
+memory: when a rank has died, the others may be a round apart.
+"""
+
+from __future__ import annotations
+
+import time
+from copy import deepcopy
+from typing import Any
+
+from fedgan_mpi.cluster.link import AgreedError
+from fedgan_mpi.cluster.node import Node
+
+
+class Memory:
+    """What this rank goes back to."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self._stage = 0
+        self._stages: dict[int, tuple[int, list[dict[str, Any]], dict[str, Any]]] = {}
+
+    def remember(self, done: int, progress: dict[str, Any]) -> None:
+        """Copy all that `done` finished rounds left behind. Every rank calls it at the same
+        points, with a verb of all ranks between any two."""
+        self._stage += 1
+        states = [owner.state() for owner in self.node.owners]
+        self._stages[self._stage] = deepcopy((done, states, progress))
+        self._stages.pop(self._stage - 2, None)
+
+    def go_back(self) -> tuple[int, dict[str, Any]]:
+        """Collective of the survivors: leave the dead behind, and be what all were when the
+        slowest of them last remembered. Gives finished rounds and progress.
+
+        Raises AgreedError where the server is dead or no device is left, and RankLost, to be called
+        again, where another rank dies meanwhile.
+        """
+        node, link = self.node, self.node.link
+        began = time.perf_counter()
+        link.shrink()
+        self._stage = link.least(self._stage)
+        ranks = f"rank {', '.join(map(str, link.lost))}"
+        if 0 in link.lost:
+            raise AgreedError(f"{ranks} has died, and rank 0 is the server: go on with --resume")
+        done, states, progress = deepcopy(self._stages[self._stage])
+        self._stages.pop(self._stage + 1, None)
+        for owner, state in zip(node.owners, states, strict=True):
+            owner.load_state(state)
+        devices = range(1, node.participation.devices + 1)
+        gone = [k for k in devices if link.rank_of(k) is None]
+        node.participation.leave(gone, done)
+        if len(gone) == len(devices):
+            raise AgreedError(f"{ranks} has died, and no device is left: go on with --resume")
+        if link.is_server:
+            names = ", ".join(map(str, gone))
+            seconds = time.perf_counter() - began
+            print(
+                f"{ranks} has died, with device {names}; {len(devices) - len(gone)} devices go on "
+                f"after round {done}, {seconds:.3f} s later",
+                flush=True,
+            )
+        return done, progress
