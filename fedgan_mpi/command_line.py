@@ -156,7 +156,7 @@ def check_resumable(
         raise UserError(f"{key} {value}, but must be {right} as in {where}")
 
 
-_MAY_CHANGE = ("checkpoint.", "record.", "data.shards", "link.deadline")
+_MAY_CHANGE = ("checkpoint.", "record.", "data.shards", "link.deadline", "link.survive")
 """What a resumed run may do otherwise without another result."""
 
 

@@ -131,7 +131,7 @@ def play_round(
     vote: float64 numbers, overwritten with their sum over ranks.
     """
     node, link = algorithm.node, algorithm.link
-    algorithm.ledger = Ledger()
+    algorithm.ledger = Ledger(images_drawn_before=node.images_drawn)
     link.reset_counters()
     start = time.perf_counter()
     algorithm.round(t)
@@ -142,7 +142,7 @@ def play_round(
     flat, size = algorithm.flat, algorithm.flat.phi.element_size()
     sizes = payload_sizes(node.config, node.pair.image_shape, flat.theta.numel(), flat.phi.numel())
     payload = algorithm.payload_of_round(t, sizes)
-    progress["images_seen"] = whole.images_seen
+    progress["images_seen"] = progress.get("images_seen", 0) + whole.images
     shares = node.participation.shares(t)
     participants = len(shares)
     check_finite(whole, t, participants)
@@ -180,8 +180,8 @@ class Whole:
     """Participants that counted as absent: what they computed was not finite."""
     broken: bool
     """The server's networks are not finite, or those that a device keeps."""
-    images_seen: int
-    """Real images that devices have drawn since the run began."""
+    images: int
+    """Real ones that devices have drawn."""
     seconds_downlink: float
     seconds_local: float
     seconds_uplink: float
@@ -205,7 +205,7 @@ def _share(node: Node, t: int, ledger: Ledger, vote: NDArray[np.float64]) -> Who
     skipped = np.zeros(node.participation.devices + 1)
     skipped[ledger.skipped] = 1.0
     ranks = np.zeros((link.size, 8))
-    drawn = sum(device.batches.drawn for device in node.devices)
+    drawn = node.images_drawn - ledger.images_drawn_before
     ranks[link.rank, :3] = drawn, link.bytes_down, link.bytes_up
     ranks[link.rank, 3:5] = link.seconds_down, link.seconds_up
     ranks[link.rank, 5:7] = ledger.seconds_local, ledger.seconds_server
@@ -225,7 +225,7 @@ def _share(node: Node, t: int, ledger: Ledger, vote: NDArray[np.float64]) -> Who
         g_loss=g_loss,
         skipped=np.flatnonzero(skipped).tolist(),
         broken=bool(broken.any()),
-        images_seen=int(images.sum()),
+        images=int(images.sum()),
         seconds_downlink=float(seconds[0].min()),
         seconds_uplink=float(seconds[1].min()),
         seconds_local=float(seconds[2].max()),

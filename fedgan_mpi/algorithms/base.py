@@ -28,6 +28,8 @@ class Ledger:
     """The same of G; 0 is the server."""
     skipped: list[int] = field(default_factory=list)
     """Participants hosted here that count as absent: what they computed is not finite."""
+    images_drawn_before: int = 0
+    """Real images that devices hosted here had drawn when the round began."""
     seconds_local: float = 0.0
     seconds_server: float = 0.0
 

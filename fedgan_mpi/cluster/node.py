@@ -349,6 +349,11 @@ class Node:
         """Those whose state this rank keeps."""
         return [*self.devices, *([] if self.server is None else [self.server])]
 
+    @property
+    def images_drawn(self) -> int:
+        """Real images that devices hosted here have drawn."""
+        return sum(device.batches.drawn for device in self.devices)
+
     def is_finite(self, t: int) -> bool:
         """Whether round t left such networks here: the server's, and those that participants keep
         for themselves."""
