@@ -94,7 +94,7 @@ def exact(run: Path) -> list[dict]:
         ("3:2", []),  # in the first score
         ("3:17 2:25", ["--algorithm.schedule", "parallel", "--model.ema", "0.9"]),
         (
-            "1:31",
+            "1:14",
             [
                 "--algorithm.name",
                 "mdgan",
