@@ -30,7 +30,7 @@ from fedgan_mpi.config import Config
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.features import Extractor
 from fedgan_mpi.evaluation.scorer import RealImages, Scorer, generate, read_extractors
-from fedgan_mpi.files import write_complete
+from fedgan_mpi.files import refuse_links, write_complete
 from fedgan_mpi.run.checkpoint import checkpoints_of, read_shown_generator
 from fedgan_mpi.run.export import BEST, FINAL
 from fedgan_mpi.shards import Manifest, Shard, read_shard, shard_name
@@ -131,6 +131,7 @@ def open_run(
 
 def _config(run: Path, evaluation: Mapping[str, Any]) -> Config:
     config = read_config(run / "config.toml")
+    refuse_links(run)
     changes = {key: value for key, value in evaluation.items() if value is not None}
     return dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, **changes))
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from fedgan_mpi.errors import UserError
 
 
 @contextmanager
@@ -28,6 +32,27 @@ def write_complete(path: Path, content: bytes | memoryview) -> None:
     """Write a file, complete or not at all."""
     with complete_or_absent(path) as temporary:
         temporary.write_bytes(content)
+
+
+def read_own(path: Path) -> bytes:
+    """The content of a file that this program wrote.
+
+    Raises OSError for a link, which may lead anywhere, and for a pipe or a device, which may never
+    end.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        return file.read()
+
+
+def refuse_links(run: Path) -> None:
+    """Raises UserError where a link in a run directory would let the run write elsewhere; its
+    shards are only read."""
+    for path in run.iterdir():
+        if path.is_symlink() and path.name != "shards":
+            raise UserError(f"{path} is a link, but a run directory must hold its own files")
 
 
 def sweep(directory: Path) -> None:

@@ -22,6 +22,7 @@ from fedgan_mpi.cluster.participation import Participation, check_count
 from fedgan_mpi.command_line import PROVENANCE, Train, tomllib
 from fedgan_mpi.config import NETWORK_SIZES, Config
 from fedgan_mpi.errors import UserError
+from fedgan_mpi.files import refuse_links
 from fedgan_mpi.privacy import check_privacy
 from fedgan_mpi.run.record import make_run_directory, put_aside, write_config
 from fedgan_mpi.shards import Manifest, Shard, read_shard, shard_name, union
@@ -154,6 +155,7 @@ def _open_run(command: Train, dataset: str) -> Path:
     if command.resume is not None:
         if not (command.resume / "checkpoints").is_dir():
             raise UserError(f"{command.resume} is not a run directory; --resume needs one")
+        refuse_links(command.resume)
         return command.resume
     if command.again:
         put_aside(command.config)

@@ -293,9 +293,31 @@ def _newest_whole_checkpoint(node: Node, run: Path) -> CheckpointManifest:
 
 def _check_same_experiment(manifest: CheckpointManifest, start: Start) -> None:
     now = config_table(start.config)
+    if not _is_progress(manifest.progress):
+        raise UserError(f"{manifest.path}/checkpoint.json is damaged")
     check_resumable(manifest.configuration, now, manifest.path, renamed=True)
     if manifest.shards_sha256 != start.manifest.sha256:
         raise UserError(f"{manifest.path} is of other shards (SHA-256 {manifest.shards_sha256})")
+
+
+def _is_progress(progress: dict[str, Any]) -> bool:
+    """Whether it is what `train` starts with and rounds go on from."""
+
+    def fits(table: Any, **kinds: type | tuple[type, ...]) -> bool:
+        return (
+            isinstance(table, dict)
+            and table.keys() >= kinds.keys()
+            and all(isinstance(table[key], kind) for key, kind in kinds.items())
+        )
+
+    best: dict[str, Any] = {"round": int, "value": (int, float)}
+    score: dict[str, Any] = {**best, "metric": str, "floor": (int, float), "samples": int}
+    kinds: dict[str, Any] = {"images_seen": int, "scores": list, "scores_since_best": int}
+    return (
+        fits(progress, best=(dict, type(None)), ended_early=bool, **kinds)
+        and all(fits(one, **score) for one in progress["scores"])
+        and (progress["best"] is None or fits(progress["best"], **best))
+    )
 
 
 def _problem(act: Callable[[], None]) -> str | None:

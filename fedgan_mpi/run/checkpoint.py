@@ -24,7 +24,7 @@ import torch
 from fedgan_mpi.cluster.link import AgreedError
 from fedgan_mpi.cluster.node import Device, Node, Server
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.files import sync_directory, write_complete
+from fedgan_mpi.files import read_own, sync_directory, write_complete
 
 _MANIFEST = "checkpoint.json"
 
@@ -117,8 +117,10 @@ class Checkpoints:
         """Take the files of devices whose rank has died from the checkpoint before. Gives those
         that it has not."""
         node = self.node
+        if not node.link.lost:
+            return []
         gone = [k for k in range(1, node.participation.devices + 1) if node.link.rank_of(k) is None]
-        before = checkpoints_of(self.directory.parent)[-1:] if gone else []
+        before = checkpoints_of(self.directory.parent)[-1:]
         manifests = [read_manifest(checkpoint) for checkpoint in before]
         missing = []
         for name in map(_device_file, gone):
@@ -228,7 +230,7 @@ def read_manifest(checkpoint: Path) -> CheckpointManifest:
     path = checkpoint / _MANIFEST
     keys = ("round", "progress", "configuration", "shards_sha256", "files")
     try:
-        read = json.loads(path.read_text(encoding="utf-8"))
+        read = json.loads(read_own(path))
         manifest = CheckpointManifest(
             path=checkpoint, lost=read.get("lost", []), **{key: read[key] for key in keys}
         )
@@ -256,9 +258,30 @@ def load_checkpoint(node: Node, manifest: CheckpointManifest) -> None:
     try:
         for name, owner in _files_of(node).items():
             if name not in manifest.lost:
-                owner.load_state(_read(manifest, name))
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+                state = _read(manifest, name)
+                if not _alike(state, owner.state()):
+                    raise ValueError
+                owner.load_state(state)
+    except (RuntimeError, TypeError, ValueError):  # a stream takes no state but its own
         raise UserError(f"{manifest.path} does not hold the states of this run") from None
+
+
+def _alike(state: Any, like: Any) -> bool:
+    """Whether a state is made of the same parts as another one."""
+    if type(state) is not type(like):
+        return False
+    if isinstance(like, dict):
+        return state.keys() == like.keys() and all(_alike(state[key], like[key]) for key in like)
+    if isinstance(like, list):
+        return len(state) == len(like) and all(map(_alike, state, like))
+    if isinstance(like, torch.Tensor):
+        return bool(
+            state.shape == like.shape
+            and state.dtype == like.dtype
+            and state.layout == like.layout
+            and not state.is_meta
+        )
+    return not isinstance(like, int) or 0 <= state < 2**53
 
 
 def read_shown_generator(checkpoint: Path, whole_generator: int) -> torch.Tensor:
@@ -276,7 +299,7 @@ def read_shown_generator(checkpoint: Path, whole_generator: int) -> torch.Tensor
 def _read(manifest: CheckpointManifest, name: str) -> dict[str, Any]:
     path, recorded = manifest.path / name, manifest.files.get(name)
     try:
-        content = path.read_bytes()
+        content = read_own(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     found = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}

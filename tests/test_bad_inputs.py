@@ -1,0 +1,470 @@
+"""Runs, checkpoints and shards that are damaged or hostile: one sentence, and nothing written or
+run elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fedgan_mpi.__main__ import main
+from fedgan_mpi.cluster.link import Link
+from fedgan_mpi.errors import UserError
+from fedgan_mpi.run.checkpoint import checkpoints_of, read_manifest, read_shown_generator
+from fedgan_mpi.run.export import load
+from fedgan_mpi.shards import Manifest, read_shard
+
+JOB = [
+    "--run.name", "a", "--algorithm.name", "centralized", "--training.rounds", "2",
+    "--model.width", "4", "--model.nz", "8", "--evaluation.every", "0", "--checkpoint.every", "2",
+    "--checkpoint.keep_last", "1", "--data.devices", "2", "--evaluation.samples", "32",
+]  # fmt: skip
+FUZZ = int(os.environ.get("FUZZ_EXAMPLES", "40"))
+"""Examples per fuzzed reader."""
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory) -> Path:
+    """A run of one process, with one checkpoint, that could go on."""
+    cwd = tmp_path_factory.mktemp("original")
+    command = [sys.executable, "-m", "fedgan_mpi", *JOB]
+    subprocess.run(command, cwd=cwd, check=True, capture_output=True, timeout=120)
+    assert [path.name for path in checkpoints_of(cwd / "runs" / "a")] == ["round_000002"]
+    return cwd / "runs" / "a"
+
+
+@pytest.fixture
+def run(original, tmp_path, monkeypatch) -> Path:
+    shutil.copytree(original, tmp_path / "work" / "runs" / "a")
+    monkeypatch.chdir(tmp_path / "work")
+    (tmp_path / "elsewhere").mkdir()
+
+    def abort(link: Link, code: int = 1) -> None:
+        pytest.fail("a bug, which would end this process", pytrace=False)
+
+    monkeypatch.setattr(Link, "abort", abort)
+    return Path("runs/a")
+
+
+def tree(directory: Path) -> dict[str, bytes | None]:
+    return {
+        str(path): path.read_bytes() if path.is_file() else None
+        for path in sorted(directory.rglob("*"))
+        if not path.is_fifo()
+    }
+
+
+def refusal(capsys, *arguments: str) -> str:
+    assert main([*arguments]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "Traceback" not in said
+    return said
+
+
+def refused_resume(run: Path, tmp_path: Path, capsys) -> str:
+    before, stats = tree(tmp_path / "elsewhere"), (run / "stats.jsonl").read_bytes()
+    said = refusal(capsys, "--resume", str(run), "--training.rounds", "3")
+    assert tree(tmp_path / "elsewhere") == before
+    assert sorted(path.name for path in Path().iterdir()) == ["runs"]  # a pickle would touch one
+    assert (run / "stats.jsonl").read_bytes() == stats
+    return said
+
+
+def test_the_original_can_go_on(run, capsys):
+    """Otherwise all that follows would show nothing."""
+    assert main(["--resume", str(run), "--training.rounds", "3"]) == 0
+    assert [path.name for path in checkpoints_of(run)] == ["round_000003"]
+
+
+# ------------------------------------------------------------ checkpoints
+
+
+def checkpoint(run: Path) -> Path:
+    return run / "checkpoints" / "round_000002"
+
+
+def rehash(run: Path, *names: str) -> None:
+    """Let the manifest say that the files are as they should be."""
+    path = checkpoint(run) / "checkpoint.json"
+    manifest = json.loads(path.read_text())
+    for name in names:
+        content = (checkpoint(run) / name).read_bytes()
+        sha256 = hashlib.sha256(content).hexdigest()
+        manifest["files"][name] = {"bytes": len(content), "sha256": sha256}
+    path.write_text(json.dumps(manifest))
+
+
+def boundaries(path: Path) -> list[int]:
+    """Where the parts of a zip archive begin and end."""
+    with zipfile.ZipFile(path) as archive:
+        places = {0, archive.start_dir, path.stat().st_size - 22, path.stat().st_size - 1}
+        for entry in archive.infolist():
+            start = entry.header_offset + 30 + len(entry.filename)
+            places |= {entry.header_offset, start, start + entry.compress_size}
+    return sorted(places)
+
+
+@pytest.mark.parametrize("name", ["server.pt", "device_0001.pt"])
+@pytest.mark.parametrize("believed", [False, True], ids=["", "believed"])
+def test_a_file_cut_at_every_boundary(run, tmp_path, capsys, name, believed):
+    path = checkpoint(run) / name
+    whole = path.read_bytes()
+    places = boundaries(path)
+    assert len(places) > 20
+    for place in places:
+        path.write_bytes(whole[:place])
+        if believed:
+            rehash(run, name)
+        said = refused_resume(run, tmp_path, capsys)
+        reason = "is not a checkpoint of this program" if believed else "is not what its checkpoint"
+        assert f"{path} {reason}" in said, place
+
+
+@pytest.mark.parametrize("name", ["server.pt", "device_0001.pt", "checkpoint.json"])
+def test_a_byte_flipped_at_every_boundary(run, tmp_path, capsys, name):
+    path = checkpoint(run) / name
+    whole = path.read_bytes()
+    if name == "checkpoint.json":
+        places = [0, whole.index(b'"round"') + 2, whole.index(b'"sha256"') + 12, len(whole) - 1]
+    else:
+        places = [place for place in boundaries(path) if place < len(whole)]
+    for place in places:
+        flipped = bytearray(whole)
+        flipped[place] ^= 0x10
+        path.write_bytes(flipped)
+        said = refused_resume(run, tmp_path, capsys)
+        assert str(path) in said or "is not what its checkpoint recorded" in said
+
+
+class Attack:
+    def __reduce__(self):
+        return os.system, ("touch pwned",)
+
+
+class Import:
+    def __reduce__(self):
+        return __import__, ("antigravity",)
+
+
+def zip_of(pickled: bytes) -> bytes:
+    """As torch.save writes it."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        archive.writestr("archive/version", "3\n")
+        archive.writestr("archive/byteorder", "little")
+    return buffer.getvalue()
+
+
+def saved(value: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+HOSTILE: dict[str, bytes] = {
+    "a pickle that calls": pickle.dumps(Attack()),
+    "an old pickle that calls": pickle.dumps(Attack(), protocol=0),
+    "a pickle that imports": pickle.dumps(Import()),
+    "an archive that calls": zip_of(pickle.dumps({"vector": Attack()}, protocol=2)),
+    "an archive that calls builtins": zip_of(b"\x80\x02c__builtin__\neval\nX\x01\0\0\x001\x85R."),
+    "a storage that is not there": zip_of(saved({"v": torch.ones(3)})[100:300]),
+    "an endless pickle": zip_of(b"\x80\x02" + b"(" * 10_000),
+    "a deep pickle": zip_of(b"\x80\x02" + b"]" * 5_000 + b"a" * 4_999 + b"."),
+    "a list": saved([1, 2]),
+    "a tensor": saved(torch.ones(3)),
+    "an array": saved({"vector": np.ones(3)}),
+    "a module": saved(torch.nn.Linear(2, 2)),
+    "nothing": b"",
+    "text": b"{}",
+    "an archive of nothing": zip_of(b""),
+}
+
+
+@pytest.mark.parametrize("name", ["server.pt", "device_0001.pt"])
+def test_hostile_files(run, tmp_path, capsys, name):
+    path = checkpoint(run) / name
+    for what, content in HOSTILE.items():
+        path.write_bytes(content)
+        rehash(run, name)
+        said = refused_resume(run, tmp_path, capsys)
+        assert f"{path} is not a checkpoint of this program" in said, what
+
+
+STATES: dict[str, Callable[[dict], object]] = {
+    "no vector": lambda s: s.pop("vector", None) or s.pop("drawn"),
+    "one more": lambda s: s.update(more=1),
+    "shorter": lambda s: s.update(noise_stream=s["noise_stream"][:-1]),
+    "one number for all": lambda s: s.update(moments=shrunk(s["moments"])),
+    "other numbers": lambda s: s.update(noise_stream=s["noise_stream"].float()),
+    "a stream of rubbish": lambda s: s.update(noise_stream=torch.full_like(s["noise_stream"], 255)),
+    "steps before the first": lambda s: moments(s).update(steps=-1),
+    "steps as text": lambda s: moments(s).update(steps="3"),
+    "steps as truth": lambda s: moments(s).update(steps=True),
+    "steps without end": lambda s: moments(s).update(steps=2**80),
+    "sparse": lambda s: moments(s).update(first=moments(s)["first"].to_sparse()),
+}
+
+
+def moments(state: dict) -> dict:
+    return state["moments"][0] if isinstance(state["moments"], list) else state["moments"]
+
+
+def shrunk(both):
+    of = both[0] if isinstance(both, list) else both
+    of["first"] = of["first"][:1].clone()
+    return both
+
+
+@pytest.mark.parametrize("name", ["server.pt", "device_0001.pt"])
+def test_states_of_another_make(run, tmp_path, capsys, name):
+    path = checkpoint(run) / name
+    whole = path.read_bytes()
+    for what, change in STATES.items():
+        state = torch.load(io.BytesIO(whole), weights_only=True)
+        change(state)
+        torch.save(state, path)
+        rehash(run, name)
+        said = refused_resume(run, tmp_path, capsys)
+        assert f"{checkpoint(run)} does not hold the states of this run" in said, what
+
+
+MANIFESTS: dict[str, Callable[[dict], object]] = {
+    "no files": lambda m: m.update(files={}),
+    "files in a list": lambda m: m.update(files=[]),
+    "another round": lambda m: m.update(round=7),
+    "a round as text": lambda m: m.update(round="2"),
+    "no progress": lambda m: m.pop("progress"),
+    "empty progress": lambda m: m.update(progress={}),
+    "images as text": lambda m: m["progress"].update(images_seen="many"),
+    "scores of nothing": lambda m: m["progress"].update(scores=[{}]),
+    "scores that are none": lambda m: m["progress"].update(scores=[7]),
+    "a best that is none": lambda m: m["progress"].update(best={"round": None}),
+    "other shards": lambda m: m.update(shards_sha256="0" * 64),
+    "no configuration": lambda m: m.update(configuration={}),
+    "a configuration of lists": lambda m: m.update(configuration={"model": []}),
+    "another configuration": lambda m: m["configuration"]["model"].update(nz=9),
+    "lost in a number": lambda m: m.update(lost=3),
+    "sizes as text": lambda m: m["files"]["server.pt"].update(bytes="all"),
+    "no hash": lambda m: m["files"]["server.pt"].pop("sha256"),
+}
+
+
+def test_manifests_of_another_make(run, tmp_path, capsys):
+    path = checkpoint(run) / "checkpoint.json"
+    whole = path.read_text()
+    for what, change in MANIFESTS.items():
+        manifest = json.loads(whole)
+        change(manifest)
+        path.write_text(json.dumps(manifest))
+        assert str(checkpoint(run)) in refused_resume(run, tmp_path, capsys), what
+    for content in (b"", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"round": 2}'):
+        path.write_bytes(content)
+        said = refused_resume(run, tmp_path, capsys)
+        assert f"{path} is missing or damaged" in said
+
+
+# ------------------------------------------------------------ links, pipes, and what is missing
+
+
+def put(place: str, what: str) -> Callable[[Path, Path], None]:
+    def act(run: Path, elsewhere: Path) -> None:
+        path = run / place
+        target = elsewhere / path.name
+        if path.exists():
+            shutil.move(path, target)
+        if what == "link":
+            path.symlink_to(target)
+        elif what == "pipe":
+            os.mkfifo(path)
+        elif what == "loop":
+            path.symlink_to(path.name)
+        elif what == "directory":
+            path.mkdir()
+        elif what == "endless":
+            path.symlink_to("/dev/zero")
+
+    return act
+
+
+NEWEST = "checkpoints/round_000002"
+PLACES: dict[str, tuple[Callable[[Path, Path], None], str]] = {
+    f"{place} is {what}": (put(place, what), sentence)
+    for place, whats, sentence in [
+        ("checkpoints", ("link", "loop", "nothing"), "checkpoints is a link|not a run directory"),
+        ("samples", ("link",), "samples is a link"),
+        ("stats.jsonl", ("link",), "stats.jsonl is a link"),
+        ("config.toml", ("link", "pipe", "nothing", "directory"), "config.toml"),
+        (NEWEST, ("link", "nothing"), "has no checkpoint to go on from"),
+        (f"{NEWEST}/server.pt", ("link", "pipe", "loop", "directory", "endless", "nothing"),
+         "server.pt cannot be read"),
+        (f"{NEWEST}/checkpoint.json", ("link", "pipe", "endless", "nothing"),
+         "checkpoint.json is missing or damaged"),
+        ("shards/device_0001.h5", ("pipe", "nothing", "directory", "endless"), "device_0001.h5"),
+        ("shards/manifest.json", ("pipe", "nothing", "directory", "loop"), "manifest.json"),
+    ]
+    for what in whats
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PLACES)
+def test_links_and_pipes_and_what_is_missing(run, tmp_path, capsys, case):
+    act, sentence = PLACES[case]
+    stats = run / "stats.jsonl"
+    act(run, tmp_path / "elsewhere")
+    if not stats.exists():
+        stats.write_text("")
+    said = refused_resume(run, tmp_path, capsys)
+    assert any(part in said for part in sentence.split("|")), said
+
+
+# ------------------------------------------------------------ shards and generators
+
+
+def changed(change: Callable[[h5py.File], object]) -> Callable[[Path], None]:
+    def act(path: Path) -> None:
+        with h5py.File(path, "r+") as file:
+            change(file)
+
+    return act
+
+
+def pixels_as(dtype: str) -> Callable[[h5py.File], object]:
+    def change(file: h5py.File) -> None:
+        images = file["images"][:].astype(dtype)
+        del file["images"]
+        file["images"] = images
+
+    return change
+
+
+def cut(share: float) -> Callable[[Path], None]:
+    return lambda path: path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+
+SHARDS: dict[str, Callable[[Path], object]] = {
+    "cut early": cut(0.1),
+    "cut late": cut(0.95),
+    "empty": cut(0.0),
+    "of text": lambda path: path.write_text("images"),
+    "a pickle": lambda path: path.write_bytes(pickle.dumps(Attack())),
+    "without images": changed(lambda file: file.pop("images")),
+    "of floats": changed(pixels_as("float32")),
+    "of numbers that wrap": changed(pixels_as("int16")),
+    "with other pixels": changed(lambda file: file["images"].__setitem__((0, 0, 0, 0), 77)),
+    "with links outside": changed(
+        lambda file: (
+            file.pop("images"),
+            file.__setitem__("images", h5py.ExternalLink("x.h5", "/i")),
+        )
+    ),
+}
+
+
+def test_shards_that_changed(run, tmp_path, capsys):
+    path = run / "shards" / "device_0001.h5"
+    whole = path.read_bytes()
+    for what, act in SHARDS.items():
+        path.write_bytes(whole)
+        act(path)
+        assert "device_0001.h5" in refused_resume(run, tmp_path, capsys), what
+
+
+# ------------------------------------------------------------ fuzzing
+
+mutations = st.lists(
+    st.tuples(
+        st.sampled_from(["flip", "cut", "insert", "zero", "repeat"]),
+        st.floats(0, 1, exclude_max=True),
+        st.binary(min_size=1, max_size=8),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def mutate(content: bytes, changes) -> bytes:
+    data = bytearray(content)
+    for kind, share, extra in changes:
+        place = int(share * len(data))
+        end = place + len(extra)
+        if kind == "flip":
+            data[place:end] = bytes(a ^ b for a, b in zip(data[place:end], extra, strict=False))
+        elif kind == "cut":
+            del data[place:]
+        elif kind == "insert":
+            data[place:place] = extra
+        elif kind == "zero":
+            data[place:end] = bytes(len(extra))
+        else:
+            data[place:place] = data[: place // 2]
+    return bytes(data)
+
+
+def read_server(run: Path) -> object:
+    rehash(run, "server.pt")
+    return read_shown_generator(checkpoint(run), 10)
+
+
+def read_shards(run: Path) -> object:
+    manifest = Manifest.read(run / "shards")
+    shard = read_shard(run / "shards" / "device_0001.h5", image_shape=manifest.image_shape)
+    manifest.check_shard(shard, 1)
+    return shard
+
+
+def read_configuration(run: Path) -> object:
+    from fedgan_mpi.command_line import read_config
+
+    return read_config(run / "config.toml")
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "checkpoints/round_000002/checkpoint.json": lambda run: read_manifest(checkpoint(run)),
+    "checkpoints/round_000002/server.pt": read_server,
+    "config.toml": read_configuration,
+    "shards/manifest.json": read_shards,
+    "shards/device_0001.h5": read_shards,
+    "generator.json": load,
+    "generator.safetensors": load,
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_mutated_file_is_read_or_refused(original, tmp_path, name):
+    """Whatever the bytes are: a value or a UserError, and nothing else."""
+    run = tmp_path / "a"
+    shutil.copytree(original, run)
+    path = run / name
+    manifest = (checkpoint(run) / "checkpoint.json").read_bytes()
+    whole = path.read_bytes()
+    assert READERS[name](run) is not None
+
+    @settings(
+        max_examples=FUZZ, deadline=None, suppress_health_check=list(HealthCheck), database=None
+    )
+    @given(mutations)
+    def read(changes):
+        (checkpoint(run) / "checkpoint.json").write_bytes(manifest)
+        path.write_bytes(mutate(whole, changes))
+        try:
+            READERS[name](run)
+        except UserError as error:
+            assert "\n" not in str(error)
+
+    read()
