@@ -20,6 +20,7 @@ import jsonargparse
 
 from fedgan_mpi.config import Config
 from fedgan_mpi.errors import UserError
+from fedgan_mpi.files import read_whole
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -197,7 +198,7 @@ def parse_flags(parser: _Parser, arguments: list[str]) -> jsonargparse.Namespace
 
 def _parse_file(parser: _Parser, path: Path) -> jsonargparse.Namespace:
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(read_whole(path).decode())
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise UserError(f"{path} cannot be read: {reason}") from None

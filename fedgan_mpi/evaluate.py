@@ -30,7 +30,7 @@ from fedgan_mpi.config import Config
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.features import Extractor
 from fedgan_mpi.evaluation.scorer import RealImages, Scorer, generate, read_extractors
-from fedgan_mpi.files import refuse_links, write_complete
+from fedgan_mpi.files import read_whole, refuse_links, write_complete
 from fedgan_mpi.run.checkpoint import checkpoints_of, read_shown_generator
 from fedgan_mpi.run.export import BEST, FINAL
 from fedgan_mpi.shards import Manifest, Shard, read_shard, shard_name
@@ -215,7 +215,7 @@ def _read_lines(run: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [json.loads(line) for line in read_whole(path).splitlines()]
         return [line for line in lines if line["of"]]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged; delete it to score anew") from None

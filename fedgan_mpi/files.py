@@ -34,13 +34,10 @@ def write_complete(path: Path, content: bytes | memoryview) -> None:
         temporary.write_bytes(content)
 
 
-def read_own(path: Path) -> bytes:
-    """The content of a file that this program wrote.
-
-    Raises OSError for a link, which may lead anywhere, and for a pipe or a device, which may never
-    end.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+def read_whole(path: Path, *, follow: bool = True) -> bytes:
+    """A file's content. Raises OSError for a pipe or a device, which may never end, and for a link
+    where such are not to be followed."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
     with open(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file", str(path))

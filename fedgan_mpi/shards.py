@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.files import complete_or_absent, write_complete
+from fedgan_mpi.files import complete_or_absent, read_whole, write_complete
 from fedgan_mpi.streams import Purpose, numpy_stream
 
 FORMAT_VERSION = 1
@@ -90,10 +91,10 @@ class Manifest:
         """Raises UserError where there is none, or none of this version."""
         path = directory / MANIFEST
         try:
-            table = json.loads(path.read_text(encoding="utf-8"))
+            table = json.loads(read_whole(path))
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}") from None
-        except (json.JSONDecodeError, UnicodeDecodeError):
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
             raise UserError(f"{path} is not valid JSON") from None
         version = table.get("format_version") if isinstance(table, dict) else None
         if version != FORMAT_VERSION:
@@ -272,6 +273,8 @@ def read_shard(path: Path, *, image_shape: tuple[int, int, int], in_memory: bool
     here.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise UserError(f"{path} is not a regular file")
         file = h5py.File(path, "r")
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None

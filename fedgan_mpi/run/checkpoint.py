@@ -24,7 +24,7 @@ import torch
 from fedgan_mpi.cluster.link import AgreedError
 from fedgan_mpi.cluster.node import Device, Node, Server
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.files import read_own, sync_directory, write_complete
+from fedgan_mpi.files import read_whole, sync_directory, write_complete
 
 _MANIFEST = "checkpoint.json"
 
@@ -230,7 +230,7 @@ def read_manifest(checkpoint: Path) -> CheckpointManifest:
     path = checkpoint / _MANIFEST
     keys = ("round", "progress", "configuration", "shards_sha256", "files")
     try:
-        read = json.loads(read_own(path))
+        read = json.loads(read_whole(path, follow=False))
         manifest = CheckpointManifest(
             path=checkpoint, lost=read.get("lost", []), **{key: read[key] for key in keys}
         )
@@ -240,7 +240,7 @@ def read_manifest(checkpoint: Path) -> CheckpointManifest:
         whole = all(isinstance(table, dict) for table in tables)
         if not whole or checkpoint.name != checkpoint_name(manifest.round):
             raise ValueError
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
         raise UserError(f"{path} is missing or damaged") from None
     return manifest
 
@@ -299,7 +299,7 @@ def read_shown_generator(checkpoint: Path, whole_generator: int) -> torch.Tensor
 def _read(manifest: CheckpointManifest, name: str) -> dict[str, Any]:
     path, recorded = manifest.path / name, manifest.files.get(name)
     try:
-        content = read_own(path)
+        content = read_whole(path, follow=False)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     found = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.files import write_complete
+from fedgan_mpi.files import read_whole, write_complete
 from fedgan_mpi.learning.networks import build_generator
 from fedgan_mpi.learning.steps import Batch
 from fedgan_mpi.streams import Purpose, torch_stream
@@ -122,7 +122,7 @@ def load(path: str | Path) -> TrainedGenerator:
             )
         path = path / f"{names[0]}.safetensors"
     try:
-        about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        about = json.loads(read_whole(path.with_suffix(".json")))
         keys = ("architecture", "size", "channels", "nz", "width")
         classes = len(about.get("class_shares") or ())
         network = build_generator(**{key: about[key] for key in keys}, classes=classes)
@@ -131,6 +131,6 @@ def load(path: str | Path) -> TrainedGenerator:
         raise UserError(
             f"{error.filename or path} cannot be read: {error.strerror or error}"
         ) from None
-    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError):
+    except (SafetensorError, ValueError, LookupError, AttributeError, TypeError, RuntimeError):
         raise UserError(f"{path} is not a generator of this program, or is damaged") from None
     return TrainedGenerator(network=network.eval(), about=about)
