@@ -104,6 +104,7 @@ def _train_from(
     """Collective. The rounds after `done`, and what they leave behind."""
     if memory is not None:
         memory.remember(done, keeper.progress)
+    algorithm.start_over()
     go_on = keeper.begin(done)
     for t in range(done, keeper.last if go_on else done):
         if memory is not None:

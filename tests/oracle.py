@@ -58,11 +58,12 @@ def ren(
     noise = {k: torch_stream(seed, Purpose.FAKE, k) for k in shards}
 
     def server_steps() -> None:
+        judge = copy.deepcopy(D)  # what it sees while G trains leaves no trace in D's statistics
         for _ in range(training.generator_steps):
             z = torch.randn(
                 training.generator_batch_size, nz, generator=noise_g, dtype=torch.float64
             )
-            logits = D(G(z))
+            logits = judge(G(z))
             if training.loss == "nonsaturating":
                 loss = _against(1.0, logits)
             else:

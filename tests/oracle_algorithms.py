@@ -324,6 +324,8 @@ def dp_fedavg_gan(G, D, shards, config, rounds, participants, nz):
             mean = weighted(states, [1 / len(present)] * len(present))
             statistics = {n: v for n, v in mean.items() if "running" in n}
             server.D.load_state_dict({**server.D.state_dict(), **statistics})
+        before = copy.deepcopy(server.D.state_dict())  # what G's steps show it leaves no trace
         for _ in range(config.training.server_steps):
             server.g_step(*server.draw_noise(config.training.generator_batch_size))
+        server.D.load_state_dict(before)
     return server.G.state_dict(), server.D.state_dict(), players

@@ -555,7 +555,7 @@ class ToyEcho(nn.Module):
 
 def test_integer_counters_are_never_averaged(comm):
     link = Link(comm)
-    algorithm = toy_algorithm(link, toy_config(), toy_shards([8, 8]))
+    algorithm = toy_algorithm(link, toy_config(training={"rounds": 2}), toy_shards([8, 8]))
     assert isinstance(algorithm, Ren)
     play(algorithm, 2)
     counter = algorithm.node.pair.D.norm.num_batches_tracked

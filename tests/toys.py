@@ -149,9 +149,11 @@ def toy_algorithm(
     return ALGORITHMS[config.algorithm.name](node)
 
 
-def play(algorithm: Algorithm, rounds: int, start: int = 0) -> list[dict[str, Any]]:
-    """Collective. So many rounds; their lines of stats.jsonl."""
-    progress = {"images_seen": 0}
+def play(
+    algorithm: Algorithm, rounds: int, start: int = 0, images_seen: int = 0
+) -> list[dict[str, Any]]:
+    """Collective. So many rounds; their lines of stats.jsonl. images_seen: before them."""
+    progress = {"images_seen": images_seen}
     return [play_round(algorithm, t, progress) for t in range(start, start + rounds)]
 
 

@@ -72,6 +72,10 @@ class Algorithm(ABC):
     def round(self, t: int) -> None:
         """Do this rank's part in round t, counting from 0."""
 
+    def start_over(self) -> None:  # noqa: B027 - most have nothing to forget
+        """Rely on nothing that an earlier round left on device ranks: some may have gone back to a
+        checkpoint, or have just begun."""
+
     @staticmethod
     @abstractmethod
     def payload(sizes: Sizes) -> Payload:

@@ -30,6 +30,7 @@ class DPFedAvgGAN(Ren):
 
     def round(self, t: int) -> None:
         self.link.broadcast(self.flat.gan)
+        self.uplink.clear()
         self.train_discriminators(t)  # and leave Σ clipped (φ_k - φ_t) / N in the uplink
         self.link.average(self.uplink.rows, into=self.update)
         if self.link.is_server:
@@ -38,7 +39,6 @@ class DPFedAvgGAN(Ren):
             self.train_generator()  # n_g server steps against the new D
 
     def train_discriminators(self, t: int) -> None:
-        self.uplink.clear()
         self.received.copy_(self.flat.discriminator)
         with self.clock("seconds_local"):
             for device, share in self.participants(t):

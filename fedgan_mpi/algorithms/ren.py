@@ -21,6 +21,7 @@ class Ren(Algorithm):
         # Each local step passes D twice, once over real images and once over fakes.
         passes = 2 * self.training.discriminator_steps
         self.statistics.add(node.pair.D, self.flat.batchnorm_of_discriminator, passes)
+        self.has_new_discriminator = False  # it came down while G trained
 
     @staticmethod
     def payload(sizes: Sizes) -> Payload:
@@ -33,16 +34,21 @@ class Ren(Algorithm):
             self.parallel_round(t)
 
     def serial_round(self, t: int) -> None:
-        self.link.broadcast(self.flat.gan)
+        self.downlink()
         self.train_discriminators(t)  # n_d local steps for each participant hosted here
         self.uplink.normalize()
         self.link.average(self.uplink.rows, into=self.flat.discriminator)
         if self.link.is_server:
             self.statistics.after_average()
+        if t + 1 < self.training.rounds:
+            self.link.broadcast(self.flat.discriminator, counted=False)  # the next round's
+            self.look_ahead(t + 1)  # meanwhile
+        if self.link.is_server:
             self.train_generator()  # n_g server steps against the new D
 
     def parallel_round(self, t: int) -> None:
         self.link.broadcast(self.flat.gan)
+        self.uplink.clear()
         self.train_discriminators(t)
         if self.link.is_server:
             self.train_generator()  # meanwhile, against the D just sent
@@ -51,14 +57,34 @@ class Ren(Algorithm):
         if self.link.is_server:
             self.statistics.after_average()
 
+    def downlink(self) -> None:
+        """θ and φ, or θ alone where φ came down while G trained."""
+        if self.has_new_discriminator:
+            self.link.broadcast(self.flat.generator, already=self.flat.discriminator)
+        else:
+            self.link.broadcast(self.flat.gan)
+            self.uplink.clear()
+
+    def look_ahead(self, t: int) -> None:
+        """Begin round t with the half of a participant's first step that needs D alone. One
+        device's a rank, since it stays in the rank's vector."""
+        self.has_new_discriminator = True
+        self.uplink.clear()
+        with self.clock("seconds_local"):
+            for device, _ in self.participants(t)[:1]:
+                device.look_ahead(t)
+
+    def start_over(self) -> None:
+        self.has_new_discriminator = False
+
     def train_discriminators(self, t: int) -> None:
         """Leave Σ share · φ_k over this rank's participants in the uplink; zeros where all are
         absent."""
-        self.uplink.clear()
         with self.clock("seconds_local"):
             # Usually one; several when a rank hosts more.
             for device, share in self.participants(t):
-                self.uplink.restore()
+                if not device.has_begun:
+                    self.uplink.restore()
                 loss = device.train_discriminator(t)
                 if self.succeeded(device, loss):
                     self.note("d_loss", device.index, loss)

@@ -120,9 +120,14 @@ class Link:
     # ---------------------------------------------------------------- verbs that move models
 
     @_verb
-    def broadcast(self, vector: Tensor, *, counted: bool = True) -> None:
-        """Overwrite every rank's vector with the server's. counted: it belongs to the method's
-        traffic."""
+    def broadcast(
+        self, vector: Tensor, *, counted: bool = True, already: Tensor | None = None
+    ) -> None:
+        """Overwrite every rank's vector with the server's.
+
+        counted: it belongs to this round's traffic. already: a vector that belongs to it, too, but
+        came down before, not counted.
+        """
         start = time.perf_counter()
         host = self._host(vector, load=self.is_server)
         if self._mailbox("models", host.nbytes):
@@ -133,7 +138,7 @@ class Link:
         if not self.is_server:
             self._land(vector, host)
         if counted:
-            self.bytes_down += vector.nbytes
+            self.bytes_down += vector.nbytes + (0 if already is None else already.nbytes)
             self.seconds_down += time.perf_counter() - start
 
     @_verb

@@ -27,6 +27,8 @@ from fedgan_mpi.learning.optimizers import Optimizer, make_optimizer
 from fedgan_mpi.learning.steps import (
     Batch,
     Penalty,
+    discriminator_half_step,
+    discriminator_other_half,
     discriminator_step,
     generator_step,
     simultaneous_step,
@@ -107,6 +109,7 @@ class Device:
         self.noise_stream = torch_stream(config.run.seed, Purpose.FAKE, index)
         self._own: list[tuple[Tensor, Tensor]] = []
         self._before: tuple[list[dict[str, Any]], list[Tensor]] = [], []
+        self._begun: tuple[Batch, Tensor] | None = None
         self.optimizer_of_generator: Optimizer | None = None
         if config.algorithm.statistics_rule == "local":
             self.keep(flat.statistics_of_discriminator)
@@ -137,6 +140,11 @@ class Device:
 
         steps_before: optimizer steps that averaged moments sum up.
         """
+        self._come(steps_before)
+        yield
+        self._leave()
+
+    def _come(self, steps_before: int) -> None:
         if self._may_undo:
             self._before = deepcopy((self._moments(), self.own))
         for section, mine in self._own:
@@ -148,7 +156,8 @@ class Device:
                 optimizer.reset()
             elif self.moments == "averaged":
                 optimizer.set_steps(steps_before)
-        yield
+
+    def _leave(self) -> None:
         for section, mine in self._own:
             mine.copy_(section)
 
@@ -157,16 +166,51 @@ class Device:
         that the next try is another."""
         self._load(*self._before)
 
+    def look_ahead(self, t: int) -> None:
+        """Begin round t: do what its first step can before there are fakes, on the φ that stands in
+        the vector. Until `train_discriminator` goes on, nothing has happened that a checkpoint
+        would keep."""
+        if self.training.discriminator_steps > 0:
+            self._come(t * self.training.discriminator_steps)
+            real = self.real_batch()
+            self.batches.drawn -= self.batches.size  # only looked at
+            self._begun = real, self._half_step(real)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the rank's vector holds the first half of this device's round."""
+        return self._begun is not None
+
+    def forget(self) -> None:
+        """Do not go on from what `look_ahead` began."""
+        self._begun = None
+
     def train_discriminator(self, t: int) -> float | None:
         """n_d steps from the φ that stands in the vector; it holds φ_k afterwards. Gives the mean
         loss, None for no steps."""
         steps = self.training.discriminator_steps
-        loss = self._zero()
-        with self.at_work(t * steps):
-            for _ in range(steps):
-                real, z = self.real_batch(), self.noise()
-                loss += self.discriminator_step(real, self.pair.fakes(z))
-        return float(loss) / steps if steps else None
+        if steps == 0:
+            return None
+        if self._begun is None:
+            self.look_ahead(t)
+        assert self._begun is not None
+        (real, loss), self._begun = self._begun, None
+        self.batches.drawn += self.batches.size
+        loss = loss + self._other_half(real)
+        for _ in range(steps - 1):
+            real = self.real_batch()
+            loss += self._half_step(real)
+            loss += self._other_half(real)
+        self._leave()
+        return float(loss) / steps
+
+    def _half_step(self, real: Batch) -> Tensor:
+        return discriminator_half_step(self.pair.D, self.pair.loss, self.optimizer, real)
+
+    def _other_half(self, real: Batch) -> Tensor:
+        pair = self.pair
+        fake, penalty = pair.fakes(self.noise()), self.penalty()
+        return discriminator_other_half(pair.D, pair.loss, self.optimizer, real, fake, penalty)
 
     def train_against(self, fake: Batch) -> float | None:
         """n_d steps of the device's D on one batch of real images and the given fakes. Gives the
@@ -252,6 +296,7 @@ class Device:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
+        self.forget()
         self.batches.drawn = state["drawn"]
         self.noise_stream.set_state(state["noise_stream"])
         self._load(state["moments"], state["own"])
@@ -284,13 +329,19 @@ class Server:
 
     def train_generator(self) -> float | None:
         """n_g steps of θ against the φ that stands in the vector. Gives the mean loss, None for no
-        steps."""
+        steps.
+
+        D is as it was afterwards, its statistics too: so it can go down before G has trained.
+        """
         pair, steps = self.pair, self.training.server_steps
+        statistics = pair.flat.statistics_of_discriminator
+        before = statistics.clone()
         loss = torch.zeros((), dtype=pair.flat.vector.dtype, device=pair.torch_device)
         for _ in range(steps):
             z = pair.noise(self.training.generator_batch_size, self.noise_stream)
             loss += generator_step(pair.G, pair.D, pair.loss, self.optimizer, z)
             self.follow()
+        statistics.copy_(before)
         return float(loss) / steps if steps else None
 
     def make_fakes(self, count: int) -> Batch:

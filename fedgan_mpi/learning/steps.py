@@ -58,8 +58,27 @@ def discriminator_step(
 
     Source: Ren et al. 2021, the devices' step, and every other algorithm's.
     """
+    value = discriminator_half_step(D, loss, optimizer, real)
+    return value + discriminator_other_half(D, loss, optimizer, real, fake, penalty)
+
+
+def discriminator_half_step(D: nn.Module, loss: Loss, optimizer: Optimizer, real: Batch) -> Tensor:
+    """The part of a step that needs no fakes: D's gradient is then that of real images alone. Gives
+    its part of the loss."""
     optimizer.zero_gradient()
-    value = _discriminator_gradient(D, loss, real, fake, penalty)
+    return _add_gradient(loss.real(real.through(D)).mean())
+
+
+def discriminator_other_half(
+    D: nn.Module,
+    loss: Loss,
+    optimizer: Optimizer,
+    real: Batch,
+    fake: Batch,
+    penalty: Penalty | None = None,
+) -> Tensor:
+    """The rest of the step that `discriminator_half_step` began."""
+    value = _fake_gradient(D, loss, real, fake, penalty)
     optimizer.step()
     return value
 
@@ -69,8 +88,7 @@ def generator_step(
 ) -> Tensor:
     """Move G's parameters by one step against a fixed D; gives G's loss before it, a scalar.
 
-    Source: Ren et al. 2021, the server's step. D's parameters get no gradient; its BatchNorm
-    statistics follow the fakes, as they do where one process trains both.
+    Source: Ren et al. 2021, the server's step. D's parameters get no gradient.
     """
     optimizer.zero_gradient()
     value = _generator_gradient(D, loss, Batch(z.through(G), z.classes))
@@ -96,7 +114,8 @@ def simultaneous_step(
     optimizer_d.zero_gradient()
     optimizer_g.zero_gradient()
     fake = Batch(z.through(G), z.classes)
-    d_loss = _discriminator_gradient(D, loss, real, Batch(fake.data.detach(), z.classes), penalty)
+    d_loss = _add_gradient(loss.real(real.through(D)).mean())
+    d_loss += _fake_gradient(D, loss, real, Batch(fake.data.detach(), z.classes), penalty)
     g_loss = _generator_gradient(D, loss, fake)
     optimizer_d.step()
     optimizer_g.step()
@@ -131,29 +150,26 @@ def logits_and_slopes(D: nn.Module, fake: Batch) -> tuple[Tensor, Tensor]:
     return logits.detach(), slopes
 
 
-def _discriminator_gradient(
+def _add_gradient(value: Tensor) -> Tensor:
+    value.backward()
+    return value.detach()
+
+
+def _fake_gradient(
     D: nn.Module, loss: Loss, real: Batch, fake: Batch, penalty: Penalty | None
 ) -> Tensor:
-    """Add to D's gradient; gives its loss."""
+    """Add to D's gradient what fakes and the penalty say; gives their part of the loss."""
     # Real and fake images pass separately: each batch has its own BatchNorm statistics.
-    loss_real = loss.real(real.through(D)).mean()
-    loss_real.backward()
-    loss_fake = loss.fake(fake.through(D)).mean()
-    loss_fake.backward()
-    value = loss_real.detach() + loss_fake.detach()
+    value = _add_gradient(loss.fake(fake.through(D)).mean())
     if penalty is not None:
-        steepness = penalty.of(D, real, fake)
-        steepness.backward()
-        value += steepness.detach()
+        value += _add_gradient(penalty.of(D, real, fake))
     return value
 
 
 def _generator_gradient(D: nn.Module, loss: Loss, fake: Batch) -> Tensor:
     """Add to G's gradient through its fakes; gives its loss."""
     with _frozen(D):
-        value = loss.generator(fake.through(D)).mean()
-        value.backward()
-    return value.detach()
+        return _add_gradient(loss.generator(fake.through(D)).mean())
 
 
 @contextmanager
