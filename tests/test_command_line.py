@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 
@@ -223,7 +224,8 @@ def test_every_key_has_help_with_type_and_default():
     for section in dataclasses.fields(Config):
         for key in dataclasses.fields(getattr(Config(), section.name)):
             flag = f" --{section.name}.{key.name} "
-            after = help_text.split("commands:")[0].split(flag)[-1].split(" --")[0]
+            after = help_text.split("commands:")[0].split(flag)[-1]
+            after = re.split(r" --\w+\.\w+ ", after)[0]  # up to the next key
             assert "default: " in after and len(after) > 30, flag
 
 
