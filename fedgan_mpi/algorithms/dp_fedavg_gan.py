@@ -51,8 +51,9 @@ class DPFedAvgGAN(Ren):
                     self.uplink.add(device, share)
 
     def clip(self) -> None:
-        """Shorten the update of φ that stands in the vector to C."""
-        longest = self.config.clip or math.inf
+        """Shorten the update of φ that stands in the vector to C, which rounding on the wire cannot
+        make longer."""
+        longest = (self.config.clip or math.inf) / (1 + self.link.wire.half_step)
         length = float(self.flat.phi.detach().norm())
         if length > longest:
             self.flat.phi.data.mul_(longest / length)

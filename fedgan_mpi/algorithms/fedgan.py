@@ -35,7 +35,7 @@ class FedGAN(Algorithm):
     def round(self, t: int) -> None:
         self.link.broadcast(self.flat.gan)
         self.train_both(t)  # n local steps on both networks for each participant hosted here
-        self.uplink.normalize()
+        self.uplink.finish()
         self.link.average(self.uplink.rows, into=self.flat.gan)
         self.finish(t)
 

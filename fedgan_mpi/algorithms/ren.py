@@ -35,7 +35,7 @@ class Ren(Algorithm):
     def serial_round(self, t: int) -> None:
         self.link.broadcast(self.flat.gan)
         self.train_discriminators(t)  # n_d local steps for each participant hosted here
-        self.uplink.normalize()
+        self.uplink.finish()
         self.link.average(self.uplink.rows, into=self.flat.discriminator)
         if self.link.is_server:
             self.statistics.after_average()
@@ -46,7 +46,7 @@ class Ren(Algorithm):
         self.train_discriminators(t)
         if self.link.is_server:
             self.train_generator()  # meanwhile, against the D just sent
-        self.uplink.normalize()
+        self.uplink.finish()
         self.link.average(self.uplink.rows, into=self.flat.discriminator)
         if self.link.is_server:
             self.statistics.after_average()

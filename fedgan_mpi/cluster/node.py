@@ -108,6 +108,11 @@ class Device:
         self._own: list[tuple[Tensor, Tensor]] = []
         self._before: tuple[list[dict[str, Any]], list[Tensor]] = [], []
         self.optimizer_of_generator: Optimizer | None = None
+        self.residual: Tensor | None = None
+        """What rounding took from its uplinks and is still to be sent."""
+        if config.link.error_feedback:
+            travels = flat.gan if config.algorithm.devices_train_generator else flat.discriminator
+            self.residual = torch.zeros_like(travels)
         if config.algorithm.statistics_rule == "local":
             self.keep(flat.statistics_of_discriminator)
         if config.algorithm.devices_keep_discriminator:
@@ -249,12 +254,15 @@ class Device:
             "noise_stream": self.noise_stream.get_state(),
             "moments": self._moments(),
             "own": self.own,
+            **_kept(residual=self.residual),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.batches.drawn = state["drawn"]
         self.noise_stream.set_state(state["noise_stream"])
         self._load(state["moments"], state["own"])
+        if self.residual is not None:
+            self.residual.copy_(state["residual"])
 
     def _moments(self) -> list[dict[str, Any]]:
         return [optimizer.state() for optimizer in self._optimizers()]
@@ -281,6 +289,9 @@ class Server:
         self.ema = config.model.ema
         self.average = pair.flat.whole_generator.clone() if self.ema else None
         """G's exponential moving average, with its BatchNorm statistics."""
+        feeds_back = config.link.error_feedback
+        self.residual = torch.zeros_like(pair.flat.vector) if feeds_back else None
+        """What rounding took from its downlinks and is still to be sent."""
 
     def train_generator(self) -> float | None:
         """n_g steps of θ against the φ that stands in the vector. Gives the mean loss, None for no
@@ -311,15 +322,13 @@ class Server:
             self.average.lerp_(self.pair.flat.whole_generator, 1 - self.ema**steps)
 
     def state(self) -> dict[str, Any]:
-        state: dict[str, Any] = {
+        return {
             "vector": self.pair.flat.vector,
             "counters": self.pair.counters(),
             "noise_stream": self.noise_stream.get_state(),
             "moments": self.optimizer.state(),
+            **_kept(average=self.average, residual=self.residual),
         }
-        if self.average is not None:
-            state["average"] = self.average
-        return state
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.pair.flat.vector.copy_(state["vector"])
@@ -329,6 +338,13 @@ class Server:
         self.optimizer.load_state(state["moments"])
         if self.average is not None:
             self.average.copy_(state["average"])
+        if self.residual is not None:
+            self.residual.copy_(state["residual"])
+
+
+def _kept(**optional: Tensor | None) -> dict[str, Tensor]:
+    """What there is of it, for a checkpoint."""
+    return {name: value for name, value in optional.items() if value is not None}
 
 
 @dataclass(kw_only=True)
@@ -459,6 +475,8 @@ def build_node(
         )
         devices.append(Device(index, batches, pair, config))
     server = Server(pair, config) if link.is_server else None
+    if server is not None and server.residual is not None:
+        link.wire.carry_over(pair.flat.vector, server.residual)
     link.check_lengths(pair.flat.gan, pair.flat.discriminator)
     return Node(
         link=link,

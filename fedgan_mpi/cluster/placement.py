@@ -11,9 +11,10 @@ from fedgan_mpi.config import Config
 
 
 def choose_torch_device(config: Config, link: Link) -> str:
-    """Collective. The GPU of this rank's place on its machine, or the CPU.
+    """Collective. The GPU of this rank's place on its machine, or the CPU; the link then knows how
+    its vectors go.
 
-    Raises AgreedError where torch sees no GPU though one was asked for.
+    Raises AgreedError where torch sees no GPU though one was asked for, or MPI cannot read its.
     """
     wanted = config.training.device
     if config.link.route == "cuda" and wanted == "auto":
@@ -22,10 +23,11 @@ def choose_torch_device(config: Config, link: Link) -> str:
     link.agree(
         "this build of torch sees no GPU; install one with CUDA, or use 'cpu'" if blind else None
     )
-    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
-        return "cpu"
-    torch_device = f"cuda:{link.rank_here % torch.cuda.device_count()}"
-    torch.cuda.set_device(torch_device)
+    torch_device = "cpu"
+    if wanted != "cpu" and torch.cuda.is_available():
+        torch_device = f"cuda:{link.rank_here % torch.cuda.device_count()}"
+        torch.cuda.set_device(torch_device)
+    link.choose_route(torch_device)
     return torch_device
 
 
