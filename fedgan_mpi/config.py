@@ -281,6 +281,18 @@ class TrainingConfig:
     """What computes. auto: the GPU of the rank's place on its node where torch sees one, else the
     CPU."""
 
+    autocast: Literal["off", "bfloat16"] = "off"
+    """Type that networks are computed in while they train; parameters, losses and moments keep
+    training.precision. bfloat16 is for GPUs, and for CPUs with avx512_bf16 or AMX."""
+    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    """Order of kernels and feature maps in memory. channels_last suits tensor cores and bfloat16;
+    parameters then lie so in the vector that travels."""
+    tf32: bool = True
+    """On a GPU, let tensor cores round the factors of float32 products to 10 bits."""
+    graphs: Literal["auto", "on", "off"] = "auto"
+    """On a GPU, record optimizer steps once and replay them (CUDA graphs). auto: where that is
+    possible; on: or else the run ends."""
+
     @property
     def server_steps(self) -> int:
         """n_g: `generator_steps`, with None resolved."""
@@ -463,6 +475,7 @@ class Config:
             right = "'auto' or 'cuda' when link.route is 'cuda'"
             _require(self.training.device != "cpu", "training.device", self.training.device, right)
         self._check_wire()
+        self._check_compute()
 
     def _check_wire(self) -> None:
         name, wire, precision = self.algorithm.name, self.link.wire_dtype, self.training.precision
@@ -488,6 +501,15 @@ class Config:
             right = f"left out for {name}, whose messages do not continue those of the round before"
             fits = name in ("ren", "fedgan", "fegan")
             _require(fits, "link.error_feedback", True, right)
+
+    def _check_compute(self) -> None:
+        training = self.training
+        fits = training.autocast == "off" or training.precision == "float32"
+        right = "'off' when training.precision is 'float64'"
+        _require(fits, "training.autocast", training.autocast, right)
+        fits = training.graphs != "on" or training.device != "cpu"
+        right = "'auto' or 'cuda' when training.graphs is 'on'"
+        _require(fits, "training.device", training.device, right)
 
     def _check_steps(self) -> None:
         name, steps = self.algorithm.name, self.training.generator_steps
