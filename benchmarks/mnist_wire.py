@@ -1,8 +1,8 @@
 """What 16 bits cost in quality: the paper's serial schedule on MNIST with each wire, and with
 bfloat16 inside the networks.
 
-    python -m data_prep mnist --source DIR --size 16 --devices 4 --partition iid --out shards/mnist_4
-    python benchmarks/mnist_wire.py --shards shards/mnist_4 --out runs/wire
+    python -m data_prep mnist --source DIR --size 16 --devices 4 --partition iid --out shards/iid
+    python benchmarks/mnist_wire.py --shards shards/iid --out runs/wire
 
 Trains what is not there yet, one job after the other, and prints a table: mean ± standard deviation
 over seeds of the last score, and the mean difference to float32 seed by seed.

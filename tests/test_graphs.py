@@ -99,7 +99,9 @@ def test_recorders_are_for_gpus():
 # ------------------------------------------------------------ whole steps
 
 
-def device_and_server(recorder, loss="nonsaturating", conditional=False, algorithm=None):
+def device_and_server(
+    recorder, loss="nonsaturating", conditional=False, algorithm=None, torch_device="cpu"
+):
     """(device, server) on toys."""
     changes = {"training": {"loss": loss}, "algorithm": algorithm or {}}
     if loss == "wgan-gp":
@@ -115,6 +117,7 @@ def device_and_server(recorder, loss="nonsaturating", conditional=False, algorit
         image_shape=(1, 4, 4),
         loss=LOSSES[loss],
         config=config,
+        torch_device=torch_device,
         class_shares=shares,
     )
     pair.recorder = recorder
@@ -133,26 +136,29 @@ KINDS = {
 }
 
 
+def after_some_rounds(kind, recorder, torch_device="cpu"):
+    """(losses, (device's state, server's state)) of five rounds."""
+    kinds = copy.deepcopy(KINDS[kind])
+    device, server = device_and_server(recorder, torch_device=torch_device, **kinds)
+    losses = []
+    for t in range(5):
+        if kind in ("simultaneous", "alternating"):
+            losses += device.train_both(t, 2, kind)
+        elif kind == "given fakes":
+            with device.at_work():
+                losses.append(device.train_against(device.pair.fakes(device.noise())))
+        else:
+            losses += [device.train_discriminator(t), server.train_generator()]
+    return losses, (device.state(), server.state())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_recorded_steps_equal_eager_ones_bitwise(kind):
     """Networks, moments, statistics, streams and losses after several rounds."""
-    found = []
-    for recorder in (None, Tape()):
-        device, server = device_and_server(recorder, **copy.deepcopy(KINDS[kind]))
-        losses = []
-        for t in range(5):
-            if kind in ("simultaneous", "alternating"):
-                losses += device.train_both(t, 2, kind)
-            elif kind == "given fakes":
-                with device.at_work():
-                    losses.append(device.train_against(device.pair.fakes(device.noise())))
-            else:
-                losses += [device.train_discriminator(t), server.train_generator()]
-        state = (device.state(), server.state())
-        found.append((losses, state))
-        if recorder is not None:
-            assert recorder.replays > 0 and recorder.recordings >= 1
-    (losses, (device, server)), (again, (device_again, server_again)) = found
+    tape = Tape()
+    losses, (device, server) = after_some_rounds(kind, None)
+    again, (device_again, server_again) = after_some_rounds(kind, tape)
+    assert tape.replays > 0 and tape.recordings >= 1
     assert losses == again
     assert torch.equal(server["vector"], server_again["vector"])
     assert torch.equal(device["noise_stream"], device_again["noise_stream"])

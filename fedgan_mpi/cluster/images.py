@@ -48,6 +48,6 @@ class Images:
 
 def to_device(tensor: Tensor, torch_device: torch.device) -> Tensor:
     """The tensor there; a GPU fetches it without anybody waiting."""
-    if torch_device.type != "cuda":
+    if torch_device.type != "cuda" or tensor.is_cuda:
         return tensor.to(torch_device)
     return tensor.pin_memory().to(torch_device, non_blocking=True)
