@@ -281,6 +281,18 @@ class TrainingConfig:
     """What computes. auto: the GPU of the rank's place on its node where torch sees one, else the
     CPU."""
 
+    autocast: Literal["off", "bfloat16"] = "off"
+    """Type that networks are computed in while they train; parameters, losses and moments keep
+    training.precision. bfloat16 is for GPUs, and for CPUs with avx512_bf16 or AMX."""
+    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    """Order of kernels and feature maps in memory. channels_last suits tensor cores and bfloat16;
+    parameters then lie so in the vector that travels."""
+    tf32: bool = True
+    """On a GPU, let tensor cores round the factors of float32 products to 10 bits."""
+    graphs: Literal["auto", "on", "off"] = "auto"
+    """On a GPU, record optimizer steps once and replay them (CUDA graphs). auto: where that is
+    possible; on: or else the run ends."""
+
     @property
     def server_steps(self) -> int:
         """n_g: `generator_steps`, with None resolved."""
@@ -326,10 +338,17 @@ class ParticipationConfig:
 class LinkConfig:
     """How models travel between ranks."""
 
-    route: Literal["host", "cuda"] = "host"
-    """Memory that MPI reads: host, or the GPU's own where the MPI library is CUDA-aware."""
-    wire_dtype: Literal["float32", "float64"] = "float32"
-    """Type of a parameter on the wire; the same as training.precision."""
+    route: Literal["auto", "host", "cuda"] = "auto"
+    """Memory that MPI reads: the GPU's own where the MPI library is CUDA-aware (cuda), or host
+    memory, by which a GPU's vectors then go piece by piece. auto: cuda where a few numbers come
+    through."""
+    wire_dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
+    """Type of a number on the wire, down and up. 16 bits halve the bytes: each is rounded to the
+    nearest, sums are taken in float32 device by device, and the server keeps its own as they
+    are. float64 with training.precision float64, the others with float32."""
+    error_feedback: bool = False
+    """With 16 bits: what rounding took is kept, by each device and by the server, and sent with the
+    next values."""
     average: Literal["reduce", "gather"] = "reduce"
     """reduce: each rank adds up its devices, the link adds the ranks. gather: device by device in
     order, so bitwise the same for any number of ranks with equally many threads (one, unless
@@ -455,9 +474,42 @@ class Config:
         if self.link.route == "cuda":
             right = "'auto' or 'cuda' when link.route is 'cuda'"
             _require(self.training.device != "cpu", "training.device", self.training.device, right)
-        precision = self.training.precision
-        right = f"{precision!r} as training.precision is"
-        _require(self.link.wire_dtype == precision, "link.wire_dtype", self.link.wire_dtype, right)
+        self._check_wire()
+        self._check_compute()
+
+    def _check_wire(self) -> None:
+        name, wire, precision = self.algorithm.name, self.link.wire_dtype, self.training.precision
+        fits = (wire == "float64") == (precision == "float64")
+        narrow = "" if precision == "float64" else ", or 'bfloat16' or 'float16'"
+        right = f"{precision!r} as training.precision is{narrow}"
+        _require(fits, "link.wire_dtype", wire, right)
+        if wire == "float16":
+            right = "'bfloat16' or 'float32' for {}, which float16 has no range for"
+            fits = not self.algorithm.devices_keep_discriminator
+            what = f"{name}'s gradients of single pixels"
+            _require(fits, "link.wire_dtype", wire, right.format(what))
+            fits = self.algorithm.moments != "averaged" or self.training.optimizer != "adam"
+            what = "averaged moments, squares of gradients"
+            _require(fits, "link.wire_dtype", wire, right.format(what))
+            fits = name != "dp_fedavg_gan" or self.algorithm.noise == 0
+            what = "clipped updates"
+            _require(fits, "link.wire_dtype", wire, right.format(what))
+        if self.link.error_feedback:
+            fits = wire in ("bfloat16", "float16")
+            right = "'bfloat16' or 'float16' when link.error_feedback is true"
+            _require(fits, "link.wire_dtype", wire, right)
+            right = f"left out for {name}, whose messages do not continue those of the round before"
+            fits = name in ("ren", "fedgan", "fegan")
+            _require(fits, "link.error_feedback", True, right)
+
+    def _check_compute(self) -> None:
+        training = self.training
+        fits = training.autocast == "off" or training.precision == "float32"
+        right = "'off' when training.precision is 'float64'"
+        _require(fits, "training.autocast", training.autocast, right)
+        fits = training.graphs != "on" or training.device != "cpu"
+        right = "'auto' or 'cuda' when training.graphs is 'on'"
+        _require(fits, "training.device", training.device, right)
 
     def _check_steps(self) -> None:
         name, steps = self.algorithm.name, self.training.generator_steps

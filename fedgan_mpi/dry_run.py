@@ -32,7 +32,7 @@ def _describe(link: Link, config: Config) -> str:
     theta, phi = count_parameters(G), count_parameters(D)
     sizes = payload_sizes(config, shape, theta, phi)
     payload = ALGORITHMS[config.algorithm.name].payload(sizes)
-    width = {"float32": 4, "float64": 8}[config.link.wire_dtype]
+    width = {"float32": 4, "float64": 8}.get(config.link.wire_dtype, 2)
     participants = config.participation.count or len(images)
     down, up = payload.down * width, payload.up * width
     lines = [

@@ -206,7 +206,7 @@ def read_shown(link: Link, pair: Pair, target: Path) -> Tensor:
         shown.copy_(pair.flat.whole_generator)
 
     link.from_server(read)
-    link.broadcast(shown, counted=False)
+    link.broadcast(shown, traffic="other")
     return shown
 
 

@@ -181,7 +181,7 @@ class Keeper:
         if self.scorer is None:
             return None
         shown = self.node.shown_generator.clone()
-        self.node.link.broadcast(shown, counted=False)
+        self.node.link.broadcast(shown, traffic="other")
         return _Pending(round=round, generator=shown)
 
     def _draw(self, round: int) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from fedgan_mpi.cluster.gpu import cuda_devices
 from fedgan_mpi.cluster.link import Link
 from fedgan_mpi.cluster.participation import Participation, check_count
+from fedgan_mpi.cluster.processor import multiplies_bfloat16
 from fedgan_mpi.command_line import PROVENANCE, Train, tomllib
 from fedgan_mpi.config import NETWORK_SIZES, Config
 from fedgan_mpi.errors import UserError
@@ -180,6 +181,12 @@ def check_same_shards(run: Path, manifest: Manifest) -> None:
 def _device_problem(config: Config) -> str | None:
     if config.training.device == "cuda" and not cuda_devices():
         return "training.device is 'cuda', but there is no GPU here; use 'cpu' or 'auto'"
+    if config.training.graphs == "on" and not cuda_devices():
+        return "training.graphs is 'on', but there is no GPU here; use 'auto' or 'off'"
+    on_cpu = config.training.device == "cpu" or not cuda_devices()
+    if config.training.autocast == "bfloat16" and on_cpu and not multiplies_bfloat16():
+        reason = "this CPU has neither avx512_bf16 nor AMX and would be slower with it"
+        return f"training.autocast is 'bfloat16', but {reason}; use 'off'"
     return None
 
 
@@ -253,7 +260,15 @@ def check_experiment(
 
 
 def _check_classes(config: Config, directory: Path, manifest: Manifest) -> None:
-    """Raises UserError where something needs classes and the shards have none."""
+    """Raises UserError where something needs classes and the shards have none, or classes have
+    numbers that do not travel."""
+    sends_classes = config.model.conditional and config.algorithm.devices_keep_discriminator
+    if sends_classes and config.link.wire_dtype == "bfloat16" and len(manifest.class_names) > 257:
+        reason = f"{len(manifest.class_names)} classes, and bfloat16 counts to 256"
+        raise UserError(
+            f"link.wire_dtype is 'bfloat16', but the shards in {directory} have {reason}; "
+            "use 'float32'"
+        )
     if manifest.class_names and all(sum(counts) > 0 for counts in manifest.histograms):
         return
     fegan = config.algorithm.name == "fegan" and config.algorithm.preset is None

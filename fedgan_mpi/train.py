@@ -67,6 +67,8 @@ def train(link: Link, start: Start) -> int:
             right = f"at least {done}, the rounds that {start.run} has"
             raise AgreedError(f"training.rounds is {config.training.rounds}, but must be {right}")
     record = _open_record(node, start, done, progress)
+    if torch_device != "cpu":
+        record.say(f"vectors travel by {link.route}")
     keeper = Keeper(node, start, record, progress)
     link.watch(config.link.deadline)
     memory = Memory(node) if config.link.survive else None
@@ -140,7 +142,8 @@ def play_round(
     whole = _share(node, t, algorithm.ledger, np.zeros(0) if vote is None else vote)
     seconds = time.perf_counter() - start
 
-    flat, size = algorithm.flat, algorithm.flat.phi.element_size()
+    flat = algorithm.flat
+    size = link.wire.nbytes(flat.phi) // flat.phi.numel()
     sizes = payload_sizes(node.config, node.pair.image_shape, flat.theta.numel(), flat.phi.numel())
     payload = algorithm.payload_of_round(t, sizes)
     progress["images_seen"] = progress.get("images_seen", 0) + whole.images

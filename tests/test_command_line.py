@@ -74,6 +74,53 @@ WRONG_FLAGS = {
     "count of all": (["--participation.count", "2"], "participation.count is 2, but must be left"),
     "no count": (["--participation.policy", "random"], "participation.count is None"),
     "wire of another type": (["--link.wire_dtype", "float64"], "link.wire_dtype is 'float64'"),
+    "wire of float32 beside float64": (
+        ["--training.precision", "float64"],
+        "link.wire_dtype is 'float32', but must be 'float64' as training.precision is",
+    ),
+    "narrow wire beside float64": (
+        ["--training.precision", "float64", "--link.wire_dtype", "bfloat16"],
+        "link.wire_dtype is 'bfloat16', but must be 'float64' as training.precision is",
+    ),
+    "float16 for gradients": (
+        ["--algorithm.name", "mdgan", "--link.wire_dtype", "float16"],
+        "link.wire_dtype is 'float16', but must be 'bfloat16' or 'float32' for mdgan's gradients",
+    ),
+    "float16 for squares": (
+        ["--algorithm.moments", "averaged", "--link.wire_dtype", "float16"],
+        "link.wire_dtype is 'float16', but must be 'bfloat16' or 'float32' for averaged moments",
+    ),
+    "float16 for private updates": (
+        ["--algorithm.name", "dp_fedavg_gan", "--link.wire_dtype", "float16"],
+        "link.wire_dtype is 'float16', but must be 'bfloat16' or 'float32' for clipped updates",
+    ),
+    "feedback without loss": (
+        ["--link.error_feedback", "true"],
+        "link.wire_dtype is 'float32', but must be 'bfloat16' or 'float16' when link.error_feed",
+    ),
+    **{
+        f"feedback of {name}": (
+            [
+                f"--algorithm.name={name}",
+                "--link.wire_dtype=bfloat16",
+                "--link.error_feedback=true",
+            ],
+            f"link.error_feedback is True, but must be left out for {name}",
+        )
+        for name in ("mdgan", "uagan", "dp_fedavg_gan", "centralized")
+    },
+    "bfloat16 inside float64": (
+        [
+            "--training.precision=float64",
+            "--link.wire_dtype=float64",
+            "--training.autocast=bfloat16",
+        ],
+        "training.autocast is 'bfloat16', but must be 'off' when training.precision is 'float64'",
+    ),
+    "graphs of a cpu": (
+        ["--training.graphs", "on", "--training.device", "cpu"],
+        "training.device is 'cpu', but must be 'auto' or 'cuda' when training.graphs is 'on'",
+    ),
     "cuda route on a cpu": (
         ["--link.route", "cuda", "--training.device", "cpu"],
         "training.device is 'cpu', but must be 'auto' or 'cuda'",

@@ -342,6 +342,7 @@ MISTAKES = {
     "no extractor": (2, ["SHARDS"], lost_extractor, "features.safetensors cannot be read"),
     "cuda route": (2, ["--link.route", "cuda"], None, "link.route is 'cuda'"),
     "cuda device": (2, ["--training.device", "cuda"], None, "training.device is 'cuda'"),
+    "cuda graphs": (2, ["--training.graphs", "on"], None, "training.graphs is 'on', but there is"),
 }
 
 

@@ -113,7 +113,7 @@ def test_uneven_ranks_do_not_overtake_each_other(link):
 def test_bytes_are_counted_once_per_participant(link):
     link.reset_counters()
     link.broadcast(torch.zeros(100))
-    link.broadcast(torch.zeros(10), counted=False)
+    link.broadcast(torch.zeros(10), traffic="other")
     link.average(torch.zeros(1, 25), torch.zeros(25))
     assert (link.bytes_down, link.bytes_up) == (400, 100)
     assert link.seconds_down > 0 and link.seconds_up > 0

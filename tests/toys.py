@@ -123,9 +123,12 @@ def toy_algorithm(
     networks: tuple[nn.Module, nn.Module] | None = None,
     loss: Loss | None = None,
     nz: int = NZ,
+    torch_device: str = "cpu",
 ) -> Algorithm:
     """This rank's part of an algorithm on toys; `shards` are those of all devices."""
     link.configure(config.link)
+    if torch_device != "cpu":
+        link.choose_route(torch_device)
     G, D = networks or toy_networks(batchnorm)
     first = shards[1].images.shape
     sizes = [len(shard) for shard in shards.values()]
@@ -138,6 +141,7 @@ def toy_algorithm(
         image_shape=(first[1], first[2], first[3]),
         loss=loss or LOSSES[config.training.loss],
         config=config,
+        torch_device=torch_device,
         class_shares=pooled / pooled.sum() if config.model.conditional else None,
     )
     if config.algorithm.name == "centralized":

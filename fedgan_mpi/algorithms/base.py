@@ -105,10 +105,12 @@ class Algorithm(ABC):
 
     def succeeded(self, device: Device, *losses: float | None) -> bool:
         """Whether a device that has just trained in the rank's vector counts. Where a loss or the
-        vector is not finite and such are to be skipped, it does not, and has its moments and own
-        networks back as they were."""
+        vector is not finite, or not on the wire, and such are to be skipped, it does not, and has
+        its moments and own networks back as they were."""
+        if not self.node.config.skips_non_finite:
+            return True
         sound = all(loss is None or math.isfinite(loss) for loss in losses)
-        if not self.node.config.skips_non_finite or (sound and is_finite(self.flat.vector)):
+        if sound and is_finite(self.flat.vector) and self.link.wire.carries(self.flat.vector):
             return True
         device.undo()
         self.ledger.skipped.append(device.index)
@@ -135,6 +137,7 @@ class Uplink:
         self.normalizes = node.config.skips_non_finite
         """Whether shares need not sum to 1 by themselves."""
         self.total = 0.0  # of this rank's shares
+        self._sent: list[tuple[Device, Tensor]] = []
         self._in_order = link.in_order
         hosted = -(-node.participation.devices // max(1, link.device_ranks))
         self.rows = torch.zeros(
@@ -151,7 +154,10 @@ class Uplink:
     def clear(self) -> None:
         """Begin a round: zeros, for a rank whose devices are all absent, and for the server."""
         self.rows.zero_()
-        self.total = 0.0
+        self.total, self._sent = 0.0, []
+
+    def remember(self) -> None:
+        """Keep what has just come down, for all devices that start from it."""
         if self._received is not None:
             self._received.copy_(self.vector)
 
@@ -164,13 +170,22 @@ class Uplink:
         """Add a participant's part: share · vector."""
         self.total += share
         if self._in_order:
-            torch.mul(self.vector, share, out=self.rows[self._row_of[device.index]])
+            row = self.rows[self._row_of[device.index]]
+            torch.mul(self.vector, share, out=row)
+            self._sent.append((device, row))
         else:
             self.rows[0].add_(self.vector, alpha=share)
 
-    def normalize(self) -> None:
-        """Collective where devices may be skipped or shares are only known now: make them sum to 1.
-        Zeros stay zeros where nobody is left."""
+    def finish(self) -> None:
+        """Collective where devices may be skipped or shares are only known now: make them sum to 1,
+        zeros where nobody is left. Then, with error feedback, a participant's row takes up what
+        rounding took from the device's last one."""
+        self._normalize()
+        for device, row in self._sent:
+            if device.residual is not None:
+                self.link.wire.send_with(device.residual, row)
+
+    def _normalize(self) -> None:
         if not self.normalizes:
             return
         total = self.link.sum(np.array([self.total]))[0]

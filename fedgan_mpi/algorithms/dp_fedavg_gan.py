@@ -30,7 +30,7 @@ class DPFedAvgGAN(Ren):
 
     def round(self, t: int) -> None:
         self.link.broadcast(self.flat.gan)
-        self.uplink.clear()
+        self.uplink.remember()
         self.train_discriminators(t)  # and leave Σ clipped (φ_k - φ_t) / N in the uplink
         self.link.average(self.uplink.rows, into=self.update)
         if self.link.is_server:
@@ -39,6 +39,7 @@ class DPFedAvgGAN(Ren):
             self.train_generator()  # n_g server steps against the new D
 
     def train_discriminators(self, t: int) -> None:
+        self.uplink.clear()
         self.received.copy_(self.flat.discriminator)
         with self.clock("seconds_local"):
             for device, share in self.participants(t):
@@ -51,8 +52,9 @@ class DPFedAvgGAN(Ren):
                     self.uplink.add(device, share)
 
     def clip(self) -> None:
-        """Shorten the update of φ that stands in the vector to C."""
-        longest = self.config.clip or math.inf
+        """Shorten the update of φ that stands in the vector to C, which rounding on the wire cannot
+        make longer."""
+        longest = (self.config.clip or math.inf) / (1 + self.link.wire.half_step)
         length = float(self.flat.phi.detach().norm())
         if length > longest:
             self.flat.phi.data.mul_(longest / length)

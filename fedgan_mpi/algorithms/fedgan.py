@@ -34,8 +34,9 @@ class FedGAN(Algorithm):
 
     def round(self, t: int) -> None:
         self.link.broadcast(self.flat.gan)
+        self.uplink.remember()
         self.train_both(t)  # n local steps on both networks for each participant hosted here
-        self.uplink.normalize()
+        self.uplink.finish()
         self.link.average(self.uplink.rows, into=self.flat.gan)
         self.finish(t)
 

@@ -21,6 +21,9 @@ class Ren(Algorithm):
         # Each local step passes D twice, once over real images and once over fakes.
         passes = 2 * self.training.discriminator_steps
         self.statistics.add(node.pair.D, self.flat.batchnorm_of_discriminator, passes)
+        # With error feedback, what has gone down once cannot be sent to the same bits again, as a
+        # run that is resumed would have to.
+        self.sends_ahead = not node.config.link.error_feedback
         self.has_new_discriminator = False  # it came down while G trained
 
     @staticmethod
@@ -36,23 +39,23 @@ class Ren(Algorithm):
     def serial_round(self, t: int) -> None:
         self.downlink()
         self.train_discriminators(t)  # n_d local steps for each participant hosted here
-        self.uplink.normalize()
+        self.uplink.finish()
         self.link.average(self.uplink.rows, into=self.flat.discriminator)
         if self.link.is_server:
             self.statistics.after_average()
-        if t + 1 < self.training.rounds:
-            self.link.broadcast(self.flat.discriminator, counted=False)  # the next round's
+        if self.sends_ahead and t + 1 < self.training.rounds:
+            self.link.broadcast(self.flat.discriminator, traffic="ahead")
             self.look_ahead(t + 1)  # meanwhile
         if self.link.is_server:
             self.train_generator()  # n_g server steps against the new D
 
     def parallel_round(self, t: int) -> None:
         self.link.broadcast(self.flat.gan)
-        self.uplink.clear()
+        self.uplink.remember()
         self.train_discriminators(t)
         if self.link.is_server:
             self.train_generator()  # meanwhile, against the D just sent
-        self.uplink.normalize()
+        self.uplink.finish()
         self.link.average(self.uplink.rows, into=self.flat.discriminator)
         if self.link.is_server:
             self.statistics.after_average()
@@ -60,16 +63,16 @@ class Ren(Algorithm):
     def downlink(self) -> None:
         """θ and φ, or θ alone where φ came down while G trained."""
         if self.has_new_discriminator:
-            self.link.broadcast(self.flat.generator, already=self.flat.discriminator)
+            self.link.broadcast(self.flat.generator, ahead=self.flat.discriminator)
         else:
             self.link.broadcast(self.flat.gan)
-            self.uplink.clear()
+            self.uplink.remember()
 
     def look_ahead(self, t: int) -> None:
         """Begin round t with the half of a participant's first step that needs D alone. One
         device's a rank, since it stays in the rank's vector."""
         self.has_new_discriminator = True
-        self.uplink.clear()
+        self.uplink.remember()
         with self.clock("seconds_local"):
             for device, _ in self.participants(t)[:1]:
                 device.look_ahead(t)
@@ -80,6 +83,7 @@ class Ren(Algorithm):
     def train_discriminators(self, t: int) -> None:
         """Leave Σ share · φ_k over this rank's participants in the uplink; zeros where all are
         absent."""
+        self.uplink.clear()
         with self.clock("seconds_local"):
             # Usually one; several when a rank hosts more.
             for device, share in self.participants(t):

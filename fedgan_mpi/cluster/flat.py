@@ -99,8 +99,13 @@ def _batchnorm_size(network: nn.Module) -> int:
 
 
 def _head(vector: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """The vector's first numbers as a view of another's shape, and the rest.
+
+    In the other's order, too: a kernel in channels_last lies so in the vector, and is never turned
+    around for a convolution.
+    """
     head, rest = vector.split([like.numel(), vector.numel() - like.numel()])
-    return head.view_as(like), rest
+    return head.as_strided(like.shape, like.stride()), rest
 
 
 def _place(tensors: list[Tensor], vector: Tensor) -> None:

@@ -2,19 +2,18 @@
 live here.
 
 Rank 0 is the server; the others are device ranks. Every rank calls the same verbs in the same
-order; only contiguous 1-D vectors of one dtype travel. The link counts the bytes that one
-participant sends or receives, and its own seconds.
+order; only contiguous 1-D vectors of one dtype travel, as they are or rounded to 16 bits. The link
+counts the bytes that one participant sends or receives, and its own seconds.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, cast
 
@@ -28,7 +27,10 @@ from numpy.typing import NDArray
 from fedgan_mpi.cluster.gpu import cuda_devices
 from fedgan_mpi.cluster.launcher import world_size_problem
 from fedgan_mpi.cluster.mailbox import Bell, Bytes, Mailbox, shared_memory
+from fedgan_mpi.cluster.route import cuda_aware, numbers_travel
+from fedgan_mpi.cluster.staging import Accelerator, Cuda, Staging
 from fedgan_mpi.cluster.watchdog import Board, Watchdog, exit_soon
+from fedgan_mpi.cluster.wire import Wire
 from fedgan_mpi.config import LinkConfig
 from fedgan_mpi.errors import AgreedError, UserError
 
@@ -111,34 +113,46 @@ class Link:
         self._origin = list(range(self.size))  # rank -> the one it began as
         self.lost: list[int] = []
         """Ranks of the world that have died, by the number they began with."""
-        self._route: Literal["host", "cuda"] = "host"
+        self.wire = Wire("float32")
         self.in_order = False
-        self._staging: dict[int, Tensor] = {}
-        self._everyone: Tensor | None = None
+        """Whether an average adds device by device."""
+        self._asked_route: Literal["auto", "host", "cuda"] = "auto"
+        self._staging: Staging | None = None  # there is one where any rank has a GPU
+        self._everyone: dict[tuple[int, ...], Tensor] = {}
         self.reset_counters()
 
     # ---------------------------------------------------------------- verbs that move models
 
     @_verb
     def broadcast(
-        self, vector: Tensor, *, counted: bool = True, already: Tensor | None = None
+        self,
+        vector: Tensor,
+        *,
+        traffic: Literal["method", "ahead", "other"] = "method",
+        ahead: Tensor | None = None,
     ) -> None:
-        """Overwrite every rank's vector with the server's.
+        """Overwrite every other rank's vector with the server's, as the wire carries it; its own
+        stays.
 
-        counted: it belongs to this round's traffic. already: a vector that belongs to it, too, but
-        came down before, not counted.
+        traffic: the method's, counted now; the method's of the next round, counted with it; or no
+        part of it, which travels as it is. ahead: a vector that came down ahead, counted now.
         """
         start = time.perf_counter()
-        host = self._host(vector, load=self.is_server)
-        if self._mailbox("models", host.nbytes):
+        wire = _AS_IT_IS if traffic == "other" else self.wire
+        packed = wire.pack(vector.detach(), ("down", vector.numel()), load=self.is_server)
+        if self._mailbox("models", packed.nbytes):
+            host = self._host(packed, "down", load=self.is_server)
             self._mailboxes["models"].down(_bytes(host))
+            if not self.is_server:
+                self._land(packed, host)
         else:
             self._arrive()
-            self._comm.Bcast(host, root=0)
+            for piece in self._outgoing(packed) if self.is_server else self._incoming(packed):
+                self._comm.Bcast(piece, root=0)
         if not self.is_server:
-            self._land(vector, host)
-        if counted:
-            self.bytes_down += vector.nbytes + (0 if already is None else already.nbytes)
+            wire.unpack(packed, vector.detach())
+        if traffic == "method":
+            self.bytes_down += wire.nbytes(vector) + (0 if ahead is None else wire.nbytes(ahead))
             self.seconds_down += time.perf_counter() - start
 
     @_verb
@@ -149,27 +163,31 @@ class Link:
         share, and zero where nobody takes part. The server's own must be zero.
         into: (n,); untouched on device ranks. Several rows are added row by row and in each by
         rank, which is the order of the hosted devices, so the result does not depend on how many
-        ranks there are. With one row, MPI adds in an order of its own.
+        ranks there are. With one row, MPI adds in an order of its own, unless the wire rounds: then
+        rows are added here, in the type of `into`.
         """
         start = time.perf_counter()
-        host = self._host(uplink, load=not self.is_server)
-        total = self._host(into, load=False)
-        if self._mailbox("models", host.nbytes):
+        packed = self.wire.pack(uplink, "up", load=not self.is_server)
+        if self._mailbox("models", packed.nbytes):
+            host = self._host(packed, "up", load=not self.is_server)
+            total = self._host(into, "total", load=False)
             self._mailboxes["models"].up(
-                _bytes(host), lambda parts: _add(parts, like=host, into=total)
+                _bytes(host), lambda parts: self._add(_tables(parts, host), total)
             )
-        elif not self.in_order:
+            if self.is_server:
+                self._land(into, total)
+        elif self.in_order:
+            self._gather_in_order(packed, into)
+        elif self.is_server:
             self._arrive()
-            self._comm.Reduce(host, total if self.is_server else None, MPI.SUM, root=0)
+            pieces = zip(self._outgoing(uplink.view(-1)), self._incoming(into), strict=True)
+            for mine, sum_of_all in pieces:
+                self._comm.Reduce(mine, sum_of_all, MPI.SUM, root=0)
         else:
-            everyone = self._room_for_all(host) if self.is_server else None
             self._arrive()
-            self._comm.Gather(host, everyone, root=0)
-            if everyone is not None:
-                _add(list(everyone[1:]), like=host, into=total)
-        if self.is_server:
-            self._land(into, total)
-        self.bytes_up += into.nbytes
+            for mine in self._outgoing(uplink.view(-1)):
+                self._comm.Reduce(mine, None, MPI.SUM, root=0)
+        self.bytes_up += self.wire.nbytes(into)
         self.seconds_up += time.perf_counter() - start
 
     # ---------------------------------------------------------------- a device's own, to and fro
@@ -183,7 +201,7 @@ class Link:
         """
         start = time.perf_counter()
         self._carry(rows, to_server=False)
-        self.bytes_down += _largest(rows)
+        self.bytes_down += self._largest(rows)
         self.seconds_down += time.perf_counter() - start
 
     @_verb
@@ -192,7 +210,7 @@ class Link:
         `scatter`."""
         start = time.perf_counter()
         self._carry(rows, to_server=True)
-        self.bytes_up += _largest(rows)
+        self.bytes_up += self._largest(rows)
         self.seconds_up += time.perf_counter() - start
 
     @_verb
@@ -205,15 +223,20 @@ class Link:
         """
         start = time.perf_counter()
         source = {receiver: sender for sender, receiver in to.items()}
-        sends, receives = [], []
+        sends, receives, arriving = [], [], []
         for device, vector in vectors.items():
             receiver, sender = self._place_of(to[device]), self._place_of(source[device])
-            sends.append((receiver, to[device], self._host(vector.clone())))
-            receives.append((sender, device, self._host(vector, load=False)))
+            leaves = self.wire.copy(vector, ("leaves", device))  # another comes into its place
+            comes = self.wire.pack(vector, ("comes", device), load=False)
+            host = self._host(leaves, ("leaves", device), load=True)
+            sends.append((receiver, to[device], host))
+            receives.append((sender, device, self._host(comes, ("comes", device), load=False)))
+            arriving.append((comes, vector))
         self._exchange(sends, receives)
-        for vector, (_, _, host) in zip(vectors.values(), receives, strict=True):
-            self._land(vector, host)
-        self.bytes_up += _largest(vectors)
+        for (comes, vector), (_, _, host) in zip(arriving, receives, strict=True):
+            self._land(comes, host)
+            self.wire.unpack(comes, vector)
+        self.bytes_up += self._largest(vectors)
         self.seconds_up += time.perf_counter() - start
 
     def rank_of(self, device: int) -> int | None:
@@ -317,24 +340,54 @@ class Link:
             )
 
     def configure(self, config: LinkConfig) -> None:
-        """Take the configured route and way of averaging. Raises AgreedError where a rank
+        """Take the configured wire, route and way of averaging. Raises AgreedError where a rank
         cannot."""
         problem = None
         if config.route == "cuda" and not cuda_devices():
             problem = "link.route is 'cuda', but there is no GPU here; use 'host'"
-        elif config.route == "cuda" and not _cuda_aware():
+        elif config.route == "cuda" and not cuda_aware(self._comm):
             problem = "link.route is 'cuda', but this MPI library is not CUDA-aware; use 'host'"
         elif config.survive and not _can_survive():
             right = "an Open MPI of 5 or later, started as `mpirun --with-ft ulfm`"
             problem = f"link.survive needs {right}; leave it out here"
         self.agree(problem)
-        self._route, self.in_order = config.route, config.average == "gather"
+        self._asked_route, self.wire = config.route, Wire(config.wire_dtype)
+        self.in_order = config.average == "gather" or self.wire.rounds
         if config.survive:
             # A sleeper in shared memory would not be told of a death.
             self.road = "mpi" if self.road == "mpi" else "naps"
             self._bell, self._mailboxes = None, {}
             self._comm = self._comm.Dup()
             self._survives = True
+
+    @_verb
+    def choose_route(self, torch_device: str, gpu: Accelerator | None = None) -> None:
+        """Collective. Settle which memory MPI reads where vectors lie on that device. gpu: None for
+        the real one.
+
+        Raises AgreedError where the route `cuda` was asked for and numbers do not come through.
+        """
+        has_gpu = torch_device != "cpu"
+        everyone = self._comm.allgather((has_gpu, has_gpu and cuda_aware(self._comm)))
+        if not any(has for has, _ in everyone):
+            return
+        gpu = gpu or (Cuda() if has_gpu else None)
+        direct = self._asked_route != "host" and all(aware for _, aware in everyone)
+        if direct and gpu is not None:  # all have one
+            direct = numbers_travel(self._comm, gpu, torch_device)
+        if self._asked_route == "cuda" and not direct:
+            right = "a GPU and a CUDA-aware MPI on every rank, but numbers do not come through"
+            raise AgreedError(f"link.route is 'cuda', which needs {right}; use 'host'")
+        self._staging = Staging(gpu, direct=direct)
+
+    @property
+    def route(self) -> str:
+        """Which memory MPI reads, in words."""
+        if self._staging is None:
+            return "host memory, where vectors lie"
+        if self._staging.direct:
+            return "cuda, the GPU's own memory"
+        return "host memory, pinned, a piece at a time"
 
     def shrink(self) -> None:
         """Collective of those that are alive: go on without the dead, whom it adds to `lost`.
@@ -434,7 +487,14 @@ class Link:
     def _carry(self, rows: Mapping[int, Tensor], *, to_server: bool) -> None:
         """Each device's row between the server and the device's rank."""
         sends = self.is_server != to_server
-        hosts = {device: self._host(row, load=sends) for device, row in rows.items()}
+        packed = {
+            device: self.wire.pack(row, (to_server, device), load=sends)
+            for device, row in rows.items()
+        }
+        hosts = {
+            device: self._host(row, (to_server, device), load=sends)
+            for device, row in packed.items()
+        }
         parcels = [
             (self._place_of(device) if self.is_server else 0, device, host)
             for device, host in hosts.items()
@@ -442,7 +502,34 @@ class Link:
         self._exchange(parcels if sends else [], [] if sends else parcels)
         if not sends:
             for device, row in rows.items():
-                self._land(row, hosts[device])
+                self._land(packed[device], hosts[device])
+                self.wire.unpack(packed[device], row)
+
+    def _gather_in_order(self, packed: Tensor, into: Tensor) -> None:
+        """Add everyone's rows to the server's `into`, piece by piece: it keeps none of them."""
+        total = self._host(into, "total", load=False) if self.is_server else into
+        if self.is_server:
+            total.zero_()
+        self._arrive()
+        for row in packed:
+            start = 0
+            for piece in self._outgoing(row):
+                everyone = self._room_for_all(piece) if self.is_server else None
+                self._comm.Gather(piece, everyone, root=0)
+                if everyone is not None:
+                    for theirs in everyone[1:]:
+                        self.wire.add(theirs, total[start : start + len(piece)])
+                start += len(piece)
+        if self.is_server:
+            self._land(into, total)
+
+    def _add(self, tables: Sequence[Tensor], into: Tensor) -> None:
+        """Overwrite `into` with the sum of all rows of all device ranks' tables, in the order of
+        devices."""
+        into.zero_()
+        for row in range(len(tables[0])):
+            for table in tables:
+                self.wire.add(table[row], into)
 
     def _exchange(self, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> None:
         """Send and receive parcels, each (other rank, receiving or sending device as tag, vector),
@@ -456,7 +543,7 @@ class Link:
 
     def _mailbox(self, purpose: str, nbytes: int) -> bool:
         """Whether vectors go by shared memory; makes room on first use, and for longer ones."""
-        if self._bell is None or self._route == "cuda":
+        if self._bell is None or (self._staging is not None and self._staging.direct):
             return False
         box = self._mailboxes.get(purpose)
         if box is None or box.capacity < nbytes:
@@ -464,58 +551,48 @@ class Link:
             self._mailboxes[purpose] = Mailbox(self._comm, self._bell, nbytes)
         return True
 
-    def _host(self, vector: Tensor, *, load: bool = True) -> Tensor:
-        """The memory that MPI reads and writes for a vector: its own, or for a GPU's a staging
-        buffer."""
-        vector = vector.detach()
-        if vector.is_cuda:
-            import torch
-
-            if self._route == "host":
-                staging = self._staging.get(vector.data_ptr())
-                if staging is None or staging.shape != vector.shape:
-                    staging = torch.empty(vector.shape, dtype=vector.dtype, pin_memory=True)
-                    self._staging[vector.data_ptr()] = staging
-                return staging.copy_(vector) if load else staging
-            # MPI knows nothing of streams: what was queued on this one must have happened.
-            torch.cuda.current_stream().synchronize()
-        return vector
+    def _host(self, vector: Tensor, purpose: Hashable, *, load: bool) -> Tensor:
+        """The memory that MPI reads and writes for a vector: its own, or for a GPU's a buffer."""
+        if self._staging is None:
+            return vector
+        return self._staging.whole(vector, purpose, load=load)
 
     def _land(self, vector: Tensor, host: Tensor) -> None:
-        """Bring what MPI wrote into a staging buffer to its GPU vector."""
-        if vector.is_cuda and not host.is_cuda:
-            vector.detach().copy_(host)
+        """Bring what MPI wrote into a buffer to its GPU vector."""
+        if self._staging is not None:
+            self._staging.land(vector, host)
+
+    def _outgoing(self, vector: Tensor) -> Iterator[Tensor]:
+        """What MPI reads of a 1-D vector, in one piece or several, alike on all ranks."""
+        return iter((vector,)) if self._staging is None else self._staging.outgoing(vector, "out")
+
+    def _incoming(self, vector: Tensor) -> Iterator[Tensor]:
+        """Where MPI writes a 1-D vector, in the same pieces."""
+        return iter((vector,)) if self._staging is None else self._staging.incoming(vector, "in")
 
     def _room_for_all(self, one: Tensor) -> Tensor:
-        if self._everyone is None or self._everyone.shape != (self.size, *one.shape):
-            self._everyone = one.new_empty((self.size, *one.shape))
-        return self._everyone
+        room = self._everyone.get(one.shape)
+        if room is None or room.dtype != one.dtype or len(room) != self.size:
+            self._everyone[one.shape] = room = one.new_empty((self.size, *one.shape))
+        return room
+
+    def _largest(self, rows: Mapping[int, Tensor]) -> int:
+        """Bytes that one participant sends or receives; 0 on a rank without one."""
+        return max((self.wire.nbytes(row) for row in rows.values()), default=0)
 
 
-def _largest(rows: Mapping[int, Tensor]) -> int:
-    """Bytes that one participant sends or receives; 0 on a rank without one."""
-    return max((row.nbytes for row in rows.values()), default=0)
+_AS_IT_IS = Wire("float32")
 
 
 def _bytes(vector: Tensor) -> Bytes:
     return vector.numpy().reshape(-1).view(np.uint8)
 
 
-def _add(parts: Sequence[Bytes | Tensor], *, like: Tensor, into: Tensor) -> None:
-    """Overwrite `into` with the sum of all rows of all device ranks' parts, in the order of
-    devices."""
+def _tables(parts: Sequence[Bytes], like: Tensor) -> list[Tensor]:
+    """Everyone's rows as they lie in shared memory."""
     import torch
 
-    tables = [
-        torch.from_numpy(part).view(like.dtype).view_as(like)
-        if isinstance(part, np.ndarray)
-        else part
-        for part in parts
-    ]
-    into.zero_()
-    for row in range(len(like)):
-        for table in tables:
-            into.add_(table[row])
+    return [torch.from_numpy(part).view(like.dtype).view_as(like) for part in parts]
 
 
 def _usable_cores() -> set[int]:
@@ -541,14 +618,3 @@ def _can_survive() -> bool:
     """Whether deaths are told as errors: ULFM, which mpirun must have been asked for."""
     asked = os.environ.get("OMPI_MCA_mpi_ft_enable") == "1"  # noqa: SIM112 - its own spelling
     return asked and Link.library().startswith("Open MPI")
-
-
-def _cuda_aware() -> bool:
-    """What the loaded MPI library says of itself; some answer for how they were built, not for
-    now."""
-    try:
-        with open("/proc/self/maps") as maps:
-            paths = {line.split()[-1] for line in maps if "/libmpi" in line}
-        return any(bool(ctypes.CDLL(path).MPIX_Query_cuda_support()) for path in sorted(paths))
-    except (OSError, AttributeError):
-        return False

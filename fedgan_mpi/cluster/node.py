@@ -18,9 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from fedgan_mpi.cluster.flat import Flat, Player, is_finite
+from fedgan_mpi.cluster.images import Images, to_device
 from fedgan_mpi.cluster.link import Link
 from fedgan_mpi.cluster.participation import Participation
 from fedgan_mpi.config import Config
+from fedgan_mpi.learning.compute import Compute
+from fedgan_mpi.learning.graphs import Recorder, Step, make_recorder
 from fedgan_mpi.learning.losses import LOSSES, Loss
 from fedgan_mpi.learning.networks import build, initialize
 from fedgan_mpi.learning.optimizers import Optimizer, make_optimizer
@@ -51,6 +54,8 @@ class Pair:
     class_shares: Tensor | None = None
     """Share of each class in all devices' data together, float64; None for unconditional
     networks."""
+    recorder: Recorder | None = None
+    """What records optimizer steps; None: they run as they are."""
 
     @property
     def torch_device(self) -> torch.device:
@@ -66,7 +71,7 @@ class Pair:
         """z (count, nz) from N(0, 1) and, for conditional networks, classes by their shares; drawn
         on the CPU so that they do not depend on what computes."""
         z = torch.randn(count, self.nz, generator=stream, dtype=self.flat.vector.dtype)
-        z = z.to(self.torch_device)
+        z = to_device(z, self.torch_device)
         if self.class_shares is None:
             return Batch(z)
         classes = self.class_shares.multinomial(count, replacement=True, generator=stream)
@@ -92,8 +97,8 @@ class Pair:
         """(B, classes) from int64 (B,); None for unconditional networks."""
         if self.class_shares is None:
             return None
-        codes = nn.functional.one_hot(classes, len(self.class_shares))
-        return codes.to(self.torch_device, self.flat.vector.dtype)
+        codes = nn.functional.one_hot(classes, len(self.class_shares)).to(self.flat.vector.dtype)
+        return to_device(codes, self.torch_device)
 
 
 class Device:
@@ -102,6 +107,7 @@ class Device:
 
     def __init__(self, index: int, batches: Batches, pair: Pair, config: Config) -> None:
         self.index, self.batches, self.pair = index, batches, pair
+        self.images = Images(batches.shard, pair.flat.vector)
         self.training, self._may_undo = config.training, config.skips_non_finite
         self.moments = config.algorithm.moments
         flat = pair.flat
@@ -110,7 +116,17 @@ class Device:
         self._own: list[tuple[Tensor, Tensor]] = []
         self._before: tuple[list[dict[str, Any]], list[Tensor]] = [], []
         self._begun: tuple[Batch, Tensor] | None = None
+        self.half_step = Step(self._half, pair.recorder)
+        self.other_half = Step(self._rest, pair.recorder)
+        self.step_against = Step(self._against, pair.recorder)
+        self.step_of_both = Step(self._of_both, pair.recorder)
+        self.step_of_generator = Step(self._of_generator, pair.recorder)
         self.optimizer_of_generator: Optimizer | None = None
+        self.residual: Tensor | None = None
+        """What rounding took from its uplinks and is still to be sent."""
+        if config.link.error_feedback:
+            travels = flat.gan if config.algorithm.devices_train_generator else flat.discriminator
+            self.residual = torch.zeros_like(travels)
         if config.algorithm.statistics_rule == "local":
             self.keep(flat.statistics_of_discriminator)
         if config.algorithm.devices_keep_discriminator:
@@ -174,7 +190,7 @@ class Device:
             self._come(t * self.training.discriminator_steps)
             real = self.real_batch()
             self.batches.drawn -= self.batches.size  # only looked at
-            self._begun = real, self._half_step(real)
+            self._begun = real, self.half_step(*real)[0]
 
     @property
     def has_begun(self) -> bool:
@@ -196,21 +212,11 @@ class Device:
         assert self._begun is not None
         (real, loss), self._begun = self._begun, None
         self.batches.drawn += self.batches.size
-        loss = loss + self._other_half(real)
+        loss = loss + self.other_half(*real, *self.noise(), self.mix())[0]
         for _ in range(steps - 1):
-            real = self.real_batch()
-            loss += self._half_step(real)
-            loss += self._other_half(real)
+            loss += self.discriminator_step(self.real_batch(), self.noise())
         self._leave()
         return float(loss) / steps
-
-    def _half_step(self, real: Batch) -> Tensor:
-        return discriminator_half_step(self.pair.D, self.pair.loss, self.optimizer, real)
-
-    def _other_half(self, real: Batch) -> Tensor:
-        pair = self.pair
-        fake, penalty = pair.fakes(self.noise()), self.penalty()
-        return discriminator_other_half(pair.D, pair.loss, self.optimizer, real, fake, penalty)
 
     def train_against(self, fake: Batch) -> float | None:
         """n_d steps of the device's D on one batch of real images and the given fakes. Gives the
@@ -218,7 +224,7 @@ class Device:
         steps = self.training.discriminator_steps
         loss, real = self._zero(), self.real_batch()
         for _ in range(steps):
-            loss += self.discriminator_step(real, fake)
+            loss += self.step_against(*real, *fake, self.mix())[0]
         return float(loss) / steps if steps else None
 
     def train_both(
@@ -226,30 +232,80 @@ class Device:
     ) -> tuple[float | None, float | None]:
         """So many steps of both networks from where they stand in the vector. Gives the mean losses
         of D and of G, None for no steps."""
-        assert self.optimizer_of_generator is not None
-        pair, d_loss, g_loss = self.pair, self._zero(), self._zero()
-        networks = (pair.G, pair.D, pair.loss, self.optimizer_of_generator)
+        d_loss, g_loss = self._zero(), self._zero()
         with self.at_work(t * steps):
             for _ in range(steps):
                 real, z = self.real_batch(), self.noise()
                 if update == "simultaneous":
-                    losses = simultaneous_step(*networks, self.optimizer, real, z, self.penalty())
+                    losses = self.step_of_both(*real, *z, self.mix())
                     d_loss += losses[0]
                     g_loss += losses[1]
                 else:
-                    d_loss += self.discriminator_step(real, pair.fakes(z))
-                    g_loss += generator_step(*networks, self.noise())
+                    d_loss += self.discriminator_step(real, z)
+                    g_loss += self.step_of_generator(*self.noise())[0]
         return (float(d_loss) / steps, float(g_loss) / steps) if steps else (None, None)
 
-    def discriminator_step(self, real: Batch, fake: Batch) -> Tensor:
-        pair, penalty = self.pair, self.penalty()
-        return discriminator_step(pair.D, pair.loss, self.optimizer, real, fake, penalty)
+    def discriminator_step(self, real: Batch, z: Batch) -> Tensor:
+        """One step of D on real images and on fakes from noise; gives its loss."""
+        (loss,) = self.half_step(*real)
+        return loss + self.other_half(*real, *z, self.mix())[0]
+
+    # What is recorded where steps are: tensors in, losses out.
+
+    def _half(self, real: Tensor, classes: Tensor | None) -> tuple[Tensor]:
+        pair, batch = self.pair, Batch(real, classes)
+        return (discriminator_half_step(pair.D, pair.loss, self.optimizer, batch),)
+
+    def _rest(
+        self,
+        real: Tensor,
+        real_classes: Tensor | None,
+        z: Tensor,
+        classes: Tensor | None,
+        mix: Tensor | None,
+    ) -> tuple[Tensor]:
+        pair, real_batch = self.pair, Batch(real, real_classes)
+        fake, penalty = pair.fakes(Batch(z, classes)), self._penalty(mix)
+        value = discriminator_other_half(
+            pair.D, pair.loss, self.optimizer, real_batch, fake, penalty
+        )
+        return (value,)
+
+    def _against(
+        self,
+        real: Tensor,
+        real_classes: Tensor | None,
+        fake: Tensor,
+        classes: Tensor | None,
+        mix: Tensor | None,
+    ) -> tuple[Tensor]:
+        pair, batches = self.pair, (Batch(real, real_classes), Batch(fake, classes))
+        penalty = self._penalty(mix)
+        return (discriminator_step(pair.D, pair.loss, self.optimizer, *batches, penalty),)
+
+    def _of_both(
+        self,
+        real: Tensor,
+        real_classes: Tensor | None,
+        z: Tensor,
+        classes: Tensor | None,
+        mix: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        assert self.optimizer_of_generator is not None
+        pair, batches = self.pair, (Batch(real, real_classes), Batch(z, classes))
+        optimizers = (self.optimizer_of_generator, self.optimizer)
+        penalty = self._penalty(mix)
+        return simultaneous_step(pair.G, pair.D, pair.loss, *optimizers, *batches, penalty)
+
+    def _of_generator(self, z: Tensor, classes: Tensor | None) -> tuple[Tensor]:
+        assert self.optimizer_of_generator is not None
+        pair, optimizer = self.pair, self.optimizer_of_generator
+        return (generator_step(pair.G, pair.D, pair.loss, optimizer, Batch(z, classes)),)
 
     def real_batch(self) -> Batch:
         """The next real images, (B, C, H, W) in [-1, 1]."""
         shard, indices = self.batches.shard, self.batches.next()
-        pixels = torch.from_numpy(shard.take(indices)).to(self.pair.torch_device)
-        images = pixels.to(self.pair.flat.vector.dtype).mul_(2 / 255).sub_(1)
+        images = self.images.batch(indices)
         if self.pair.class_shares is None:
             return Batch(images)
         assert shard.labels is not None
@@ -259,12 +315,16 @@ class Device:
         """As much noise as a batch has real images."""
         return self.pair.noise(self.batches.size, self.noise_stream)
 
-    def penalty(self) -> Penalty | None:
+    def mix(self) -> Tensor | None:
+        """A gradient penalty's ε; None for losses without one."""
         if not self.pair.loss.has_penalty:
             return None
         dtype = self.pair.flat.vector.dtype
         mix = torch.rand(self.batches.size, 1, 1, 1, generator=self.noise_stream, dtype=dtype)
-        return Penalty(self.training.gradient_penalty, mix.to(self.pair.torch_device))
+        return to_device(mix, self.pair.torch_device)
+
+    def _penalty(self, mix: Tensor | None) -> Penalty | None:
+        return None if mix is None else Penalty(self.training.gradient_penalty, mix)
 
     def _make_optimizer(self, parameters: nn.Parameter, averaged: Tensor) -> Optimizer:
         of_generator = parameters is self.pair.flat.theta
@@ -293,6 +353,7 @@ class Device:
             "noise_stream": self.noise_stream.get_state(),
             "moments": self._moments(),
             "own": self.own,
+            **_kept(residual=self.residual),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -300,6 +361,8 @@ class Device:
         self.batches.drawn = state["drawn"]
         self.noise_stream.set_state(state["noise_stream"])
         self._load(state["moments"], state["own"])
+        if self.residual is not None:
+            self.residual.copy_(state["residual"])
 
     def _moments(self) -> list[dict[str, Any]]:
         return [optimizer.state() for optimizer in self._optimizers()]
@@ -323,9 +386,13 @@ class Server:
             betas=self.training.betas,
         )
         self.noise_stream = torch_stream(config.run.seed, Purpose.FAKE, 0)
+        self.step_of_generator = Step(self._of_generator, pair.recorder)
         self.ema = config.model.ema
         self.average = pair.flat.whole_generator.clone() if self.ema else None
         """G's exponential moving average, with its BatchNorm statistics."""
+        feeds_back = config.link.error_feedback
+        self.residual = torch.zeros_like(pair.flat.vector) if feeds_back else None
+        """What rounding took from its downlinks and is still to be sent."""
 
     def train_generator(self) -> float | None:
         """n_g steps of θ against the φ that stands in the vector. Gives the mean loss, None for no
@@ -339,10 +406,14 @@ class Server:
         loss = torch.zeros((), dtype=pair.flat.vector.dtype, device=pair.torch_device)
         for _ in range(steps):
             z = pair.noise(self.training.generator_batch_size, self.noise_stream)
-            loss += generator_step(pair.G, pair.D, pair.loss, self.optimizer, z)
+            loss += self.step_of_generator(*z)[0]
             self.follow()
         statistics.copy_(before)
         return float(loss) / steps if steps else None
+
+    def _of_generator(self, z: Tensor, classes: Tensor | None) -> tuple[Tensor]:
+        pair = self.pair
+        return (generator_step(pair.G, pair.D, pair.loss, self.optimizer, Batch(z, classes)),)
 
     def make_fakes(self, count: int) -> Batch:
         """Fakes from fresh noise, with the graph through which `descend` goes back."""
@@ -362,15 +433,13 @@ class Server:
             self.average.lerp_(self.pair.flat.whole_generator, 1 - self.ema**steps)
 
     def state(self) -> dict[str, Any]:
-        state: dict[str, Any] = {
+        return {
             "vector": self.pair.flat.vector,
             "counters": self.pair.counters(),
             "noise_stream": self.noise_stream.get_state(),
             "moments": self.optimizer.state(),
+            **_kept(average=self.average, residual=self.residual),
         }
-        if self.average is not None:
-            state["average"] = self.average
-        return state
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.pair.flat.vector.copy_(state["vector"])
@@ -380,6 +449,13 @@ class Server:
         self.optimizer.load_state(state["moments"])
         if self.average is not None:
             self.average.copy_(state["average"])
+        if self.residual is not None:
+            self.residual.copy_(state["residual"])
+
+
+def _kept(**optional: Tensor | None) -> dict[str, Tensor]:
+    """What there is of it, for a checkpoint."""
+    return {name: value for name, value in optional.items() if value is not None}
 
 
 @dataclass(kw_only=True)
@@ -466,6 +542,10 @@ def pack_pair(
     dtype = getattr(torch, config.training.precision)
     G.to(torch_device, dtype).train()
     D.to(torch_device, dtype).train()
+    training = config.training
+    compute = Compute(autocast=training.autocast, memory_format=training.memory_format)
+    for network in (G, D):
+        compute.prepare(network)
     averaged: tuple[Player, ...] = ()
     if config.algorithm.moments == "averaged" and config.training.optimizer == "adam":
         averaged = ("G", "D") if config.algorithm.devices_train_generator else ("D",)
@@ -479,6 +559,7 @@ def pack_pair(
         loss=loss,
         flat=flat,
         class_shares=class_shares,
+        recorder=make_recorder(training.graphs, torch_device),
     )
 
 
@@ -510,6 +591,8 @@ def build_node(
         )
         devices.append(Device(index, batches, pair, config))
     server = Server(pair, config) if link.is_server else None
+    if server is not None and server.residual is not None:
+        link.wire.carry_over(pair.flat.vector, server.residual)
     link.check_lengths(pair.flat.gan, pair.flat.discriminator)
     return Node(
         link=link,

@@ -8,12 +8,14 @@ import torch
 
 from fedgan_mpi.cluster.link import Link
 from fedgan_mpi.config import Config
+from fedgan_mpi.learning.compute import use_tf32
 
 
 def choose_torch_device(config: Config, link: Link) -> str:
-    """Collective. The GPU of this rank's place on its machine, or the CPU.
+    """Collective. The GPU of this rank's place on its machine, or the CPU; the link then knows how
+    its vectors go.
 
-    Raises AgreedError where torch sees no GPU though one was asked for.
+    Raises AgreedError where torch sees no GPU though one was asked for, or MPI cannot read its.
     """
     wanted = config.training.device
     if config.link.route == "cuda" and wanted == "auto":
@@ -22,11 +24,23 @@ def choose_torch_device(config: Config, link: Link) -> str:
     link.agree(
         "this build of torch sees no GPU; install one with CUDA, or use 'cpu'" if blind else None
     )
-    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
-        return "cpu"
-    torch_device = f"cuda:{link.rank_here % torch.cuda.device_count()}"
-    torch.cuda.set_device(torch_device)
+    torch_device = "cpu"
+    if wanted != "cpu" and torch.cuda.is_available():
+        torch_device = f"cuda:{link.rank_here % torch.cuda.device_count()}"
+        torch.cuda.set_device(torch_device)
+        use_tf32(config.training.tf32)
+    link.agree(_autocast_problem(config, torch_device))
+    link.choose_route(torch_device)
     return torch_device
+
+
+def _autocast_problem(config: Config, torch_device: str) -> str | None:
+    if config.training.autocast == "off" or torch_device == "cpu":
+        return None
+    if torch.cuda.get_device_capability() >= (8, 0):
+        return None
+    name = torch.cuda.get_device_name()
+    return f"training.autocast is 'bfloat16', but an {name} has no bfloat16; use 'off'"
 
 
 def set_threads(config: Config, link: Link) -> None:

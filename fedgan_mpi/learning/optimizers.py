@@ -6,7 +6,6 @@ seconds on every rank. On one vector Adam is six operations, and a checkpoint of
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import torch
@@ -54,36 +53,38 @@ class Adam(Optimizer):
     ) -> None:
         """moments: where the first and second moments live, 2·len(parameters); None: new zeros."""
         super().__init__(parameters, lr)
-        self.betas, self.steps = betas, 0
+        self.betas = betas
+        device = self.vector.device
+        self.steps = torch.zeros((), dtype=torch.float64, device=device)
+        """A tensor, as a step that is recorded and replayed must count, too."""
         if moments is None:
-            moments = torch.zeros(2 * len(self.vector), dtype=self.vector.dtype).to(
-                self.vector.device
-            )
+            moments = torch.zeros(2 * len(self.vector), dtype=self.vector.dtype, device=device)
         self.first, self.second = moments.split(len(self.vector))
 
     def step(self) -> None:
         beta1, beta2 = self.betas
         self.steps += 1
+        rest1, rest2 = 1 - beta1**self.steps, (1 - beta2**self.steps).sqrt()
         self.first.lerp_(self.gradient, 1 - beta1)
         self.second.mul_(beta2).addcmul_(self.gradient, self.gradient, value=1 - beta2)
         # The gradient has served: its memory takes the denominator.
         denominator = torch.sqrt(self.second, out=self.gradient)
-        denominator.div_(math.sqrt(1 - beta2**self.steps)).add_(1e-8)
-        self.vector.addcdiv_(self.first, denominator, value=-self.lr / (1 - beta1**self.steps))
+        denominator.mul_(rest1 / rest2).add_(1e-8 * rest1)
+        self.vector.addcdiv_(self.first, denominator, value=-self.lr)
 
     def reset(self) -> None:
-        self.steps = 0
+        self.steps.zero_()
         self.first.zero_()
         self.second.zero_()
 
     def set_steps(self, steps: int) -> None:
-        self.steps = steps
+        self.steps.fill_(steps)
 
     def state(self) -> dict[str, Any]:
-        return {"steps": self.steps, "first": self.first, "second": self.second}
+        return {"steps": int(self.steps), "first": self.first, "second": self.second}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.steps = state["steps"]
+        self.steps.fill_(state["steps"])
         self.first.copy_(state["first"])
         self.second.copy_(state["second"])
 

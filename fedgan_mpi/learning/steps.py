@@ -175,5 +175,7 @@ def _generator_gradient(D: nn.Module, loss: Loss, fake: Batch) -> Tensor:
 @contextmanager
 def _frozen(D: nn.Module) -> Iterator[None]:
     D.requires_grad_(False)
-    yield
-    D.requires_grad_(True)
+    try:
+        yield
+    finally:  # a step that could not be recorded is taken once more
+        D.requires_grad_(True)
