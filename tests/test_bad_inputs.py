@@ -257,6 +257,7 @@ MANIFESTS: dict[str, Callable[[dict], object]] = {
     "other shards": lambda m: m.update(shards_sha256="0" * 64),
     "no configuration": lambda m: m.update(configuration={}),
     "a configuration of lists": lambda m: m.update(configuration={"model": []}),
+    "rounds in a list": lambda m: m["configuration"]["training"].update(rounds=[2]),
     "another configuration": lambda m: m["configuration"]["model"].update(nz=9),
     "lost in a number": lambda m: m.update(lost=3),
     "sizes as text": lambda m: m["files"]["server.pt"].update(bytes="all"),
