@@ -1,12 +1,18 @@
-"""Kills a job at random moments, again and again, until it has ended; then looks for a difference.
+"""Kills a job in each of its phases, again and again, until it has ended; then looks for a
+difference.
 
     python benchmarks/kills.py [--kills 20] [--algorithms ren fedgan …]
 
-For each algorithm: a run without interruption, and one whose server or a device rank gets SIGKILL
-at a moment drawn between its first round and its end, so many times, each followed by `--resume`.
-Prints, as JSON, jobs that did not end within 10 s of a kill, jobs that ended well although a rank
-was killed, runs that could not go on, and runs that differ: parameters to the bit, stats.jsonl to
-the digit (seconds aside), pictures to the pixel.
+For each algorithm: a run without interruption, and runs whose server or a device rank gets SIGKILL,
+so many times in all, each followed by `--resume`. Every second kill is aimed: its rank dies the
+next time that it is in a phase drawn from those that the run without interruption went through.
+The others fall at random moments of its rounds. The rank is stopped first and its board read
+(tests/phases.py), so that the table says where each kill fell.
+
+Prints, as JSON: kills by phase; `hung`, jobs that did not end within 10 s; `unnoticed`, those that
+ended with 0; `left`, ranks that outlived their job; `lost`, runs that could not go on; `different`,
+those whose parameters differ by a bit, stats.jsonl by a digit (seconds aside) or pictures by a
+pixel. Exits with 1 where any is not 0.
 """
 
 from __future__ import annotations
@@ -15,83 +21,97 @@ import argparse
 import json
 import os
 import random
-import signal
-import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
-import psutil
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from phases import kill_in, phases_seen, start, wait_for_rounds
 
 ALGORITHMS = ("ren", "fedgan", "mdgan", "uagan", "dp_fedavg_gan", "fegan")
-ROUNDS = 60
 FLAGS = [
-    f"--training.rounds={ROUNDS}", "--data.devices=3", "--model.width=4", "--model.nz=8",
+    "--training.rounds=150", "--data.devices=3", "--model.width=4", "--model.nz=8",
     "--evaluation.every=7", "--evaluation.samples=64", "--checkpoint.every=3",
     "--participation.policy=random", "--participation.count=2",
 ]  # fmt: skip
 OF_ALGORITHM = {"dp_fedavg_gan": ["--algorithm.noise=0.1", "--algorithm.clip=1.0"]}
+FAILURES = ("hung", "unnoticed", "left", "lost", "different")
+RANKS = 3
 
 
-def start(cwd: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    command = ["mpirun", "-n", "3", sys.executable, "-m", "fedgan_mpi", *arguments]
-    log = open(cwd / "log.txt", "ab")  # noqa: SIM115 - the process's own
-    return subprocess.Popen(command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-
-
-def rank_processes(job: subprocess.Popen[bytes]) -> dict[int, psutil.Process]:
-    found = {}
-    for process in psutil.Process(job.pid).children(recursive=True):
-        environment = process.environ()
-        for name in ("PMI_RANK", "OMPI_COMM_WORLD_RANK"):
-            if name in environment:
-                found[int(environment[name])] = process
-    return found
-
-
-def result(run: Path) -> tuple[object, ...]:
+def result(run: Path) -> dict[str, object]:
     stats = [
         {key: value for key, value in json.loads(line).items() if not key.startswith("seconds")}
         for line in (run / "stats.jsonl").read_text().splitlines()
     ]
     pictures = {path.name: path.read_bytes() for path in (run / "samples").iterdir()}
-    return stats, pictures, (run / "generator.safetensors").read_bytes()
+    return {
+        "stats": stats,
+        "samples": pictures,
+        "generator": (run / "generator.safetensors").read_bytes(),
+    }
 
 
-def difference(run: Path, expected: tuple[object, ...]) -> bool:
-    """Whether there is one; says where."""
+def differs(run: Path, expected: dict[str, object]) -> bool:
+    """Whether there is a difference; says where."""
     found = result(run)
-    for what, one, other in zip(("stats", "samples", "generator"), found, expected, strict=True):
-        if one != other:
-            print(f"{run} differs in {what}", file=sys.stderr)
-            if what == "stats":
-                assert isinstance(one, list) and isinstance(other, list)
-                lines = [(a, b) for a, b in zip(one, other, strict=False) if a != b]
-                print(len(one), len(other), lines[:1], file=sys.stderr)
-    return found != expected
+    where = [what for what in expected if found[what] != expected[what]]
+    if where:
+        print(f"{run} differs in {', '.join(where)}", file=sys.stderr)
+    return bool(where)
 
 
-def kill_once(cwd: Path, arguments: list[str], moments: random.Random, seconds: float) -> str:
-    """What came of one job: `killed`, `ended`, `hung`, or `no failure`."""
-    stats = cwd / "runs" / "a" / "stats.jsonl"
-    before = stats.stat().st_mtime if stats.exists() else 0.0
-    job = start(cwd, *arguments)
-    while job.poll() is None and (not stats.exists() or stats.stat().st_mtime <= before):
-        time.sleep(0.002)
-    time.sleep(moments.uniform(0, seconds))
-    victim = rank_processes(job).get(moments.choice([0, 1, 2])) if job.poll() is None else None
-    if victim is None:
-        return "ended" if job.wait(60) == 0 else "no failure"
-    victim.send_signal(signal.SIGKILL)
-    try:
-        status = job.wait(10)
-    except subprocess.TimeoutExpired:
-        for process in rank_processes(job).values():
-            process.kill()
-        job.wait(30)
-        return "hung"
-    return "killed" if status != 0 else "no failure"
+def kills(flags: list[str], count: int, moments: random.Random, cwd: Path) -> dict[str, object]:
+    """A table's row."""
+    whole, torn = cwd / "whole", cwd / "torn"
+    for place in (whole, torn):
+        place.mkdir()
+    assert start(whole, *flags).wait() == 0, (whole / "log.txt").read_text()
+    expected, phases = result(whole / "runs" / "a"), [*phases_seen(whole), "start"]
+    run, row, done, slowest = torn / "runs" / "a", Counter[str](), 0, 0.0
+    fell = Counter[str]()
+    aims: list[str] = []
+    while True:
+        # Once there were kills enough, the last run goes on to its end.
+        job = start(torn, *flags, "--resume=auto")
+        if done < count:
+            began = time.monotonic()
+            rank = moments.choice([0, 0, 1, 2])
+            if done % 2:
+                aims = aims or moments.sample(phases, len(phases))
+                kill = kill_in(aims.pop(), job, torn, rank, patience=30)
+            else:
+                wait_for_rounds(job, torn)
+                kill = kill_in("any", job, torn, rank, patience=moments.uniform(0, 3))
+            if kill is not None:
+                done += 1
+                fell[kill.phase] += 1
+                slowest = max(slowest, kill.seconds)
+                row["hung"] += kill.seconds == float("inf")
+                row["unnoticed"] += kill.status == 0
+                row["left"] += kill.left
+                print(f"{kill} {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+                continue
+        ended = job.wait()
+        if ended != 0:
+            row["lost"] += 1
+            print((torn / "log.txt").read_text()[-2000:], file=sys.stderr)
+            break
+        row["ended"] += 1
+        row["different"] += differs(run, expected)
+        if done >= count:
+            break
+        run.rename(torn / f"ended-{row['ended']}")  # and a new one begins
+    return {
+        "kills": done,
+        "fell in": dict(fell.most_common()),
+        "slowest end, s": round(slowest, 2),
+        "whole runs": row["ended"],
+        **{failure: row[failure] for failure in FAILURES},
+    }
 
 
 def main() -> None:
@@ -100,34 +120,15 @@ def main() -> None:
     parser.add_argument("--algorithms", nargs="+", default=ALGORITHMS)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    moments = random.Random(asked.seed)
-    table = {}
+    failures = 0
     for name in asked.algorithms:
         flags = [f"--algorithm.name={name}", *OF_ALGORITHM.get(name, []), *FLAGS, "--run.name=a"]
-        with tempfile.TemporaryDirectory() as plain, tempfile.TemporaryDirectory() as torn:
-            whole = Path(plain)
-            assert start(whole, *flags).wait() == 0, (whole / "log.txt").read_text()
-            expected = result(whole / "runs" / "a")
-            row = {"killed": 0, "hung": 0, "no failure": 0, "ended": 0, "lost": 0, "different": 0}
-            cwd = Path(torn)
-            while row["killed"] + row["hung"] < asked.kills:
-                run = cwd / "runs" / "a"
-                # A run that has ended begins anew; another is resumed.
-                row[kill_once(cwd, [*flags, "--resume=auto"], moments, 2.0)] += 1
-                if not (run / "generator.safetensors").exists():
-                    continue
-                row["different"] += difference(run, expected)
-                run.rename(cwd / f"done-{row['killed']}-{row['ended']}-{time.monotonic_ns()}")
-            if (cwd / "runs" / "a").exists():
-                if start(cwd, *flags, "--resume=auto").wait() != 0:
-                    row["lost"] += 1
-                else:
-                    row["different"] += difference(cwd / "runs" / "a", expected)
-            table[name] = row
-            print(json.dumps({name: row}), flush=True)
-    hurt = sum(row[key] for row in table.values() for key in ("hung", "no failure", "lost"))
-    different = sum(row["different"] for row in table.values())
-    sys.exit(bool(hurt or different))
+        moments = random.Random(f"{asked.seed} {name}")
+        with tempfile.TemporaryDirectory() as cwd:
+            row = kills(flags, asked.kills, moments, Path(cwd))
+        print(json.dumps({name: row}), flush=True)
+        failures += sum(int(str(row[failure])) for failure in FAILURES)
+    sys.exit(failures > 0)
 
 
 if __name__ == "__main__":

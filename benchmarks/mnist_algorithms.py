@@ -16,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fedgan_mpi.run.record import read_stats
+from fedgan_mpi.run.stats import read_stats
 
 STEPS = 1000
 SERVER = ["--training.generator_steps=1"]

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 from fedgan_mpi.command_line import read_config
-from fedgan_mpi.run.record import read_stats
+from fedgan_mpi.run.stats import read_stats
 
 REPEATS = 3
 PROGRAM = [sys.executable, "-m", "fedgan_mpi"]

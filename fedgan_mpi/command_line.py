@@ -146,7 +146,8 @@ def check_resumable(
     """
     old, new = dict(_leaves(before)), dict(_leaves(now))
     for key in sorted(old.keys() | new.keys()):
-        longer = key == "training.rounds" and new[key] >= old.get(key, 0)
+        were = old.get(key, 0)
+        longer = key == "training.rounds" and isinstance(were, int) and new[key] >= were
         moved = renamed and key in ("run.name", "run.directory")
         if old.get(key) == new.get(key) or longer or moved or key.startswith(_MAY_CHANGE):
             continue

@@ -21,11 +21,11 @@ def complete_or_absent(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    sync_directory(path.parent)
+    sync(path.parent)
 
 
 def write_complete(path: Path, content: bytes | memoryview) -> None:
@@ -59,12 +59,8 @@ def sweep(directory: Path) -> None:
             path.unlink()
 
 
-def sync_directory(directory: Path) -> None:
-    """Make renames and new names in a directory last."""
-    _sync(directory)
-
-
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Make what was written to a file, or renamed in a directory, last."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -21,6 +21,16 @@ _BODY = r"""# Leave all GPUs of a node visible to all of its tasks (no --gpus-pe
 #SBATCH --open-mode=append
 set -euo pipefail
 
+# The shell has the signal that time is up; the launcher hands it to every rank. SLURM may send it a
+# minute early: ranks whose Python is not there yet would die of it, and have 15 seconds to begin.
+asked=no launcher=
+hand_on() {
+    asked=yes
+    [ -n "$launcher" ] || return 0
+    (sleep $((SECONDS < 15 ? 15 - SECONDS : 0)) && kill -USR1 "$launcher") 2>/dev/null &
+}
+trap hand_on USR1
+
 source "${FEDGAN_MPI_JOBS:-${SLURM_SUBMIT_DIR:-$PWD}/jobs}/site.sh"
 
 export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"
@@ -38,14 +48,11 @@ fi
 command=($LAUNCH python -m fedgan_mpi train "$@" --resume auto
     --run.name "${RUN_NAME:-$SLURM_JOB_NAME}" --link.deadline "${DEADLINE:-1800}")
 echo "${command[*]}"
+SECONDS=0
 "${command[@]}" &
 launcher=$!
-
-# The shell has the signal; the launcher hands it to every rank. A trap also ends `wait`, so wait
-# until the launcher itself has ended.
-asked=no
-trap 'asked=yes; kill -USR1 "$launcher" 2>/dev/null || true' USR1
-status=0
+if [ "$asked" = yes ]; then hand_on; fi # it came before
+# A trap also ends `wait`, so wait until the launcher itself has ended.
 while wait "$launcher" && status=0 || status=$?; kill -0 "$launcher" 2>/dev/null; do :; done
 if [ "$asked" = yes ] && [ "$status" -gt 128 ]; then
     wait "$launcher" && status=0 || status=$?

@@ -30,7 +30,7 @@ from fedgan_mpi.run.checkpoint import (
     read_manifest,
     verify_checkpoint,
 )
-from fedgan_mpi.run.record import Record
+from fedgan_mpi.run.record import Record, forget_after
 from fedgan_mpi.start import Start
 from fedgan_mpi.survive import Memory
 
@@ -90,12 +90,14 @@ def train(link: Link, start: Start) -> int:
 
 
 def _open_record(node: Node, start: Start, done: int, progress: dict[str, Any]) -> Record:
+    """Collective. Raises AgreedError where the run's record is damaged."""
     config = start.config
+    scored = max((score["round"] for score in progress["scores"]), default=-1)
+    node.link.from_server(lambda: forget_after(start.run, done, scored))
     return Record(
         start.run if node.link.is_server else None,
         rounds=config.training.rounds,
         done=done,
-        scored=max((score["round"] for score in progress["scores"]), default=-1),
         tensorboard=config.record.tensorboard,
     )
 

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from fedgan_mpi.cluster.link import Link
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.run.checkpoint import checkpoints_of, read_manifest, read_shown_generator
 from fedgan_mpi.run.export import load
+from fedgan_mpi.run.record import forget_after
 from fedgan_mpi.shards import Manifest, read_shard
 
 JOB = [
@@ -62,11 +64,11 @@ def run(original, tmp_path, monkeypatch) -> Path:
 
 
 def tree(directory: Path) -> dict[str, bytes | None]:
-    return {
-        str(path): path.read_bytes() if path.is_file() else None
-        for path in sorted(directory.rglob("*"))
-        if not path.is_fifo()
-    }
+    return {str(path): content(path) for path in sorted(directory.rglob("*")) if not path.is_fifo()}
+
+
+def content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def refusal(capsys, *arguments: str) -> str:
@@ -77,11 +79,11 @@ def refusal(capsys, *arguments: str) -> str:
 
 
 def refused_resume(run: Path, tmp_path: Path, capsys) -> str:
-    before, stats = tree(tmp_path / "elsewhere"), (run / "stats.jsonl").read_bytes()
+    before, stats = tree(tmp_path / "elsewhere"), content(run / "stats.jsonl")
     said = refusal(capsys, "--resume", str(run), "--training.rounds", "3")
     assert tree(tmp_path / "elsewhere") == before
     assert sorted(path.name for path in Path().iterdir()) == ["runs"]  # a pickle would touch one
-    assert (run / "stats.jsonl").read_bytes() == stats
+    assert content(run / "stats.jsonl") == stats
     return said
 
 
@@ -255,6 +257,7 @@ MANIFESTS: dict[str, Callable[[dict], object]] = {
     "other shards": lambda m: m.update(shards_sha256="0" * 64),
     "no configuration": lambda m: m.update(configuration={}),
     "a configuration of lists": lambda m: m.update(configuration={"model": []}),
+    "rounds in a list": lambda m: m["configuration"]["training"].update(rounds=[2]),
     "another configuration": lambda m: m["configuration"]["model"].update(nz=9),
     "lost in a number": lambda m: m.update(lost=3),
     "sizes as text": lambda m: m["files"]["server.pt"].update(bytes="all"),
@@ -274,6 +277,30 @@ def test_manifests_of_another_make(run, tmp_path, capsys):
         path.write_bytes(content)
         said = refused_resume(run, tmp_path, capsys)
         assert f"{path} is missing or damaged" in said
+
+
+RECORDS: dict[str, Callable[[str], str]] = {
+    "no lines": lambda text: "",
+    "a round less": lambda text: re.sub('{"round": 2, "part.*\n', "", text),
+    "a round twice": lambda text: re.sub('({"round": 2, "part.*\n)', r"\1\1", text),
+    "a loss as text": lambda text: re.sub('"d_loss": [^,]*', '"d_loss": "1"', text),
+    "a metric of none": lambda text: re.sub('"metric": [^,]*', '"metric": null', text),
+    "a line of rubbish": lambda text: "{x}\n" + text,
+    "a line of zeros": lambda text: "\0" * 9 + "}\n" + text,
+    "a line without a round": lambda text: "{}\n" + text,
+    "a round as text": lambda text: text.replace('"round": 1,', '"round": "1",'),
+    "a deep line": lambda text: "[" * 100_000 + "{}\n" + text,
+}
+
+
+def test_records_that_changed(run, tmp_path, capsys):
+    """What the rounds told is part of the result: it goes on whole or not at all."""
+    path = run / "stats.jsonl"
+    whole = path.read_text()
+    for what, change in RECORDS.items():
+        path.write_text(change(whole))
+        said = refused_resume(run, tmp_path, capsys)
+        assert f"{path} is damaged" in said or f"{path} does not tell each of" in said, what
 
 
 # ------------------------------------------------------------ links, pipes, and what is missing
@@ -306,6 +333,7 @@ PLACES: dict[str, tuple[Callable[[Path, Path], None], str]] = {
         ("checkpoints", ("link", "loop", "nothing"), "checkpoints is a link|not a run directory"),
         ("samples", ("link",), "samples is a link"),
         ("stats.jsonl", ("link",), "stats.jsonl is a link"),
+        ("stats.jsonl", ("directory", "pipe"), "stats.jsonl cannot be read"),
         ("config.toml", ("link", "pipe", "nothing", "directory"), "config.toml"),
         (NEWEST, ("link", "nothing"), "has no checkpoint to go on from"),
         (f"{NEWEST}/server.pt", ("link", "pipe", "loop", "directory", "endless", "nothing"),
@@ -437,8 +465,9 @@ READERS: dict[str, Callable[[Path], object]] = {
     "config.toml": read_configuration,
     "shards/shards.json": read_shards,
     "shards/device_0001.h5": read_shards,
-    "generator.json": load,
-    "generator.safetensors": load,
+    "generator.json": lambda run: load(run / "generator.safetensors"),
+    "generator.safetensors": lambda run: load(run / "generator.safetensors"),
+    "stats.jsonl": lambda run: forget_after(run, 2, 2) or run,
 }
 
 
@@ -451,6 +480,7 @@ def test_a_mutated_file_is_read_or_refused(original, tmp_path, name):
     manifest = (checkpoint(run) / "checkpoint.json").read_bytes()
     whole = path.read_bytes()
     assert READERS[name](run) is not None
+    refused = []
 
     @settings(
         max_examples=FUZZ, deadline=None, suppress_health_check=list(HealthCheck), database=None
@@ -463,5 +493,7 @@ def test_a_mutated_file_is_read_or_refused(original, tmp_path, name):
             READERS[name](run)
         except UserError as error:
             assert "\n" not in str(error)
+            refused.append(str(error))
 
     read()
+    assert refused, "the reader has not seen what was done to the file"

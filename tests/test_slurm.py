@@ -14,9 +14,12 @@ from pathlib import Path
 import pytest
 from test_jobs import SMALL, lines
 
+from fedgan_mpi.run.checkpoint import checkpoints_of
+
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ("train.sbatch", "evaluate.sbatch", "prep.sbatch", "sweep.sbatch")
 needs_slurm = pytest.mark.slurm
+pytestmark = pytest.mark.timeout(900)
 """Debian's slurm-wlm and munge, and root: see .ci/slurm."""
 
 
@@ -70,7 +73,7 @@ def about(job: str) -> dict[str, str]:
     return dict(re.findall(r"(\w+)=(\S*)", shown.stdout))
 
 
-def wait_for(job: str, *states: str, seconds: float = 150) -> dict[str, str]:
+def wait_for(job: str, *states: str, seconds: float = 200) -> dict[str, str]:
     deadline = time.monotonic() + seconds
     while (now := about(job)).get("JobState") not in states:
         assert time.monotonic() < deadline, now
@@ -79,31 +82,73 @@ def wait_for(job: str, *states: str, seconds: float = 150) -> dict[str, str]:
 
 
 def wait_for_rounds(job: str, log: Path, run: Path, rounds: int) -> None:
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 200
     while not (run / "stats.jsonl").exists() or len(lines(run)) < rounds:
         told = log.read_text() if log.exists() else "no log"
         assert time.monotonic() < deadline, (about(job), told)
         time.sleep(0.2)
 
 
+def rounds_of(run: Path) -> list[int]:
+    return [line["round"] for line in lines(run) if "metric" not in line]
+
+
 @needs_slurm
-def test_a_job_whose_time_is_up_is_requeued_and_goes_on(slurm):
-    flags = [*SMALL, "--data.devices", "3", "--training.rounds", "300", "--checkpoint.every", "50"]
+def test_a_job_that_is_preempted_is_requeued_and_goes_on(slurm):
+    # So many rounds that it cannot end before the signal reaches it.
+    flags = [*SMALL, "--data.devices", "3", "--checkpoint.every", "200"]
     job = submit(
         slurm, "--job-name=a", "--nodes=2", "--ntasks=4", "jobs/train.sbatch", "jobs/digits.toml",
-        *flags,
+        *flags, "--training.rounds", "1500",
     )  # fmt: skip
     run, log = slurm / "runs" / "a", slurm / f"a-{job}.log"
     wait_for_rounds(job, log, run, 20)
     subprocess.run(["scancel", "--batch", "--signal=USR1", job], check=True)
-    ended = wait_for(job, "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", seconds=200)
+    ended = wait_for(job, "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", seconds=400)
     text = log.read_text()
     assert ended["JobState"] == "COMPLETED", text
     assert ended["Restarts"] == "1"
     assert text.count("stopped by a signal after round") == 1
-    rounds = [line["round"] for line in lines(run) if "metric" not in line]
-    assert rounds == list(range(1, 301))
-    assert json.loads((run / "generator.json").read_text())["round"] == 300
+    assert rounds_of(run) == list(range(1, 1501))
+    assert json.loads((run / "generator.json").read_text())["round"] == 1500
+
+
+@needs_slurm
+def test_a_job_whose_time_is_up_is_requeued_and_goes_on(slurm):
+    """By SLURM's own clock, which may send the script's signal up to a minute early."""
+    flags = [*SMALL, "--data.devices", "2", "--training.rounds", "1000000"]
+    job = submit(slurm, "--job-name=t", "--time=3", "--ntasks=3", "jobs/train.sbatch", *flags)
+    run, log = slurm / "runs" / "t", slurm / f"t-{job}.log"
+    wait_for_restart(job, log)
+    (told,) = re.findall(r"stopped by a signal after round (\d+)", log.read_text())
+    assert "TIME LIMIT" not in log.read_text()
+    wait_for_rounds(job, log, run, int(told) + 9)
+    assert rounds_of(run)[: int(told) + 9] == list(range(1, int(told) + 10))
+    subprocess.run(["scancel", job], check=True)
+    wait_for(job, "CANCELLED")
+
+
+@needs_slurm
+def test_a_job_that_runs_into_its_limit_has_a_checkpoint_of_its_last_round(slurm):
+    """Without the script's signal in time: SIGTERM to all ranks, and SIGKILL soon after."""
+    flags = [*SMALL, "--data.devices", "2", "--training.rounds", "1000000"]
+    limit = ["--time=1", "--signal=B:CONT@0"]
+    job = submit(slurm, "--job-name=l", *limit, "--ntasks=3", "jobs/train.sbatch", *flags)
+    run, log = slurm / "runs" / "l", slurm / f"l-{job}.log"
+    assert wait_for(job, "TIMEOUT", "FAILED", seconds=240)["JobState"] == "TIMEOUT"
+    assert "DUE TO TIME LIMIT" in log.read_text()
+    (told,) = re.findall(r"stopped by a signal after round (\d+)", log.read_text())
+    assert rounds_of(run)[-1] == int(told)
+    assert checkpoints_of(run)[-1].name == f"round_{int(told):06d}"
+
+
+def wait_for_restart(job: str, log: Path) -> None:
+    deadline = time.monotonic() + 300
+    while (now := about(job)).get("Restarts") != "1":
+        told = log.read_text() if log.exists() else "no log"
+        assert now.get("JobState") not in ("FAILED", "TIMEOUT", "COMPLETED"), told
+        assert time.monotonic() < deadline, (now, told)
+        time.sleep(0.2)
 
 
 @needs_slurm

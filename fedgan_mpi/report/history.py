@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fedgan_mpi.command_line import PROVENANCE, config_table, read_config, tomllib
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.run.record import STATS, read_stats
+from fedgan_mpi.run.stats import STATS, read_stats
 
 Array = NDArray[np.float64]
 
@@ -93,14 +93,12 @@ def read_history(run: Path) -> History:
         for number, line in enumerate(rounds, start=1):
             if line["round"] != number:
                 raise ValueError
-            line["seconds"] + line["bytes_down"] + line["bytes_up"]
         for line in scores:
-            line["value"], line["floor"], line["samples"], line["metric"]
             if not 0 <= line["round"] <= len(rounds):
                 raise ValueError
     except OSError as error:
         raise UserError(f"{run / STATS} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, json.JSONDecodeError):
+    except ValueError:
         raise UserError(
             f"{run / STATS} is damaged or of an older version; go on with `train --resume {run}`, "
             "or leave the run out"

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from fedgan_mpi.command_line import read_config
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.run.export import FINAL
-from fedgan_mpi.run.record import STATS
+from fedgan_mpi.run.stats import STATS, Line, parse_lines, split
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 48  # characters of a sparkline
@@ -79,19 +77,16 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(_BARS[round((mean - low) * scale)] for mean in means)
 
 
-def _read(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _read(path: Path) -> tuple[list[Line], list[Line]]:
     """(rounds, scores); the job may be in the middle of the last line."""
     if not path.exists():
         return [], []
-    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
     try:
-        lines = [json.loads(line) for line in whole.splitlines()]
-        rounds = [line for line in lines if "metric" not in line]
-        for line in rounds:
-            line["round"] + line["seconds"], line["d_loss"], line["g_loss"]
-    except (ValueError, KeyError, TypeError):
+        whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+        rounds, scores = split(parse_lines(whole.splitlines()))
+    except ValueError:
         raise UserError(f"{path} is damaged or of an older version") from None
-    return rounds, [line for line in lines if "metric" in line and line["value"] is not None]
+    return rounds, [line for line in scores if None not in (line["value"], line["floor"])]
 
 
 def _duration(seconds: float) -> str:

@@ -24,7 +24,8 @@ import torch
 from fedgan_mpi.cluster.link import AgreedError
 from fedgan_mpi.cluster.node import Device, Node, Server
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.files import read_whole, sync_directory, write_complete
+from fedgan_mpi.files import read_whole, sync, write_complete
+from fedgan_mpi.run.stats import STATS
 
 _MANIFEST = "checkpoint.json"
 
@@ -72,6 +73,7 @@ class Checkpoints:
             progress=json.dumps(progress),
             temporary=self.directory / f".{checkpoint_name(round)}.tmp",
             contents=_copy(self.node),
+            record=self.directory.parent / STATS if self.node.link.is_server else None,
         )
         self._under_way.start()
         return problem
@@ -146,10 +148,12 @@ class Checkpoints:
         if final.exists():  # the same round again, where the first was damaged
             os.replace(final, aside)
         os.replace(temporary, final)
-        sync_directory(self.directory)
+        sync(self.directory)
         shutil.rmtree(aside, ignore_errors=True)
         kept = None if self.best is None else checkpoint_name(self.best)
-        for old in checkpoints_of(self.directory.parent)[: -self.keep_last]:
+        # Those of later rounds are damaged, or the run would not have gone back before them.
+        there = checkpoints_of(self.directory.parent)
+        for old in there[: there.index(final) + 1][: -self.keep_last]:
             if old.name != kept:
                 shutil.rmtree(old)
 
@@ -167,9 +171,18 @@ class _Writing(threading.Thread):
     """One rank's part of a checkpoint on its way to disk."""
 
     def __init__(
-        self, *, round: int, progress: str, temporary: Path, contents: dict[str, BytesIO]
+        self,
+        *,
+        round: int,
+        progress: str,
+        temporary: Path,
+        contents: dict[str, BytesIO],
+        record: Path | None,
     ) -> None:
+        """record: what the run has told of its rounds, which must last as long as they do; the
+        server's."""
         super().__init__(name="checkpoint")
+        self.record = record
         self.round, self.progress, self.temporary = round, progress, temporary
         self.contents = contents
         self.files: dict[str, dict[str, Any]] = {}
@@ -183,6 +196,8 @@ class _Writing(threading.Thread):
                 write_complete(self.temporary / name, content)
                 sha256 = hashlib.sha256(content).hexdigest()
                 self.files[name] = {"bytes": len(content), "sha256": sha256}
+            if self.record is not None:
+                sync(self.record)
         except OSError as error:
             self.problem = f"{self.temporary} cannot be written: {error.strerror}"
         self.contents = {}

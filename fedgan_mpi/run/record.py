@@ -21,13 +21,12 @@ from tqdm import tqdm
 from fedgan_mpi.command_line import PROVENANCE, config_table
 from fedgan_mpi.config import Config
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.files import sweep, write_complete
+from fedgan_mpi.files import read_whole, sweep, write_complete
 from fedgan_mpi.run.pictures import grid, write_grid
+from fedgan_mpi.run.stats import STATS, parse_lines, split
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
-
-STATS = "stats.jsonl"
 
 
 def make_run_directory(config: Config, dataset: str) -> Path:
@@ -122,15 +121,12 @@ class Record:
         *,
         rounds: int,
         done: int = 0,
-        scored: int = 0,
         tensorboard: bool = False,
     ) -> None:
-        """done, scored: rounds that a resumed run has behind it; it makes later lines again."""
+        """done: rounds that a resumed run has behind it; `forget_after` comes first there."""
         self.run = run
         if run is None:
             return
-        if (run / STATS).exists():
-            self._forget_after(done, scored)
         self._stats = open(run / STATS, "a", encoding="utf-8")  # noqa: SIM115 - as long as the run
         # A log file wants a line now and then, a terminal a bar that moves.
         interval = 0.2 if sys.stderr.isatty() else 10.0
@@ -205,26 +201,34 @@ class Record:
         self._stats.write(json.dumps(finite, allow_nan=False) + "\n")
         self._stats.flush()
 
-    def _forget_after(self, done: int, scored: int) -> None:
-        """Drop the lines that a resumed run makes again, and files that were being written."""
-        assert self.run is not None
-        for directory in (self.run, self.run / "samples"):
-            sweep(directory)
-        path = self.run / STATS
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+
+def forget_after(run: Path, done: int, scored: int) -> None:
+    """Drop the lines of stats.jsonl that a run makes again which has so many rounds behind it and
+    was scored last after round `scored`, and files that were being written.
+
+    Raises UserError where those that stay are damaged, or do not tell every round.
+    """
+    for directory in (run, run / "samples"):
+        sweep(directory)
+    path = run / STATS
+    try:
+        lines = read_whole(path).decode().splitlines(keepends=True) if path.exists() else []
         # The last line may have been cut by a kill.
-        whole = [(line, json.loads(line)) for line in lines if line.endswith("}\n")]
-        kept = [
-            line
-            for line, stats in whole
-            if stats["round"] <= (scored if "metric" in stats else done)
-        ]
-        write_complete(path, "".join(kept).encode())
-
-
-def read_stats(run: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(rounds, scores) of a run's stats.jsonl."""
-    lines = [json.loads(line) for line in (run / STATS).read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if "metric" not in line], [
-        line for line in lines if "metric" in line
+        lines = [line for line in lines if line.endswith("}\n")]
+        parsed = parse_lines(lines)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise UserError(f"{path} is damaged; restore it from a copy, or begin anew") from None
+    kept = [
+        (text, line)
+        for text, line in zip(lines, parsed, strict=True)
+        if line["round"] <= (scored if "metric" in line else done)
     ]
+    rounds, _ = split(line for _, line in kept)
+    if [line["round"] for line in rounds] != list(range(1, done + 1)):
+        raise UserError(
+            f"{path} does not tell each of the {done} rounds that the run has behind it; "
+            "restore it from a copy, or begin anew"
+        )
+    write_complete(path, "".join(text for text, _ in kept).encode())
