@@ -19,6 +19,7 @@ import numpy as np
 from fedgan_mpi.cluster.gpu import cuda_devices
 from fedgan_mpi.cluster.link import Link
 from fedgan_mpi.cluster.participation import Participation, check_count
+from fedgan_mpi.cluster.wireless import macs_per_second
 from fedgan_mpi.command_line import PROVENANCE, Train, tomllib
 from fedgan_mpi.config import NETWORK_SIZES, Config
 from fedgan_mpi.errors import UserError
@@ -248,7 +249,9 @@ def check_experiment(
         shares="uniform",
         seed=config.run.seed,
         histograms=histograms,
+        wireless=config.wireless,
     )
+    macs_per_second(config.wireless, len(images))
     check_privacy(config, participation)
 
 
