@@ -25,7 +25,7 @@ from fedgan_mpi.config import NETWORK_SIZES, Config
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import refuse_links
 from fedgan_mpi.privacy import check_privacy
-from fedgan_mpi.run.record import make_run_directory, put_aside, write_config
+from fedgan_mpi.run.record import make_run_directory, put_aside, write_config, write_devices
 from fedgan_mpi.shards import Manifest, Shard, read_shard, shard_name, union
 
 MOST_SAMPLES = 10_000
@@ -166,6 +166,7 @@ def _open_run(command: Train, dataset: str) -> Path:
 def _write_config(run: Path, config: Config, manifest: Manifest, link: Link) -> None:
     where = {"ranks": link.size, "mpi": link.library(), "shards_sha256": manifest.sha256}
     write_config(run, config, where)
+    write_devices(run, manifest)
 
 
 def check_same_shards(run: Path, manifest: Manifest) -> None:
