@@ -303,6 +303,10 @@ class TrainingConfig:
         _require(in_range, "training.betas", list(self.betas), "two numbers from 0 to below 1")
 
 
+CHANNEL_POLICIES = ("best_channel", "proportional_fair", "importance")
+"""Of participation: those that hear the cell."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ParticipationConfig:
     """Who joins a round."""

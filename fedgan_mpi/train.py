@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from fedgan_mpi.algorithms import ALGORITHMS
 from fedgan_mpi.algorithms.base import Algorithm, Ledger
-from fedgan_mpi.algorithms.plan import Plan, payload_sizes
-from fedgan_mpi.clock import Clock
+from fedgan_mpi.algorithms.plan import payload_sizes
+from fedgan_mpi.clock import Clock, make_clock
 from fedgan_mpi.cluster.link import AgreedError, Link, RankLost
 from fedgan_mpi.cluster.node import Node, build_node, build_pair
 from fedgan_mpi.cluster.placement import choose_torch_device, set_threads
@@ -72,7 +72,10 @@ def train(link: Link, start: Start) -> int:
     keeper = Keeper(node, start, record, progress)
     link.watch(config.link.deadline)
     memory = Memory(node) if config.link.survive else None
-    clock = build_clock(algorithm)
+    clock = None
+    if config.wireless.on and link.is_server:
+        classes = len(pooled) if config.model.conditional else 0
+        clock = make_clock(config, manifest.image_shape, images, classes)
     complete = True  # nobody has died, or those who are left have taken note
     while True:
         try:
@@ -89,21 +92,6 @@ def train(link: Link, start: Start) -> int:
             raise
         except RankLost:
             complete = False
-
-
-def build_clock(algorithm: Algorithm) -> Clock | None:
-    """The wireless clock; the server's, where it is on."""
-    node, config = algorithm.node, algorithm.node.config
-    if node.server is None or not config.wireless.on:
-        return None
-    from fedgan_mpi.learning.macs import count_macs
-
-    pair, flat = node.pair, algorithm.flat
-    sizes = payload_sizes(config, pair.image_shape, flat.theta.numel(), flat.phi.numel())
-    classes = 0 if pair.class_shares is None else len(pair.class_shares)
-    macs = count_macs(pair.G, pair.D, pair.loss, pair.image_shape, nz=pair.nz, classes=classes)
-    images = node.participation.images
-    return Clock(type(algorithm), Plan(config=config, sizes=sizes, macs=macs, images=images))
 
 
 def _recall(node: Node, progress: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from scipy.integrate import quad
 
 from fedgan_mpi.algorithms import ALGORITHMS
 from fedgan_mpi.algorithms.plan import Plan, payload_sizes
-from fedgan_mpi.clock import Clock
+from fedgan_mpi.clock import Clock, make_clock
 from fedgan_mpi.cluster.wireless import Air, Cell, ergodic_rate, macs_per_second
 from fedgan_mpi.config import (
     AlgorithmConfig,
@@ -367,6 +367,14 @@ def test_the_paper_sized_pair_takes_as_many_as_it_is_said_to():
     macs = count_macs(G, D, LOSSES["nonsaturating"], shape, nz=100, classes=0)
     assert macs.fake + macs.discriminator_step == pytest.approx(728e6, rel=0.01)
     assert macs.generator_step == pytest.approx(522e6, rel=0.01)
+
+
+def test_every_architecture_is_timed_without_being_built():
+    """Networks that are counted have no memory; residual ones and classes, too."""
+    for model in (ModelConfig(architecture="sngan", width=8), ModelConfig(conditional=True)):
+        config = Config(model=model, wireless=WirelessConfig(on=True))
+        timed = make_clock(config, (3, 32, 32), [100, 200], 10 if model.conditional else 0)
+        assert 0 < timed.seconds(0, [2]) < timed.seconds(0, [1, 2])
 
 
 def test_a_gradient_penalty_costs_and_classes_are_counted():
