@@ -16,6 +16,7 @@ from test_jobs import ENVIRONMENT, MPIRUN, SMALL
 from test_report import make_run
 
 from fedgan_mpi.command_line import parse_train
+from fedgan_mpi.config import Config
 
 JOBS = Path(__file__).parents[1] / "jobs"
 sys.path.insert(0, str(JOBS / "paper"))
@@ -23,63 +24,68 @@ import report  # noqa: E402
 from variants import read_variants  # noqa: E402
 
 PAPER = [JOBS / "paper" / f"{name}.toml" for name in ("celeba", "cifar10", "rsna")]
+TABLE = JOBS / "paper" / "small" / "variants.txt"
 SMALL_ONES = [JOBS / "paper" / "small" / f"{name}.toml" for name in ("mnist", "pneumonia")]
 
 
-def experiments(table: Path, files: list[Path]):
-    for file in files:
-        for name, flags in read_variants(table).items():
-            yield file.stem, name, parse_train([str(file), *flags]).config
+def experiments(table: Path, file: Path) -> dict[str, Config]:
+    """Variant -> what it runs on a data set."""
+    return {
+        name: parse_train([str(file), *flags]).config
+        for name, flags in read_variants(table).items()
+    }
 
 
 @pytest.mark.parametrize(
-    ("table", "files"),
-    [(JOBS / "paper" / "variants.txt", PAPER), (SMALL_ONES[0].parent / "variants.txt", SMALL_ONES)],
+    ("table", "file"),
+    [(JOBS / "paper" / "variants.txt", PAPER[0]), *((TABLE, file) for file in SMALL_ONES)],
+    ids=lambda path: path.stem,
 )
-def test_all_methods_meet_on_equal_terms(table, files):
+def test_all_methods_meet_on_equal_terms(table, file):
     """Learning rates, moments, batch, loss, networks; steps of D and of G over the whole run;
     images a score and scores a run. FedGAN's ten devices together see as many fakes a step as the
     server of ren does."""
-    for data in files:
-        terms, steps, scores = set(), set(), set()
-        for _, name, config in experiments(table, [data]):
-            training, evaluation = config.training, config.evaluation
-            terms.add(
-                (
-                    training.generator_lr, training.discriminator_lr, training.betas,
-                    training.batch_size, training.loss, config.model, evaluation.samples,
-                    config.algorithm.moments, config.algorithm.statistics_rule,
-                    config.wireless, config.data.shards,
-                )
-            )  # fmt: skip
-            of_d = training.rounds * training.discriminator_steps
-            follows = config.algorithm.name == "fedgan"
-            server = 1 if config.algorithm.name == "mdgan" else training.server_steps
-            of_g = of_d if follows else training.rounds * server
-            steps.add((of_d, of_g))
-            scores.add(training.rounds / evaluation.every)
-            assert config.wireless.on and training.generator_batch_size == 10 * training.batch_size
-        assert len(terms) == len(steps) == len(scores) == 1, data
-        ((of_d, of_g),) = steps
-        assert of_d == of_g
-
-
-def test_the_paper_sized_set_is_there():
-    names = read_variants(JOBS / "paper" / "variants.txt")
-    assert {"ren-serial", "ren-parallel", "fedgan", "mdgan", "centralized"} <= set(names)
-    policies = {"random", "round_robin", "best_channel", "proportional_fair", "importance"}
-    for method in ("ren-serial", "ren-parallel", "fedgan"):
-        assert {f"{method}-{policy}" for policy in policies} <= set(names)
-    for data, name, config in experiments(JOBS / "paper" / "variants.txt", PAPER):
-        assert config.model.size == 64 and config.wireless.bits_per_parameter == 16
-        assert config.data.shards == f"shards/{data}"
+    terms, steps, scores = set(), set(), set()
+    variants = experiments(table, file)
+    for name, config in variants.items():
+        training, evaluation = config.training, config.evaluation
+        terms.add(
+            (
+                training.generator_lr, training.discriminator_lr, training.betas,
+                training.batch_size, training.loss, config.model, evaluation.samples,
+                config.algorithm.moments, config.algorithm.statistics_rule,
+                config.wireless, config.data.shards,
+            )
+        )  # fmt: skip
+        of_d = training.rounds * training.discriminator_steps
+        follows = config.algorithm.name == "fedgan"
+        server = 1 if config.algorithm.name == "mdgan" else training.server_steps
+        steps.add((of_d, of_d if follows else training.rounds * server))
+        scores.add(training.rounds / evaluation.every)
+        assert config.wireless.on and training.generator_batch_size == 10 * training.batch_size
         assert ("parallel" in name) == (config.algorithm.schedule == "parallel")
+    assert len(terms) == len(steps) == len(scores) == 1
+    ((of_d, of_g),) = steps
+    assert of_d == of_g
+    assert {"ren-serial", "ren-parallel", "fedgan", "mdgan", "centralized"} <= set(variants)
+    if table != TABLE:
+        policies = ("random", "round_robin", "best_channel", "proportional_fair", "importance")
+        for method in ("ren-serial", "ren-parallel", "fedgan"):
+            for policy in policies:
+                chosen = variants[f"{method}-{policy}"].participation
+                assert (chosen.policy, chosen.participants(10)) == (policy, 5)
+
+
+@pytest.mark.parametrize("file", PAPER, ids=lambda path: path.stem)
+def test_the_paper_sized_set_is_at_the_papers_size(file):
+    config = parse_train([str(file)]).config
+    assert config.model.size == 64 and config.wireless.bits_per_parameter == 16
+    assert config.data.shards == f"shards/{file.stem}"
 
 
 def test_the_extras_are_valid_and_named_apart():
-    table = SMALL_ONES[0].parent / "extras.txt"
-    assert list(experiments(table, SMALL_ONES[:1]))
-    assert not set(read_variants(table)) & set(read_variants(table.with_name("variants.txt")))
+    extras = experiments(TABLE.with_name("extras.txt"), SMALL_ONES[0])
+    assert len(extras) > 5 and not set(extras) & set(read_variants(TABLE))
 
 
 @pytest.mark.jobs
