@@ -315,23 +315,124 @@ class TrainingConfig:
         _require(in_range, "training.betas", list(self.betas), "two numbers from 0 to below 1")
 
 
+CHANNEL_POLICIES = ("best_channel", "proportional_fair", "importance")
+"""Of participation: those that hear the cell."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ParticipationConfig:
     """Who joins a round."""
 
-    policy: Literal["all", "random", "round_robin", "balanced"] = "all"
-    """Who takes part in a round: everyone, count drawn anew, count in turn, or count so that all
-    classes are seen equally often (FeGAN; for labelled shards)."""
+    policy: Literal[
+        "all",
+        "random",
+        "round_robin",
+        "balanced",
+        "best_channel",
+        "proportional_fair",
+        "importance",
+    ] = "all"
+    """Who takes part in a round: everyone, N drawn anew, N in turn, N so that all classes are seen
+    equally often (balanced: FeGAN; for labelled shards), the N best radio channels of the round,
+    the N best beside what they have had (proportional_fair), or N drawn by update and channel
+    (importance). The last three hear the cell of the section wireless, clock or not."""
     count: int | None = None
-    """Participants of a round, N; needed unless everyone takes part."""
+    """Participants of a round, N; it or fraction is needed unless everyone takes part."""
+    fraction: float | None = None
+    """The same as a share of the devices, rounded to the nearest number, at least 1."""
+
+    def participants(self, devices: int) -> int:
+        """N, of so many devices."""
+        if self.fraction is not None:
+            return max(1, math.floor(self.fraction * devices + 0.5))
+        return devices if self.count is None else self.count
 
     def __post_init__(self) -> None:
-        if self.policy == "all":
-            right = "left out when participation.policy is 'all'"
+        for key in ("count", "fraction"):
+            if self.policy == "all":
+                right = "left out when participation.policy is 'all'"
+                value = getattr(self, key)
+                _require(value is None, f"participation.{key}", value, right)
+        if self.fraction is not None:
+            fits = 0 < self.fraction <= 1
+            _require(fits, "participation.fraction", self.fraction, "above 0 and at most 1")
+            right = "left out when participation.fraction is given"
             _require(self.count is None, "participation.count", self.count, right)
-        else:
+        elif self.policy != "all":
             right = f"at least 1 when participation.policy is {self.policy!r}"
             _require((self.count or 0) >= 1, "participation.count", self.count, right)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WirelessConfig:
+    """The simulated radio cell: who is where, what a round would take there. Common practice; the
+    paper's own values are not public."""
+
+    on: bool = False
+    """Tell wireless_seconds of every round in stats.jsonl."""
+    seed: int = 0
+    """Seed of the cell: places and shadowing. Not the run's, so that runs of several seeds share
+    it."""
+    radius_m: float = 500.0
+    """Radius of the disc that devices are placed in, evenly by area, metres."""
+    nearest_m: float = 10.0
+    """Least distance of a device from the server, metres."""
+    path_loss_db_at_1km: float = 128.1
+    """Path loss at 1 km, dB."""
+    path_loss_db_per_decade: float = 37.6
+    """What ten times the distance adds to it, dB."""
+    shadowing_db: float = 0.0
+    """Standard deviation of a device's own addition to it, dB; 0: none."""
+    noise_dbm_per_hz: float = -174.0
+    """Power density of the noise, dBm/Hz."""
+    noise_figure_db: float = 0.0
+    """What a receiver adds to it, dB."""
+    device_power_dbm: float = 24.0
+    """Transmit power of a device, dBm."""
+    server_power_dbm: float = 46.0
+    """Transmit power of the server, dBm."""
+    bandwidth_hz: float = 10e6
+    """Bandwidth of the whole cell, in either direction, Hz."""
+    multiplexing: Literal["ofdma", "tdma"] = "ofdma"
+    """ofdma: each of N participants has 1/N of the band, all at once. tdma: the whole band, one
+    after the other."""
+    fading: Literal["rayleigh", "none"] = "rayleigh"
+    """rayleigh: transfers go at the mean rate over the fading, as they last for hundreds of its
+    blocks; one draw a round chooses participants. none: the channel is its mean."""
+    downlink: Literal["multicast", "unicast"] = "multicast"
+    """How a model goes down: once, at the rate of the weakest participant, or to each apart. Fakes
+    that differ by device go to each apart anyway."""
+    bits_per_parameter: int = 16
+    """Bits of a number over the air: 16 as in the paper, whatever link.wire_dtype is."""
+    compute: Literal["macs", "measured"] = "macs"
+    """Time of computation: multiply-accumulates, counted from the networks, over a rate, or as this
+    machine took it."""
+    device_macs_per_second: tuple[float, ...] = (1e11,)
+    """Multiply-accumulates a second of device 1, 2, …; one number goes for all."""
+    server_macs_per_second: float = 1e12
+    """The same of the server."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.seed < 2**63, "wireless.seed", self.seed, "from 0 to 2^63 - 1")
+        for key in ("radius_m", "nearest_m", "bandwidth_hz", "server_macs_per_second"):
+            value = getattr(self, key)
+            _require(0 < value < math.inf, f"wireless.{key}", value, "above 0 and finite")
+        fits = self.nearest_m <= self.radius_m
+        right = f"at most wireless.radius_m, {self.radius_m:g}"
+        _require(fits, "wireless.nearest_m", self.nearest_m, right)
+        for key in ("shadowing_db", "noise_figure_db", "path_loss_db_per_decade"):
+            value = getattr(self, key)
+            _require(0 <= value < math.inf, f"wireless.{key}", value, "at least 0 and finite")
+        powers = ("device_power_dbm", "server_power_dbm", "noise_dbm_per_hz")
+        for key in (*powers, "path_loss_db_at_1km"):
+            value = getattr(self, key)
+            _require(math.isfinite(value), f"wireless.{key}", value, "finite")
+        bits = self.bits_per_parameter
+        _require(1 <= bits <= 64, "wireless.bits_per_parameter", bits, "from 1 to 64")
+        rates = self.device_macs_per_second
+        fits = len(rates) > 0 and all(0 < rate < math.inf for rate in rates)
+        right = "numbers above 0, one for all devices or one each"
+        _require(fits, "wireless.device_macs_per_second", list(rates), right)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -448,6 +549,7 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     participation: ParticipationConfig = field(default_factory=ParticipationConfig)
     link: LinkConfig = field(default_factory=LinkConfig)
+    wireless: WirelessConfig = field(default_factory=WirelessConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
@@ -462,6 +564,7 @@ class Config:
             right = "'all' for centralized, which has no participants"
             policy = self.participation.policy
             _require(policy == "all", "participation.policy", policy, right)
+        self._check_importance()
         self._check_steps()
         self._check_losses()
         if self.link.survive:
@@ -510,6 +613,21 @@ class Config:
         fits = training.graphs != "on" or training.device != "cpu"
         right = "'auto' or 'cuda' when training.graphs is 'on'"
         _require(fits, "training.device", training.device, right)
+
+    def _check_importance(self) -> None:
+        if self.participation.policy != "importance":
+            return
+        name = self.algorithm.name
+        why = {
+            "mdgan": "whose devices send no models",
+            "uagan": "whose devices send no models",
+            "dp_fedavg_gan": "whose noise would not hide who is chosen",
+        }
+        right = f"another for {name}, {why.get(name, '')}"
+        _require(name not in why, "participation.policy", "importance", right)
+        fits = self.algorithm.preset != "ifl"
+        right = "another for ifl, whose shares are only known after training"
+        _require(fits, "participation.policy", "importance", right)
 
     def _check_steps(self) -> None:
         name, steps = self.algorithm.name, self.training.generator_steps

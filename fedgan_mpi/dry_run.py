@@ -24,8 +24,8 @@ def dry_run(link: Link, config: Config) -> None:
 
 def _describe(link: Link, config: Config) -> str:
     from fedgan_mpi.algorithms import ALGORITHMS
+    from fedgan_mpi.algorithms.plan import payload_sizes
     from fedgan_mpi.learning.networks import build, count_parameters
-    from fedgan_mpi.train import payload_sizes
 
     name, images, shape, classes = _data(config)
     G, D = build(config.model, shape, classes if config.model.conditional else 0)
@@ -33,7 +33,7 @@ def _describe(link: Link, config: Config) -> str:
     sizes = payload_sizes(config, shape, theta, phi)
     payload = ALGORITHMS[config.algorithm.name].payload(sizes)
     width = {"float32": 4, "float64": 8}.get(config.link.wire_dtype, 2)
-    participants = config.participation.count or len(images)
+    participants = config.participation.participants(len(images))
     down, up = payload.down * width, payload.up * width
     lines = [
         tomli_w.dumps(config_table(config)),

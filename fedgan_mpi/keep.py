@@ -254,6 +254,7 @@ class Keeper:
         """The final generator, the report, and the last lines; the server's."""
         if not self.node.link.is_server:
             return
+        from fedgan_mpi.report.history import read_history
         from fedgan_mpi.report.page import write_report
         from fedgan_mpi.run.pictures import write_film
 
@@ -265,6 +266,9 @@ class Keeper:
             floor = f"held-out real images: {score['floor']:.4g}"
             value = f"{score['metric']} {score['value']:.4g}"
             self.record.say(f"{value} ({floor}), {score['samples']} images")
+        told = read_history(self.start.run).fairness
+        if told is not None:
+            self.record.say(told.sentence())
         self.record.say(f"{seconds:.1f} s, {rounds} rounds")
         self.record.say(str(self.start.run))
 

@@ -20,12 +20,13 @@ from fedgan_mpi.cluster.gpu import cuda_devices
 from fedgan_mpi.cluster.link import Link
 from fedgan_mpi.cluster.participation import Participation, check_count
 from fedgan_mpi.cluster.processor import multiplies_bfloat16
+from fedgan_mpi.cluster.wireless import macs_per_second
 from fedgan_mpi.command_line import PROVENANCE, Train, tomllib
 from fedgan_mpi.config import NETWORK_SIZES, Config
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import refuse_links
 from fedgan_mpi.privacy import check_privacy
-from fedgan_mpi.run.record import make_run_directory, put_aside, write_config
+from fedgan_mpi.run.record import make_run_directory, put_aside, write_config, write_devices
 from fedgan_mpi.shards import Manifest, Shard, read_shard, shard_name, union
 
 MOST_SAMPLES = 10_000
@@ -166,6 +167,7 @@ def _open_run(command: Train, dataset: str) -> Path:
 def _write_config(run: Path, config: Config, manifest: Manifest, link: Link) -> None:
     where = {"ranks": link.size, "mpi": link.library(), "shards_sha256": manifest.sha256}
     write_config(run, config, where)
+    write_devices(run, manifest)
 
 
 def check_same_shards(run: Path, manifest: Manifest) -> None:
@@ -255,7 +257,9 @@ def check_experiment(
         shares="uniform",
         seed=config.run.seed,
         histograms=histograms,
+        wireless=config.wireless,
     )
+    macs_per_second(config.wireless, len(images))
     check_privacy(config, participation)
 
 

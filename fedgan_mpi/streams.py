@@ -30,6 +30,8 @@ class Purpose(IntEnum):
     PRIVACY = 9  # round
     REAL_SCORE = 10  # device
     SUBSET = 11  # subset of images
+    CELL = 12  # of the cell's seed
+    FADING = 13  # round
 
 
 def _sequence(seed: int, purpose: Purpose, path: tuple[int, ...]) -> np.random.SeedSequence:

@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedgan_mpi.algorithms import ALGORITHMS
-from fedgan_mpi.algorithms.base import Algorithm, Ledger, Sizes
+from fedgan_mpi.algorithms.base import Algorithm, Ledger
+from fedgan_mpi.algorithms.plan import payload_sizes
+from fedgan_mpi.clock import Clock, make_clock
 from fedgan_mpi.cluster.link import AgreedError, Link, RankLost
 from fedgan_mpi.cluster.node import Node, build_node, build_pair
 from fedgan_mpi.cluster.placement import choose_torch_device, set_threads
 from fedgan_mpi.command_line import check_resumable, config_table
-from fedgan_mpi.config import Config
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.keep import Keeper
 from fedgan_mpi.run.checkpoint import (
@@ -63,6 +64,7 @@ def train(link: Link, start: Start) -> int:
     done = 0
     if start.resume:
         done, progress = _resume(node, start)
+        _recall(node, progress)
         if done > config.training.rounds:
             right = f"at least {done}, the rounds that {start.run} has"
             raise AgreedError(f"training.rounds is {config.training.rounds}, but must be {right}")
@@ -72,21 +74,32 @@ def train(link: Link, start: Start) -> int:
     keeper = Keeper(node, start, record, progress)
     link.watch(config.link.deadline)
     memory = Memory(node) if config.link.survive else None
+    clock = None
+    if config.wireless.on and link.is_server:
+        classes = len(pooled) if config.model.conditional else 0
+        clock = make_clock(config, manifest.image_shape, images, classes)
     complete = True  # nobody has died, or those who are left have taken note
     while True:
         try:
             if memory is not None and not complete:
                 keeper.record.close()
                 done, progress = memory.go_back()
+                _recall(node, progress)
                 keeper.go_back(_open_record(node, start, done, progress), progress)
                 complete = True
-            _train_from(done, algorithm, keeper, memory, began)
+            _train_from(done, algorithm, clock, keeper, memory, began)
             return keeper.stopped or 0
         except AgreedError:
             keeper.close()
             raise
         except RankLost:
             complete = False
+
+
+def _recall(node: Node, progress: dict[str, Any]) -> None:
+    """Have participation know again what it knew when `progress` was noted."""
+    norms = progress.get("update_norms", [0.0] * node.participation.devices)
+    node.participation.update_norms = list(norms)
 
 
 def _open_record(node: Node, start: Start, done: int, progress: dict[str, Any]) -> Record:
@@ -103,7 +116,12 @@ def _open_record(node: Node, start: Start, done: int, progress: dict[str, Any]) 
 
 
 def _train_from(
-    done: int, algorithm: Algorithm, keeper: Keeper, memory: Memory | None, began: float
+    done: int,
+    algorithm: Algorithm,
+    clock: Clock | None,
+    keeper: Keeper,
+    memory: Memory | None,
+    began: float,
 ) -> None:
     """Collective. The rounds after `done`, and what they leave behind."""
     if memory is not None:
@@ -113,7 +131,9 @@ def _train_from(
     for t in range(done, keeper.last if go_on else done):
         if memory is not None:
             memory.remember(t, keeper.progress)
-        stats = play_round(algorithm, t, keeper.progress, keeper.meanwhile, keeper.vote.numbers)
+        stats = play_round(
+            algorithm, t, keeper.progress, keeper.meanwhile, keeper.vote.numbers, clock
+        )
         keeper.record.round(stats)
         if not keeper.after(t + 1):
             break
@@ -129,8 +149,10 @@ def play_round(
     progress: dict[str, Any],
     meanwhile: Callable[[], None] = lambda: None,
     vote: NDArray[np.float64] | None = None,
+    clock: Clock | None = None,
 ) -> dict[str, Any]:
-    """Collective. One round, and its line of stats.jsonl, the same on every rank.
+    """Collective. One round, and its line of stats.jsonl, the same on every rank but for what the
+    server's clock tells.
 
     meanwhile: what a rank does with its part of the round behind it, before it waits for others.
     vote: float64 numbers, overwritten with their sum over ranks.
@@ -152,6 +174,13 @@ def play_round(
     shares = node.participation.shares(t)
     participants = len(shares)
     check_finite(whole, t, participants)
+    if whole.update_norms:
+        node.participation.learn(whole.update_norms)
+        progress["update_norms"] = list(node.participation.update_norms)
+    wireless = {}
+    if clock is not None:
+        measured = (whole.seconds_of_device, whole.seconds_server)
+        wireless["wireless_seconds"] = clock.seconds(t, list(shares), measured)
     skipped = {"skipped": whole.skipped} if whole.skipped else {}
     return {
         "round": t + 1,
@@ -165,6 +194,7 @@ def play_round(
         "seconds_local": whole.seconds_local,
         "seconds_uplink": whole.seconds_uplink,
         "seconds_server": whole.seconds_server,
+        **wireless,
         "bytes_down": payload.down * size * participants,
         "bytes_up": payload.up * size * participants,
         # BatchNorm statistics, averaged moments and classes of fakes, beside them.
@@ -184,6 +214,10 @@ class Whole:
     """The same, or of the server, 0."""
     skipped: list[int]
     """Participants that counted as absent: what they computed was not finite."""
+    update_norms: dict[int, float]
+    """Of participants, where they are drawn by it."""
+    seconds_of_device: dict[int, float]
+    """Of participants, each by itself."""
     broken: bool
     """The server's networks are not finite, or those that a device keeps."""
     images: int
@@ -210,6 +244,10 @@ def _share(node: Node, t: int, ledger: Ledger, vote: NDArray[np.float64]) -> Who
             losses[player, :, k] = 1.0, loss
     skipped = np.zeros(node.participation.devices + 1)
     skipped[ledger.skipped] = 1.0
+    # Of each device; 0 where it did nothing.
+    norms, each = np.zeros((2, node.participation.devices + 1))
+    norms[[*ledger.update_norms]] = [*ledger.update_norms.values()]
+    each[[*ledger.seconds_of_device]] = [*ledger.seconds_of_device.values()]
     ranks = np.zeros((link.size, 8))
     drawn = node.images_drawn - ledger.images_drawn_before
     ranks[link.rank, :3] = drawn, link.bytes_down, link.bytes_up
@@ -217,9 +255,10 @@ def _share(node: Node, t: int, ledger: Ledger, vote: NDArray[np.float64]) -> Who
     ranks[link.rank, 5:7] = ledger.seconds_local, ledger.seconds_server
     ranks[link.rank, 7] = not node.is_finite(t)
 
-    numbers = link.sum(np.concatenate([losses.ravel(), skipped, ranks.ravel(), vote]))
-    numbers, skipped, of_ranks, vote[:] = np.split(
-        numbers, np.cumsum([losses.size, skipped.size, ranks.size])
+    parts = [losses.ravel(), skipped, norms, each, ranks.ravel(), vote]
+    numbers = link.sum(np.concatenate(parts))
+    numbers, skipped, norms, each, of_ranks, vote[:] = np.split(
+        numbers, np.cumsum([part.size for part in parts[:-1]])
     )
     d_loss, g_loss = (
         {k: loss for k, (there, loss) in enumerate(table.T.tolist()) if there}
@@ -230,6 +269,8 @@ def _share(node: Node, t: int, ledger: Ledger, vote: NDArray[np.float64]) -> Who
         d_loss=d_loss,
         g_loss=g_loss,
         skipped=np.flatnonzero(skipped).tolist(),
+        update_norms=_told(norms),
+        seconds_of_device=_told(each),
         broken=bool(broken.any()),
         images=int(images.sum()),
         seconds_downlink=float(seconds[0].min()),
@@ -241,18 +282,17 @@ def _share(node: Node, t: int, ledger: Ledger, vote: NDArray[np.float64]) -> Who
     )
 
 
+def _told(of_devices: NDArray[np.float64]) -> dict[int, float]:
+    """{device: number} of those who have told one."""
+    return {k: number for k, number in enumerate(of_devices.tolist()) if number}
+
+
 def _mean(losses: dict[int, float], shares: dict[int, float]) -> float | None:
     """Weighted by shares over those who have one; None where nobody has."""
     if not losses:
         return None
     total = math.fsum(shares[k] for k in losses)
     return math.fsum(shares[k] * loss for k, loss in losses.items()) / total
-
-
-def payload_sizes(config: Config, image_shape: tuple[int, int, int], theta: int, phi: int) -> Sizes:
-    """What an algorithm's payload is computed from; theta, phi: parameters of G and D."""
-    batch = config.training.batch_size
-    return Sizes(theta=theta, phi=phi, batch=batch, fakes=batch * math.prod(image_shape))
 
 
 def check_finite(whole: Whole, t: int, participants: int) -> None:
@@ -299,14 +339,14 @@ def _newest_whole_checkpoint(node: Node, run: Path) -> CheckpointManifest:
 
 def _check_same_experiment(manifest: CheckpointManifest, start: Start) -> None:
     now = config_table(start.config)
-    if not _is_progress(manifest.progress):
+    if not _is_progress(manifest.progress, start.manifest.devices):
         raise UserError(f"{manifest.path}/checkpoint.json is damaged")
     check_resumable(manifest.configuration, now, manifest.path, renamed=True)
     if manifest.shards_sha256 != start.manifest.sha256:
         raise UserError(f"{manifest.path} is of other shards (SHA-256 {manifest.shards_sha256})")
 
 
-def _is_progress(progress: dict[str, Any]) -> bool:
+def _is_progress(progress: dict[str, Any], devices: int) -> bool:
     """Whether it is what `train` starts with and rounds go on from."""
 
     def fits(table: Any, **kinds: type | tuple[type, ...]) -> bool:
@@ -319,8 +359,12 @@ def _is_progress(progress: dict[str, Any]) -> bool:
     best: dict[str, Any] = {"round": int, "value": (int, float)}
     score: dict[str, Any] = {**best, "metric": str, "floor": (int, float), "samples": int}
     kinds: dict[str, Any] = {"images_seen": int, "scores": list, "scores_since_best": int}
+    norms = progress.get("update_norms", [0.0] * devices)
     return (
         fits(progress, best=(dict, type(None)), ended_early=bool, **kinds)
+        and isinstance(norms, list)
+        and len(norms) == devices
+        and all(isinstance(norm, float) and 0 <= norm < math.inf for norm in norms)
         and all(fits(one, **score) for one in progress["scores"])
         and (progress["best"] is None or fits(progress["best"], **best))
     )

@@ -68,9 +68,9 @@ def whole(tmp_path_factory) -> Path:
 def test_a_run_directory_holds_what_the_readme_says(whole):
     names = {path.name for path in whole.iterdir()}
     assert names == {
-        "config.toml", "stats.jsonl", "samples", "checkpoints", "shards", "report.html",
-        "curves.png", "losses.png", "training.gif", "generator.safetensors", "generator.json",
-        "generator_best.safetensors", "generator_best.json",
+        "config.toml", "devices.json", "stats.jsonl", "samples", "checkpoints", "shards",
+        "report.html", "curves.png", "losses.png", "training.gif", "generator.safetensors",
+        "generator.json", "generator_best.safetensors", "generator_best.json",
     }  # fmt: skip
     grids = sorted(path.name for path in (whole / "samples").iterdir())
     assert grids == [f"round_{n:06d}.png" for n in (0, 3, 6)]

@@ -38,7 +38,8 @@ def make_run(
         if t:
             seconds = {f"seconds_{part}": 0.5 for part in ("downlink", "local", "uplink", "server")}
             cost = {"seconds": 2.0, **seconds, "bytes_down": 1_000_000, "bytes_up": 500_000}
-            lines.append({"round": t, "d_loss": 1 + t / 100, "g_loss": None, **cost})
+            present = {"participants": [1, 2, 3]}
+            lines.append({"round": t, **present, "d_loss": 1 + t / 100, "g_loss": None, **cost})
         if t in scores:
             score = {"round": t, "value": scores[t], "floor": 3.0, "samples": samples}
             lines.append({"metric": metric, **score})

@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedgan_mpi.algorithms.plan import Payload, Plan, Sizes, Work
 from fedgan_mpi.cluster.flat import is_finite
 from fedgan_mpi.cluster.node import Device, Node
+from fedgan_mpi.cluster.wireless import Air
 
 
 @dataclass
@@ -28,32 +30,14 @@ class Ledger:
     """The same of G; 0 is the server."""
     skipped: list[int] = field(default_factory=list)
     """Participants hosted here that count as absent: what they computed is not finite."""
+    update_norms: dict[int, float] = field(default_factory=dict)
+    """How far participants hosted here went, where they are drawn by it."""
+    seconds_of_device: dict[int, float] = field(default_factory=dict)
+    """Of participants hosted here, each by itself."""
     images_drawn_before: int = 0
     """Real images that devices hosted here had drawn when the round began."""
     seconds_local: float = 0.0
     seconds_server: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """Numbers that a round's payload is made of."""
-
-    theta: int
-    """Parameters of G, |G|."""
-    phi: int
-    """Parameters of D, |D|."""
-    fakes: int
-    """Numbers in a batch of images, b·d."""
-    batch: int
-    """Images in a batch, b."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Payload:
-    """Numbers that travel in a round, per participant, by the algorithm's formula."""
-
-    down: int
-    up: int
 
 
 class Algorithm(ABC):
@@ -67,6 +51,8 @@ class Algorithm(ABC):
         self.config = node.config.algorithm
         self.training = node.config.training
         self.ledger = Ledger()
+        self.seconds_ahead: dict[int, float] = {}
+        """Of devices that have begun the next round, what that took."""
 
     @abstractmethod
     def round(self, t: int) -> None:
@@ -85,12 +71,28 @@ class Algorithm(ABC):
         """`payload`, for an algorithm whose rounds are not all alike."""
         return self.payload(sizes)
 
+    @staticmethod
+    @abstractmethod
+    def work(plan: Plan) -> Work:
+        """What a round computes."""
+
+    @staticmethod
+    @abstractmethod
+    def wireless_seconds(plan: Plan, air: Air, t: int) -> float:
+        """How long round t takes on a radio link."""
+
     # ---------------------------------------------------------------- what rounds are made of
 
-    def participants(self, t: int) -> list[tuple[Device, float]]:
-        """The participants of round t that this rank hosts, with their shares."""
+    def participants(self, t: int) -> Iterator[tuple[Device, float]]:
+        """The participants of round t that this rank hosts, with their shares. What is done with
+        each before the next counts as its seconds."""
         shares = self.node.participation.shares(t)
-        return [(device, shares[k]) for k, device in self.devices.items() if k in shares]
+        for k, device in self.devices.items():
+            if k in shares:
+                start = time.perf_counter()
+                yield device, shares[k]
+                seconds = time.perf_counter() - start + self.seconds_ahead.pop(k, 0.0)
+                self.ledger.seconds_of_device[k] = seconds
 
     def train_generator(self) -> None:
         """The server's n_g steps on G, against the D in its vector."""

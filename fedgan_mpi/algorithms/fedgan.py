@@ -8,10 +8,15 @@ Preset `fl_gan`: local steps for E epochs and a plain average, the baseline of H
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-from fedgan_mpi.algorithms.base import Algorithm, Payload, Sizes, Uplink
+from fedgan_mpi.algorithms.base import Algorithm, Uplink
+from fedgan_mpi.algorithms.plan import Payload, Plan, Sizes, Work
+from fedgan_mpi.algorithms.updates import Updates
 from fedgan_mpi.cluster.node import Device, Node
 from fedgan_mpi.cluster.statistics import Recalibration
+from fedgan_mpi.cluster.wireless import Air
+from fedgan_mpi.config import Config
 
 
 class FedGAN(Algorithm):
@@ -20,6 +25,7 @@ class FedGAN(Algorithm):
     def __init__(self, node: Node) -> None:
         super().__init__(node)
         self.uplink = Uplink(node, self.flat.gan)
+        self.updates = Updates(node, self.flat.theta, self.flat.phi)
         self.statistics = Recalibration(self.config)
         steps = self.training.discriminator_steps
         # A local step passes D over real images, over fakes and for G's loss; an alternating one
@@ -32,6 +38,23 @@ class FedGAN(Algorithm):
     def payload(sizes: Sizes) -> Payload:
         return Payload(down=sizes.theta + sizes.phi, up=sizes.theta + sizes.phi)
 
+    @staticmethod
+    def work(plan: Plan) -> Work:
+        macs = plan.macs
+        step = macs.discriminator_step + macs.generator_step  # simultaneous: over the same fakes
+        if plan.config.algorithm.local_update == "alternating":
+            step += macs.fake
+        steps = local_steps(plan.config, plan.images)
+        return Work(
+            device=[n * batch * step for n, batch in zip(steps, plan.batches, strict=True)],
+            server=0.0,
+        )
+
+    @staticmethod
+    def wireless_seconds(plan: Plan, air: Air, t: int) -> float:
+        both = plan.sizes.theta + plan.sizes.phi
+        return air.broadcast(both) + air.uploads(air.device, both) + air.averaging(both)
+
     def round(self, t: int) -> None:
         self.link.broadcast(self.flat.gan)
         self.uplink.remember()
@@ -43,6 +66,7 @@ class FedGAN(Algorithm):
     def train_both(self, t: int) -> None:
         """Leave Σ share · (θ_k, φ_k) over this rank's participants in the uplink."""
         self.uplink.clear()
+        self.updates.begin()
         with self.clock("seconds_local"):
             for device, share in self.participants(t):
                 self.uplink.restore()
@@ -52,15 +76,12 @@ class FedGAN(Algorithm):
                     self.note("d_loss", device.index, d_loss)
                     self.note("g_loss", device.index, g_loss)
                     share = self.weigh(device, share)
+                    self.ledger.update_norms |= self.updates.lengthen(device.index, t)
                     self.statistics.before_average()
                     self.uplink.add(device, share)
 
     def local_steps(self, device: int) -> int:
-        """Steps between averages; for fl_gan as many as E epochs have."""
-        if self.config.preset != "fl_gan":
-            return self.training.discriminator_steps
-        images = self.node.participation.images[device - 1]
-        return math.ceil(self.config.epochs * images / min(images, self.training.batch_size))
+        return local_steps(self.node.config, self.node.participation.images)[device - 1]
 
     def weigh(self, device: Device, share: float) -> float:
         """The weight of what the device has just trained."""
@@ -72,3 +93,11 @@ class FedGAN(Algorithm):
             self.statistics.after_average()
             present = self.node.participation.participants(t)
             self.server.follow(max(self.local_steps(k) for k in present))
+
+
+def local_steps(config: Config, images: Sequence[int]) -> list[int]:
+    """Steps of device 1, 2, … between averages; for fl_gan as many as E epochs have."""
+    algorithm, training = config.algorithm, config.training
+    if algorithm.preset != "fl_gan":
+        return [training.discriminator_steps] * len(images)
+    return [math.ceil(algorithm.epochs * n / min(n, training.batch_size)) for n in images]

@@ -13,10 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedgan_mpi.algorithms.base import Algorithm, Payload, Sizes
+from fedgan_mpi.algorithms.base import Algorithm
 from fedgan_mpi.algorithms.fakes import Fakes
+from fedgan_mpi.algorithms.plan import Payload, Plan, Sizes, Work
 from fedgan_mpi.cluster.flat import is_finite
 from fedgan_mpi.cluster.node import Node
+from fedgan_mpi.cluster.wireless import Air
+from fedgan_mpi.config import Config
 from fedgan_mpi.learning.steps import Batch, feedback
 from fedgan_mpi.streams import Purpose, numpy_stream
 
@@ -32,18 +35,35 @@ class MDGAN(Algorithm):
         shape = (self.batch, *pair.image_shape)
         like = pair.flat.vector
         self.up = {k: torch.zeros(shape, dtype=like.dtype, device=like.device) for k in whom}
-        participation = node.participation
-        seen = participation.count * self.batch  # images in a round
-        self.period = max(1, round(self.config.epochs * sum(participation.images) / seen))
-        """Rounds between swaps: all images pass E times."""
 
     @staticmethod
     def payload(sizes: Sizes) -> Payload:
         return Payload(down=2 * sizes.fakes, up=sizes.fakes)
 
     def payload_of_round(self, t: int, sizes: Sizes) -> Payload:
-        swapped = sizes.phi if self.swap_is_due(t) else 0
+        participation = self.node.participation
+        present = participation.participants(t)
+        due = swap_is_due(self.node.config, participation.images, present, t)
+        swapped = sizes.phi if due else 0
         return Payload(down=2 * sizes.fakes, up=sizes.fakes + swapped)
+
+    @staticmethod
+    def work(plan: Plan) -> Work:
+        config, macs = plan.config, plan.macs
+        device = config.training.discriminator_steps * macs.discriminator_step + macs.feedback
+        server = config.algorithm.fake_batches * plan.sizes.batch * (macs.fake + macs.descent)
+        return Work(device=[device * plan.sizes.batch] * len(plan.images), server=server)
+
+    @staticmethod
+    def wireless_seconds(plan: Plan, air: Air, t: int) -> float:
+        arrived = air.deliveries(2 * plan.sizes.fakes)
+        ready = {k: arrived[k] + air.device[k] for k in air.participants}
+        seconds = air.server + air.uploads(ready, plan.sizes.fakes)
+        if swap_is_due(plan.config, plan.images, air.participants, t):
+            # By way of the server: there is no radio link between devices.
+            seconds += air.uploads(dict.fromkeys(ready, 0.0), plan.sizes.phi)
+            seconds += max(air.deliveries(plan.sizes.phi).values())
+        return seconds
 
     def round(self, t: int) -> None:
         present = self.node.participation.participants(t)
@@ -52,8 +72,9 @@ class MDGAN(Algorithm):
         self.train_discriminators(t)  # and leave ∂loss/∂fake in `up`
         self.link.gather(_vectors(self.up, present))
         self.train_on(fakes, present)
-        if self.swap_is_due(t):
-            stream = numpy_stream(self.node.config.run.seed, Purpose.SWAP, t)
+        config = self.node.config
+        if swap_is_due(config, self.node.participation.images, present, t):
+            stream = numpy_stream(config.run.seed, Purpose.SWAP, t)
             mine = {k: device.own[0] for k, device in self.devices.items()}
             self.link.permute(_vectors(mine, present), to=derangement(present, stream))
 
@@ -97,9 +118,17 @@ class MDGAN(Algorithm):
                     gradients[n % len(fakes)].add_(self.up[device], alpha=1 / len(answered))
             self.server.descend(fakes, gradients)
 
-    def swap_is_due(self, t: int) -> bool:
-        due = self.config.epochs > 0 and (t + 1) % self.period == 0
-        return due and len(self.node.participation.participants(t)) > 1
+
+def swap_period(config: Config, images: Sequence[int]) -> int:
+    """Rounds between swaps: all images, so many on device 1, 2, …, pass E times."""
+    seen = config.participation.participants(len(images)) * config.training.batch_size
+    return max(1, round(config.algorithm.epochs * sum(images) / seen))
+
+
+def swap_is_due(config: Config, images: Sequence[int], present: Sequence[int], t: int) -> bool:
+    """Whether the participants of round t exchange their D's after it."""
+    due = config.algorithm.epochs > 0 and (t + 1) % swap_period(config, images) == 0
+    return due and len(present) > 1
 
 
 def derangement(devices: Sequence[int], stream: np.random.Generator) -> dict[int, int]:

@@ -6,9 +6,14 @@ is also DP-FedAvg-GAN (Augenstein et al. 2020, arXiv:1911.06679).
 
 from __future__ import annotations
 
-from fedgan_mpi.algorithms.base import Algorithm, Payload, Sizes, Uplink
+import time
+
+from fedgan_mpi.algorithms.base import Algorithm, Uplink
+from fedgan_mpi.algorithms.plan import Payload, Plan, Sizes, Work
+from fedgan_mpi.algorithms.updates import Updates
 from fedgan_mpi.cluster.node import Node
 from fedgan_mpi.cluster.statistics import Recalibration
+from fedgan_mpi.cluster.wireless import Air
 
 
 class Ren(Algorithm):
@@ -17,6 +22,7 @@ class Ren(Algorithm):
     def __init__(self, node: Node) -> None:
         super().__init__(node)
         self.uplink = Uplink(node, self.flat.discriminator)
+        self.updates = Updates(node, self.flat.phi)
         self.statistics = Recalibration(self.config)
         # Each local step passes D twice, once over real images and once over fakes.
         passes = 2 * self.training.discriminator_steps
@@ -29,6 +35,22 @@ class Ren(Algorithm):
     @staticmethod
     def payload(sizes: Sizes) -> Payload:
         return Payload(down=sizes.theta + sizes.phi, up=sizes.phi)
+
+    @staticmethod
+    def work(plan: Plan) -> Work:
+        training, macs = plan.config.training, plan.macs
+        step = training.discriminator_steps * (macs.fake + macs.discriminator_step)
+        server = training.server_steps * training.generator_batch_size * macs.generator_step
+        return Work(device=[step * batch for batch in plan.batches], server=server)
+
+    @staticmethod
+    def wireless_seconds(plan: Plan, air: Air, t: int) -> float:
+        down = air.broadcast(plan.sizes.theta + plan.sizes.phi)
+        devices = air.uploads(air.device, plan.sizes.phi)
+        average = air.averaging(plan.sizes.phi)
+        if plan.config.algorithm.schedule == "serial":
+            return down + devices + average + air.server
+        return down + max(devices, air.server) + average
 
     def round(self, t: int) -> None:
         if self.config.schedule == "serial":
@@ -67,23 +89,31 @@ class Ren(Algorithm):
         else:
             self.link.broadcast(self.flat.gan)
             self.uplink.remember()
+        self.has_new_discriminator = False
 
     def look_ahead(self, t: int) -> None:
         """Begin round t with the half of a participant's first step that needs D alone. One
         device's a rank, since it stays in the rank's vector."""
         self.has_new_discriminator = True
         self.uplink.remember()
+        if not self.node.participation.is_known_ahead:
+            return
+        present = self.node.participation.participants(t)
         with self.clock("seconds_local"):
-            for device, _ in self.participants(t)[:1]:
-                device.look_ahead(t)
+            for k in [k for k in self.devices if k in present][:1]:
+                start = time.perf_counter()
+                self.devices[k].look_ahead(t)
+                self.seconds_ahead[k] = time.perf_counter() - start
 
     def start_over(self) -> None:
         self.has_new_discriminator = False
+        self.seconds_ahead.clear()
 
     def train_discriminators(self, t: int) -> None:
         """Leave Σ share · φ_k over this rank's participants in the uplink; zeros where all are
         absent."""
         self.uplink.clear()
+        self.updates.begin()
         with self.clock("seconds_local"):
             # Usually one; several when a rank hosts more.
             for device, share in self.participants(t):
@@ -92,5 +122,6 @@ class Ren(Algorithm):
                 loss = device.train_discriminator(t)
                 if self.succeeded(device, loss):
                     self.note("d_loss", device.index, loss)
+                    self.ledger.update_norms |= self.updates.lengthen(device.index, t)
                     self.statistics.before_average()
                     self.uplink.add(device, share)

@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fedgan_mpi.algorithms.base import Algorithm, Payload, Sizes
+from fedgan_mpi.algorithms.base import Algorithm
 from fedgan_mpi.algorithms.fakes import Fakes
+from fedgan_mpi.algorithms.plan import Payload, Plan, Sizes, Work
 from fedgan_mpi.cluster.flat import is_finite
 from fedgan_mpi.cluster.node import Node
+from fedgan_mpi.cluster.wireless import Air
 from fedgan_mpi.learning.steps import Batch, logits_and_slopes
 
 Each = Callable[[Tensor], Tensor]
@@ -35,6 +37,23 @@ class UAGAN(Algorithm):
     @staticmethod
     def payload(sizes: Sizes) -> Payload:
         return Payload(down=sizes.fakes, up=sizes.fakes + sizes.batch)
+
+    @staticmethod
+    def work(plan: Plan) -> Work:
+        steps, macs = plan.config.training.discriminator_steps, plan.macs
+        device = steps * macs.discriminator_step + macs.feedback
+        server = macs.fake + macs.descent
+        batch = plan.sizes.batch
+        return Work(device=[device * batch] * len(plan.images), server=server * batch)
+
+    @staticmethod
+    def wireless_seconds(plan: Plan, air: Air, t: int) -> float:
+        sizes = plan.sizes
+        return (
+            air.server
+            + air.broadcast(sizes.fakes)
+            + air.uploads(air.device, sizes.fakes + sizes.batch)
+        )
 
     def round(self, t: int) -> None:
         present = self.node.participation.participants(t)

@@ -583,6 +583,7 @@ def build_node(
         shares=config.algorithm.share_rule,
         seed=config.run.seed,
         histograms=histograms,
+        wireless=config.wireless,
     )
     devices = []
     for index, shard in shards.items():

@@ -21,7 +21,7 @@ def draw_losses(path: Path, run: History) -> None:
         axes.plot(t, losses, label=label, linewidth=1)
     axes.set(title="Loss", xlabel="rounds", ylabel="mean loss of a round")
     axes.legend(frameon=False)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def draw_scores(path: Path, groups: Sequence[Group]) -> None:
@@ -43,7 +43,7 @@ def draw_scores(path: Path, groups: Sequence[Group]) -> None:
     handles, labels = all_axes[0].get_legend_handles_labels()
     columns = min(len(labels), 4)
     figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def _draw_group(axes: Any, group: Group, of: str) -> None:
@@ -77,7 +77,8 @@ def _figure(panels: int) -> tuple[Any, list[Any]]:
     return figure, list(axes[0])
 
 
-def _write(figure: Any, path: Path) -> None:
+def write_figure(figure: Any, path: Path) -> None:
+    """As a PNG file, whole or absent; the figure is closed."""
     from matplotlib import pyplot
 
     with complete_or_absent(path) as temporary:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedgan_mpi.cluster.wireless import Cell
 from fedgan_mpi.command_line import PROVENANCE, config_table, read_config, tomllib
+from fedgan_mpi.config import CHANNEL_POLICIES, Config, WirelessConfig
 from fedgan_mpi.errors import UserError
+from fedgan_mpi.report.fairness import Devices, Fairness, fairness, read_devices
 from fedgan_mpi.run.stats import STATS, read_stats
 
 Array = NDArray[np.float64]
@@ -31,11 +34,14 @@ class History:
     """One run."""
 
     path: Path
+    experiment: Config
     config: dict[str, dict[str, Any]]
     shards_sha256: str
     rounds: list[dict[str, Any]]
     scores: list[dict[str, Any]]
     """Of all metrics, in the order of rounds."""
+    devices: Devices | None
+    """None where the run does not say what they hold."""
 
     @property
     def name(self) -> str:
@@ -70,6 +76,60 @@ class History:
         spent = self.cost(of)
         return None if spent is None or not len(reached) else float(spent[reached[0]])
 
+    def with_clock(self, wireless: WirelessConfig) -> History:
+        """The same run as another cell would have timed it; training does not depend on it.
+
+        Raises UserError where the run does not say what its devices hold, where its participants
+        were chosen by channel, or where times were measured.
+        """
+        path, devices = self.path, self.devices
+        if devices is None:
+            raise UserError(f"{path} does not say what its devices hold, so it cannot be timed")
+        if self.experiment.participation.policy in CHANNEL_POLICIES:
+            policy = self.experiment.participation.policy
+            raise UserError(f"{path} cannot be timed anew: {policy} chose by its own cell")
+        if wireless.compute == "measured":
+            raise UserError("wireless.compute is 'measured', but a run is timed anew by 'macs'")
+        from fedgan_mpi.clock import make_clock
+
+        images, classes = devices.images, len(devices.class_names)
+        if self.experiment.algorithm.name == "centralized":
+            images = [sum(images)]
+        experiment = replace(self.experiment, wireless=wireless)
+        clock = make_clock(
+            experiment,
+            devices.image_shape,
+            images,
+            classes if experiment.model.conditional else 0,
+        )
+        rounds = [
+            {**line, "wireless_seconds": clock.seconds(line["round"] - 1, line["participants"])}
+            for line in self.rounds
+        ]
+        return replace(self, experiment=experiment, config=config_table(experiment), rounds=rounds)
+
+    @property
+    def fairness(self) -> Fairness | None:
+        """None where nobody is chosen, as in one process, or the run does not say what devices
+        hold."""
+        if self.devices is None or self.experiment.algorithm.name == "centralized":
+            return None
+        return fairness(self.rounds, self.devices, self.experiment.training.batch_size)
+
+    @property
+    def participants(self) -> int:
+        """Of a round, N."""
+        return len(self.rounds[0]["participants"]) if self.rounds else 1
+
+    @property
+    def cell(self) -> Cell | None:
+        """The simulated cell; None where neither the clock nor the policy hears it."""
+        heard = self.experiment.wireless.on
+        heard |= self.experiment.participation.policy in CHANNEL_POLICIES
+        if self.fairness is None or self.devices is None or not heard:
+            return None
+        return Cell(self.experiment.wireless, len(self.devices.images))
+
     @property
     def grids(self) -> list[Path]:
         return sorted((self.path / "samples").glob("round_*.png"))
@@ -82,7 +142,7 @@ class History:
 def read_history(run: Path) -> History:
     """Raises UserError where the directory is none of a run, or is half-written or of an older
     version."""
-    config = config_table(read_config(run / "config.toml"))
+    experiment = read_config(run / "config.toml")
     try:
         with open(run / "config.toml", "rb") as file:
             sha256 = tomllib.load(file)[PROVENANCE]["shards_sha256"]
@@ -103,7 +163,15 @@ def read_history(run: Path) -> History:
             f"{run / STATS} is damaged or of an older version; go on with `train --resume {run}`, "
             "or leave the run out"
         ) from None
-    return History(path=run, config=config, shards_sha256=sha256, rounds=rounds, scores=scores)
+    return History(
+        path=run,
+        experiment=experiment,
+        config=config_table(experiment),
+        shards_sha256=sha256,
+        rounds=rounds,
+        scores=scores,
+        devices=read_devices(run),
+    )
 
 
 @dataclass(kw_only=True)

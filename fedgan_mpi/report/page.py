@@ -13,7 +13,9 @@ from typing import Any
 
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import write_complete
+from fedgan_mpi.report.cell import draw_cell
 from fedgan_mpi.report.curves import draw_losses, draw_scores
+from fedgan_mpi.report.fairness import Fairness
 from fedgan_mpi.report.history import (
     Group,
     History,
@@ -63,6 +65,7 @@ def write_report(run: Path) -> None:
             "Samples": "".join(figures),
             "Losses": _image(run / "losses.png", "losses against rounds"),
             "Cost": _table(_costs(history)),
+            **_participation(run, history),
             "Configuration": f"<pre>{html.escape(config)}</pre>",
         },
     )
@@ -127,6 +130,8 @@ def print_table(rows: Sequence[Row]) -> None:
 
 def _comparison(groups: Sequence[Group], target: float) -> list[Row]:
     rows = []
+    policies = {run.experiment.participation.policy for group in groups for run in group.runs}
+    chosen = policies != {"all"}
     for group in groups:
         row = {
             "configuration": group.label,
@@ -146,8 +151,55 @@ def _comparison(groups: Sequence[Group], target: float) -> list[Row]:
             reached = [cost for cost in spent if cost is not None]
             all_do = len(reached) == len(spent)
             row[head] = _mean(reached) + ("" if all_do else f" [{len(reached)}/{len(spent)}]")
-        rows.append(row)
+        rows.append({**row, **(_fairness_of(group) if chosen else {})})
     return rows
+
+
+def _fairness_of(group: Group) -> Row:
+    """How evenly devices took part, and how far the classes seen are from those held."""
+    told = [run.fairness for run in group.runs]
+    known = [each for each in told if each is not None]
+    if not known:
+        return {"fairness (Jain)": "–", "classes seen, off by": "–"}
+    off = [each.total_variation for each in known if each.total_variation is not None]
+    return {
+        "fairness (Jain)": _mean([each.jain for each in known]),
+        "classes seen, off by": _mean(off) if off else "–",
+    }
+
+
+def _participation(run: Path, history: History) -> dict[str, str]:
+    """The section of who took part; none where nobody is chosen. Writes cell.png."""
+    told, cell = history.fairness, history.cell
+    if told is None or history.devices is None:
+        return {}
+    rates = None if cell is None else cell.up_rates(history.participants)
+    rows = []
+    for k, (times, images) in enumerate(zip(told.times, history.devices.images, strict=True)):
+        row = {"device": str(k + 1), "images": f"{images:,}", "rounds": str(times)}
+        if cell is not None and rates is not None:
+            row["distance, m"] = f"{cell.distances_m[k]:.0f}"
+            row["mean rate up, Mbit/s"] = f"{rates[k] / 1e6:.2f}"
+        rows.append(row)
+    picture = ""
+    if cell is not None:
+        draw_cell(run / "cell.png", cell, told.times, history.participants)
+        picture = _image(run / "cell.png", "the cell: devices, rates and participation")
+    section = f"<p>{html.escape(told.sentence())}.</p>{_table(rows)}{_classes(history, told)}"
+    return {"Participation": section + picture}
+
+
+def _classes(history: History, told: Fairness) -> str:
+    if history.devices is None or not told.classes_seen:
+        return ""
+    names = history.devices.class_names
+    shares = zip(names, told.classes_held, told.classes_seen, strict=True)
+    return "<p>" + _table(
+        [
+            {"class": name, "held": f"{held:.1%}", "seen": f"{seen:.1%}"}
+            for name, held, seen in shares
+        ]
+    )
 
 
 def _mean(values: Sequence[float]) -> str:
@@ -175,14 +227,16 @@ def _last_scores(run: History) -> list[Row]:
     return rows
 
 
-def _costs(run: History) -> list[Row]:
+def _costs(history: History) -> list[Row]:
     keys = ["seconds", "seconds_downlink", "seconds_local", "seconds_uplink", "seconds_server"]
+    if all("wireless_seconds" in line for line in history.rounds):
+        keys.append("wireless_seconds")
     rows = [
-        {"what": key.replace("_", " "), "sum": f"{sum(line[key] for line in run.rounds):.4g}"}
+        {"what": key.replace("_", " "), "sum": f"{sum(line[key] for line in history.rounds):.4g}"}
         for key in keys
     ]
     for key in ("bytes_down", "bytes_up"):
-        total = sum(line[key] for line in run.rounds)
+        total = sum(line[key] for line in history.rounds)
         rows.append({"what": key.replace("_", " "), "sum": f"{total:,}"})
     return rows
 

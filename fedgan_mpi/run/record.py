@@ -24,9 +24,12 @@ from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import read_whole, sweep, write_complete
 from fedgan_mpi.run.pictures import grid, write_grid
 from fedgan_mpi.run.stats import STATS, parse_lines, split
+from fedgan_mpi.shards import Manifest
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+DEVICES = "devices.json"
 
 
 def make_run_directory(config: Config, dataset: str) -> Path:
@@ -71,6 +74,17 @@ def write_config(run: Path, config: Config, provenance: dict[str, Any]) -> None:
     """config.toml: the experiment as resolved, and where and with what it ran."""
     table = {**config_table(config), PROVENANCE: {**provenance, **_machine()}}
     write_complete(run / "config.toml", tomli_w.dumps(table).encode())
+
+
+def write_devices(run: Path, manifest: Manifest) -> None:
+    """devices.json: what each device holds, so that a report needs no shards."""
+    about = {
+        "image_shape": manifest.image_shape,
+        "class_names": manifest.class_names,
+        "images": manifest.images,
+        "histograms": manifest.histograms,
+    }
+    write_complete(run / DEVICES, (json.dumps(about) + "\n").encode())
 
 
 def _machine() -> dict[str, Any]:

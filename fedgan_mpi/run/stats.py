@@ -14,6 +14,7 @@ Line = dict[str, Any]
 _NUMBER = (int, float)
 _ROUND: dict[str, tuple[type, ...]] = {
     "round": (int,),
+    "participants": (list,),
     "d_loss": (*_NUMBER, type(None)),
     "g_loss": (*_NUMBER, type(None)),
     "seconds": _NUMBER,
@@ -58,7 +59,9 @@ def _is_sound(line: Any) -> bool:
     if not isinstance(line, dict):
         return False
     kinds = _SCORE if "metric" in line else _ROUND
-    return line.keys() >= kinds.keys() and all(_fits(line[key], kinds[key]) for key in kinds)
+    if not (line.keys() >= kinds.keys() and all(_fits(line[key], kinds[key]) for key in kinds)):
+        return False
+    return all(_fits(device, (int,)) for device in line.get("participants", ()))
 
 
 def _fits(value: Any, kinds: tuple[type, ...]) -> bool:
