@@ -34,6 +34,14 @@ def write_complete(path: Path, content: bytes | memoryview) -> None:
         temporary.write_bytes(content)
 
 
+def write_synced(path: Path, content: bytes | memoryview) -> None:
+    """Write a file where nobody looks before all of it is there, and make it last."""
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def read_whole(path: Path, *, follow: bool = True) -> bytes:
     """A file's content. Raises OSError for a pipe or a device, which may never end, and for a link
     where such are not to be followed."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedgan_mpi import __version__, signals
@@ -19,7 +20,7 @@ from fedgan_mpi.command_line import config_table
 from fedgan_mpi.evaluation.scorer import RealImages, Scorer, Seen, generate, read_extractors
 from fedgan_mpi.learning.networks import count_parameters, default_width
 from fedgan_mpi.privacy import epsilon
-from fedgan_mpi.run.checkpoint import Checkpoints
+from fedgan_mpi.run.checkpoint import Checkpoints, encode
 from fedgan_mpi.run.export import BEST, FINAL, write_generator
 from fedgan_mpi.run.record import Record
 from fedgan_mpi.start import Start, scored_samples
@@ -39,7 +40,6 @@ class Keeper:
         """Collective: adds up the statistics of the real images."""
         self.node, self.start, self.record, self.progress = node, start, record, progress
         self.last = start.config.training.rounds
-        self.vote = Vote()
         self.stopped: int | None = None
         """Exit status of a job that a signal has ended."""
         self.pending: _Pending | None = None
@@ -52,7 +52,9 @@ class Keeper:
                 "shards_sha256": start.manifest.sha256,
                 "versions": {"fedgan_mpi": __version__, "torch": torch.__version__},
             },
+            say=lambda line: self.record.say(line),
         )
+        self.vote = Vote(len(self.checkpoints.names))
         self.saved = time.monotonic()
         self.scorer: Scorer | None = None
         features = start.manifest.features
@@ -102,7 +104,7 @@ class Keeper:
         """Collective. Forget all since `progress` was that; `begin` comes next."""
         self.record, self.progress = record, progress
         self.last = self.start.config.training.rounds
-        self.vote, self.pending, self.stopped = Vote(), None, None
+        self.vote, self.pending, self.stopped = Vote(len(self.checkpoints.names)), None, None
         self.checkpoints.abandon()
 
     def meanwhile(self) -> None:
@@ -130,10 +132,12 @@ class Keeper:
         if ends or round == 0:
             self._see()
             self._settle()
-        if self.checkpoints.waits and not self.vote.writing:
-            self._warn(self.checkpoints.complete())
+        if self.checkpoints.waits and self.vote.failed:
+            self.checkpoints.give_up()
+        elif self.checkpoints.waits and not self.vote.writing:
+            self.checkpoints.seal(self.vote.parts)
         if ends or self.vote.stops or self._is_checkpoint_due(round):
-            self._warn(self.checkpoints.begin(round, self.progress))
+            self.checkpoints.begin(round, self.progress)
             self.saved = time.monotonic()
         if ends or self.vote.stops:
             problem = self.checkpoints.complete()
@@ -145,7 +149,9 @@ class Keeper:
 
     def close(self) -> None:
         """Collective. For a run that cannot go on: what was being written becomes valid."""
-        self._warn(self.checkpoints.complete())
+        problem = self.checkpoints.complete()
+        if problem is not None:
+            self.record.say(problem)
 
     def _is_checkpoint_due(self, round: int) -> bool:
         checkpoint = self.start.config.checkpoint
@@ -155,11 +161,14 @@ class Keeper:
     def _cast_vote(self) -> None:
         minutes = self.start.config.checkpoint.minutes
         late = minutes is not None and time.monotonic() - self.saved > 60 * minutes
+        writing, failed, parts = self.checkpoints.tell()
         self.vote.cast(
             requeue=signals.requeue_asked(),
             interrupted=signals.interrupted(),
-            writing=self.checkpoints.is_writing,
+            writing=writing,
             late=late and self.node.link.is_server,
+            failed=failed,
+            parts=parts,
         )
 
     def _stop(self, round: int) -> None:
@@ -168,10 +177,6 @@ class Keeper:
             f"stopped by a signal after round {round}; "
             f"to go on: python -m fedgan_mpi train --resume {self.start.run}"
         )
-
-    def _warn(self, problem: str | None) -> None:
-        if problem is not None:
-            self.record.say(problem)
 
     def _scores_after(self, round: int) -> bool:
         return round == 0 or _is_due(round, self.start.config.evaluation.every)
@@ -301,13 +306,26 @@ class Keeper:
 class Vote:
     """What ranks must agree on after a round; its numbers are added up with the round's own."""
 
-    def __init__(self) -> None:
-        self.numbers = np.zeros(4)
+    def __init__(self, files: int) -> None:
+        """files: of a checkpoint."""
+        self._shape = files, -1
+        self.numbers = np.zeros(5 + encode({}, [""] * files).size)
 
-    def cast(self, *, requeue: bool, interrupted: bool, writing: bool, late: bool) -> None:
+    def cast(
+        self,
+        *,
+        requeue: bool,
+        interrupted: bool,
+        writing: bool,
+        late: bool,
+        failed: bool,
+        parts: NDArray[np.float64],
+    ) -> None:
         """This rank's. requeue, interrupted: signals that it got; writing: its part of a checkpoint
-        is not yet on disk; late: a checkpoint is due by the clock."""
-        self.numbers[:] = requeue, interrupted, writing, late
+        is not yet on disk; failed: it cannot be; parts: what it is; late: a checkpoint is due by
+        the clock."""
+        self.numbers[:5] = requeue, interrupted, writing, late, failed
+        self.numbers[5:] = parts.ravel()
 
     @property
     def requeue(self) -> bool:
@@ -324,6 +342,14 @@ class Vote:
     @property
     def late(self) -> bool:
         return bool(self.numbers[3])
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.numbers[4])
+
+    @property
+    def parts(self) -> NDArray[np.float64]:
+        return self.numbers[5:].reshape(self._shape)
 
 
 @dataclass(kw_only=True)

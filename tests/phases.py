@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 LENGTH = 256
-WRITING = "write"
-"""A checkpoint on its way to disk: a thread's phase, beside that of the rank itself."""
+IN_THREADS = ("write", "seal")
+"""A checkpoint on its way to disk: phases beside that of the rank itself."""
 HUNG = 10.0
 """Seconds in which a job must end after a death."""
 
@@ -31,14 +31,15 @@ class Board:
     """What this rank is doing, from the outermost phase to the innermost."""
 
     def __init__(self, directory: Path, rank: int) -> None:
-        self.directory, self.stack, self.writing = directory, ["start"], False
+        self.directory, self.stack = directory, ["start"]
+        self.threads: list[str] = []
         with open(directory / f"rank_{rank}", "wb+") as file:
             file.truncate(LENGTH)
             self._memory = mmap.mmap(file.fileno(), LENGTH)
         self._write()
 
     def _write(self) -> None:
-        phases = [*self.stack, *([WRITING] if self.writing else [])]
+        phases = [*self.stack, *self.threads]
         self._memory[:] = f"{os.getpid()} {' '.join(phases)} ".encode().ljust(LENGTH, b"\0")
 
     def during(self, phase: str, owner: Any, method: str) -> None:
@@ -48,18 +49,13 @@ class Board:
         @functools.wraps(honest)
         def told(*arguments: Any, **named: Any) -> Any:
             self._seen(phase)
-            if phase == WRITING:
-                self.writing = True
-            else:
-                self.stack.append(phase)
+            phases = self.threads if phase in IN_THREADS else self.stack
+            phases.append(phase)
             self._write()
             try:
                 return honest(*arguments, **named)
             finally:
-                if phase == WRITING:
-                    self.writing = False
-                else:
-                    self.stack.pop()
+                phases.remove(phase) if phases is self.threads else phases.pop()
                 self._write()
 
         setattr(owner, method, told)
@@ -89,7 +85,8 @@ def with_board(directory: Path) -> None:
     board.during("copy", checkpoint.Checkpoints, "begin")
     board.during("complete", checkpoint.Checkpoints, "complete")
     board.during("record", record.Record, "round")
-    board.during(WRITING, checkpoint._Writing, "run")
+    board.during("write", checkpoint._Writing, "run")
+    board.during("seal", checkpoint._Sealing, "run")
 
 
 # ---------------------------------------------------------------- outside
@@ -152,7 +149,7 @@ def label(phases: list[str]) -> str:
     the innermost phase of its rounds."""
     if "rounds" not in phases:
         return "start"
-    for phase in (WRITING, "score"):
+    for phase in (*IN_THREADS, "score"):
         if phase in phases:
             return phase
     return phases[-1]

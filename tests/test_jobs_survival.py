@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 from test_jobs import SMALL, generator, lines, run
 
-from fedgan_mpi.run.checkpoint import checkpoints_of
+from fedgan_mpi.run.checkpoint import checkpoints_of, decode, encode
 
 pytestmark = pytest.mark.jobs
 ROUNDS = 30
@@ -212,6 +213,17 @@ def test_checkpoints_say_what_they_are(whole):
     assert manifest["versions"]["torch"] and manifest["shards_sha256"]
 
 
+def test_what_parts_are_adds_up_over_ranks():
+    """So that a checkpoint is agreed on with a round's own numbers."""
+    names = ["server.pt", "device_0001.pt", "device_0002.pt"]
+    parts = [
+        {name: {"bytes": 2**40 + n, "sha256": hashlib.sha256(bytes([n])).hexdigest()}}
+        for n, name in enumerate(names[:2])
+    ]
+    total = sum(encode(part, names) for part in parts)
+    assert decode(total, names) == {**parts[0], **parts[1]}  # device 2's rank has died
+
+
 def test_other_keys_than_the_checkpoints_are_refused_by_name(whole, tmp_path):
     copy = tmp_path / "runs" / "a"
     shutil.copytree(whole, copy)
@@ -316,14 +328,14 @@ def test_a_disk_that_is_full_for_a_while_costs_a_checkpoint_and_not_the_run(whol
     program.write_text(
         "import errno, sys\n"
         "from fedgan_mpi.run import checkpoint\n"
-        "honest = checkpoint.write_complete\n"
+        "honest = checkpoint.write_synced\n"
         "def full(path, content):\n"
         "    if '000010' in str(path) and path.name == 'device_0001.pt':\n"
         "        raise OSError(errno.ENOSPC, 'No space left on device', str(path))\n"
         "    if '000015' in str(path) and path.name == 'checkpoint.json':\n"
         "        raise OSError(errno.ENOSPC, 'No space left on device', str(path))\n"
         "    honest(path, content)\n"
-        "checkpoint.write_complete = full\n"
+        "checkpoint.write_synced = full\n"
         "from fedgan_mpi.__main__ import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )

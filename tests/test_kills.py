@@ -17,7 +17,7 @@ JOB = (
     "--algorithm.name", "mdgan",
 )  # fmt: skip
 KILLS = [
-    ("compute", 1), ("score", 2), ("write", 1), ("write", 0), ("complete", 0), ("gather", 0),
+    ("compute", 1), ("score", 2), ("write", 1), ("write", 0), ("seal", 0), ("gather", 0),
     ("sum", 2),
 ]  # fmt: skip
 """Phase and rank; 0 is the server."""
@@ -33,10 +33,10 @@ def whole(tmp_path_factory) -> Path:
 def test_a_board_tells_the_phases_of_a_job(whole):
     """Otherwise kills would not fall where they say."""
     seen = set(phases_seen(whole))
-    assert seen >= {"compute", "score", "write", "complete", "scatter", "gather", "permute", "sum"}
+    assert seen >= {"compute", "score", "write", "seal", "scatter", "gather", "permute", "sum"}
     assert "average" not in seen  # mdgan has none
     assert label(["start", "agree"]) == "start"
-    assert label(["start", "rounds", "complete", "agree"]) == "agree"
+    assert label(["start", "rounds", "copy", "agree"]) == "agree"
     assert label(["start", "rounds", "score", "sum"]) == "score"
     assert label(["start", "rounds", "compute", "write"]) == "write"
 

@@ -309,14 +309,6 @@ class Link:
         result: T = value
         return result
 
-    @_verb
-    def collect(self, mine: dict[str, T], problem: str | None) -> dict[str, T]:
-        """All ranks' entries together, on every rank; AgreedError on every rank where any has a
-        problem."""
-        self.agree(problem)
-        everyone = self._comm.allgather(mine)
-        return {key: value for theirs in everyone for key, value in theirs.items()}
-
     def check_world(self) -> None:
         """Raise AgreedError where the launcher started more ranks than this world has."""
         problem = world_size_problem(self.size)

@@ -13,21 +13,24 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fedgan_mpi.cluster.link import AgreedError
 from fedgan_mpi.cluster.node import Device, Node, Server
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.files import read_whole, sync, write_complete
+from fedgan_mpi.files import read_whole, sync, write_synced
 from fedgan_mpi.run.stats import STATS
 
 _MANIFEST = "checkpoint.json"
+_PIECES = 8  # of 32 bits, in a SHA-256
 
 
 def checkpoint_name(round: int) -> str:
@@ -47,27 +50,36 @@ def checkpoints_of(run: Path) -> list[Path]:
 
 
 class Checkpoints:
-    """Those that a job writes. Training waits for a copy in memory; a thread brings it to disk, and
-    a later round, at the same one on all ranks, makes it valid."""
+    """Those that a job writes. Training waits for a copy in memory and no longer: a thread brings
+    each rank's part to disk, what the parts are goes with the numbers of a later round, and a
+    thread of the server's makes the whole valid."""
 
-    def __init__(self, node: Node, run: Path, *, keep_last: int, about: Mapping[str, Any]) -> None:
-        """Collective. about: JSON for every manifest: configuration, shards, versions."""
+    def __init__(
+        self,
+        node: Node,
+        run: Path,
+        *,
+        keep_last: int,
+        about: Mapping[str, Any],
+        say: Callable[[str], None],
+    ) -> None:
+        """Collective. about: JSON for every manifest: configuration, shards, versions. say: takes
+        what was in the way of a checkpoint; those before it stay then."""
         self.node, self.directory = node, run / "checkpoints"
-        self.keep_last, self.about = keep_last, about
+        self.keep_last, self.about, self.say = keep_last, about, say
         self.best: int | None = None
         """Round whose checkpoint is kept however old it is."""
-        self.newest: int | None = None
-        """Round of the last one that is valid."""
+        self.names = ["server.pt", *map(_device_file, range(1, node.participation.devices + 1))]
         self._under_way: _Writing | None = None
+        self._sealing: _Sealing | None = None
         node.link.from_server(lambda: _sentence(self._sweep, self.directory))
 
-    def begin(self, round: int, progress: Mapping[str, Any]) -> str | None:
+    def begin(self, round: int, progress: Mapping[str, Any]) -> None:
         """Collective. Copy all that `round` finished rounds left behind, and begin to write it.
 
-        progress: JSON, the server's; what the train loop itself must remember. Gives what
-        `complete` gives of the one before.
+        progress: JSON, the server's; what the train loop itself must remember.
         """
-        problem = self.complete()
+        self._tell(self._wait_for_parts())
         self._under_way = _Writing(
             round=round,
             progress=json.dumps(progress),
@@ -76,86 +88,87 @@ class Checkpoints:
             record=self.directory.parent / STATS if self.node.link.is_server else None,
         )
         self._under_way.start()
-        return problem
 
     @property
     def waits(self) -> bool:
-        """Whether one is to be completed; the same on every rank."""
+        """Whether parts are to be sealed; the same on every rank."""
         return self._under_way is not None
 
-    @property
-    def is_writing(self) -> bool:
-        """Whether this rank still brings its part to disk."""
-        return self._under_way is not None and self._under_way.is_alive()
+    def tell(self) -> tuple[bool, bool, NDArray[np.float64]]:
+        """Of this rank's part: whether it is still on its way to disk, whether that failed, and
+        what it is, to be added up with the other ranks' for `seal`."""
+        writing = self._under_way
+        if writing is None or writing.is_alive():
+            return writing is not None, False, encode({}, self.names)
+        return False, writing.problem is not None, encode(writing.files, self.names)
+
+    def seal(self, parts: NDArray[np.float64]) -> None:
+        """All parts are on disk, and all ranks have the sum of what they told: the server makes
+        the checkpoint valid."""
+        writing, self._under_way = self._under_way, None
+        assert writing is not None
+        if not self.node.link.is_server:
+            return
+        self._tell(self._finish_sealing())
+        self._sealing = _Sealing(self, writing, decode(parts, self.names))
+        self._sealing.start()
 
     def complete(self) -> str | None:
-        """Collective. Wait for the one that is being written, and make it valid. Gives what was in
-        the way, the same on every rank; the checkpoints before it stay then."""
-        writing, self._under_way = self._under_way, None
-        if writing is None:
-            return None
-        writing.join()
-        link = self.node.link
+        """Collective. Wait until the last one is valid. Gives what was in the way, the same on
+        every rank, and does not say it."""
+        problem = self._wait_for_parts()
         try:
-            files = link.collect(writing.files, writing.problem)
-            link.from_server(
-                lambda: _sentence(lambda: self._finish(writing, files), self.directory)
-            )
+            self.node.link.from_server(self._raise_problem)
         except AgreedError as error:
-            shutil.rmtree(writing.temporary, ignore_errors=True)
-            return f"no checkpoint of round {writing.round}: {error}"
-        self.newest = writing.round
-        return None
+            problem = str(error)
+        return problem
+
+    def give_up(self) -> None:
+        """Collective. Some rank could not write its part."""
+        self._tell(self._wait_for_parts())
 
     def abandon(self) -> None:
-        """Collective: the one that is being written will not be whole."""
+        """Collective: what is being written will not be whole."""
         writing, self._under_way = self._under_way, None
         if writing is not None:
             writing.join()
+        self._tell(self._finish_sealing())
         self.node.link.barrier()
         self.node.link.from_server(lambda: _sentence(self._sweep, self.directory))
 
-    def _carry_over(self, temporary: Path, files: dict[str, Any]) -> list[str]:
-        """Take the files of devices whose rank has died from the checkpoint before. Gives those
-        that it has not."""
-        node = self.node
-        if not node.link.lost:
-            return []
-        gone = [k for k in range(1, node.participation.devices + 1) if node.link.rank_of(k) is None]
-        before = checkpoints_of(self.directory.parent)[-1:]
-        manifests = [read_manifest(checkpoint) for checkpoint in before]
-        missing = []
-        for name in map(_device_file, gone):
-            if manifests and name in manifests[0].files:
-                shutil.copyfile(before[0] / name, temporary / name)
-                files[name] = manifests[0].files[name]
-            else:
-                missing.append(name)
-        return missing
+    def _wait_for_parts(self) -> str | None:
+        """Collective. The slow way, where a round's numbers have not told yet that all are there.
+        Gives what was in the way, the same on every rank."""
+        writing = self._under_way
+        if writing is None:
+            return None
+        writing.join()
+        try:
+            self.node.link.agree(writing.problem)
+        except AgreedError as error:
+            self._under_way = None
+            shutil.rmtree(writing.temporary, ignore_errors=True)
+            return f"no checkpoint of round {writing.round}: {error}"
+        part = encode(writing.files, self.names)
+        self.seal(self.node.link.sum(part.ravel()).reshape(part.shape))
+        return None
 
-    def _finish(self, writing: _Writing, files: dict[str, Any]) -> None:
-        lost = self._carry_over(writing.temporary, files)
-        manifest = {
-            "round": writing.round,
-            "progress": json.loads(writing.progress),
-            "files": dict(sorted(files.items())),
-            "lost": lost,
-            **self.about,
-        }
-        temporary, final = writing.temporary, self.directory / checkpoint_name(writing.round)
-        write_complete(temporary / _MANIFEST, json.dumps(manifest, indent=1).encode())
-        aside = self.directory / f".{final.name}.old"
-        if final.exists():  # the same round again, where the first was damaged
-            os.replace(final, aside)
-        os.replace(temporary, final)
-        sync(self.directory)
-        shutil.rmtree(aside, ignore_errors=True)
-        kept = None if self.best is None else checkpoint_name(self.best)
-        # Those of later rounds are damaged, or the run would not have gone back before them.
-        there = checkpoints_of(self.directory.parent)
-        for old in there[: there.index(final) + 1][: -self.keep_last]:
-            if old.name != kept:
-                shutil.rmtree(old)
+    def _finish_sealing(self) -> str | None:
+        """The server's: wait for the one before, and give what was in its way."""
+        sealing, self._sealing = self._sealing, None
+        if sealing is None:
+            return None
+        sealing.join()
+        return sealing.problem
+
+    def _tell(self, problem: str | None) -> None:
+        if problem is not None:
+            self.say(problem)
+
+    def _raise_problem(self) -> None:
+        problem = self._finish_sealing()
+        if problem is not None:
+            raise UserError(problem)
 
     def _sweep(self) -> None:
         """Remove what a killed job left half written."""
@@ -182,25 +195,112 @@ class _Writing(threading.Thread):
         """record: what the run has told of its rounds, which must last as long as they do; the
         server's."""
         super().__init__(name="checkpoint")
-        self.record = record
         self.round, self.progress, self.temporary = round, progress, temporary
-        self.contents = contents
+        self.contents, self.record = contents, record
         self.files: dict[str, dict[str, Any]] = {}
-        self.problem: str | None = None
+        self.problem: str | None = "its thread ended early"  # until it has not
 
     def run(self) -> None:
         try:
             self.temporary.mkdir(exist_ok=True)
             for name, buffer in self.contents.items():
                 content = buffer.getbuffer()
-                write_complete(self.temporary / name, content)
+                write_synced(self.temporary / name, content)
                 sha256 = hashlib.sha256(content).hexdigest()
                 self.files[name] = {"bytes": len(content), "sha256": sha256}
             if self.record is not None:
                 sync(self.record)
+            self.problem = None
         except OSError as error:
             self.problem = f"{self.temporary} cannot be written: {error.strerror}"
         self.contents = {}
+
+
+class _Sealing(threading.Thread):
+    """The server's part: a manifest, and the name that makes all parts together a checkpoint."""
+
+    def __init__(
+        self, checkpoints: Checkpoints, writing: _Writing, files: dict[str, dict[str, Any]]
+    ) -> None:
+        super().__init__(name="seal")
+        node = checkpoints.node
+        self.directory, self.temporary = checkpoints.directory, writing.temporary
+        self.keep_last, self.best = checkpoints.keep_last, checkpoints.best
+        self.round = writing.round
+        self.manifest: dict[str, Any] = {
+            "round": writing.round,
+            "progress": json.loads(writing.progress),
+            "files": files,
+            "lost": [],
+            **checkpoints.about,
+        }
+        devices = range(1, node.participation.devices + 1)
+        self.gone = [_device_file(k) for k in devices if node.link.rank_of(k) is None]
+        self.problem: str | None = self._problem("its thread ended early")  # until it has not
+
+    def run(self) -> None:
+        try:
+            _sentence(self._seal, self.directory)
+            self.problem = None
+        except UserError as error:
+            shutil.rmtree(self.temporary, ignore_errors=True)
+            self.problem = self._problem(error)
+
+    def _problem(self, what: object) -> str:
+        return f"no checkpoint of round {self.round}: {what}"
+
+    def _seal(self) -> None:
+        self._carry_over()
+        temporary, final = self.temporary, self.directory / checkpoint_name(self.round)
+        write_synced(temporary / _MANIFEST, json.dumps(self.manifest, indent=1).encode())
+        sync(temporary)
+        aside = self.directory / f".{final.name}.old"
+        if final.exists():  # the same round again, where the first was damaged
+            os.replace(final, aside)
+        os.replace(temporary, final)
+        sync(self.directory)
+        shutil.rmtree(aside, ignore_errors=True)
+        kept = None if self.best is None else checkpoint_name(self.best)
+        # Those of later rounds are damaged, or the run would not have gone back before them.
+        there = checkpoints_of(self.directory.parent)
+        for old in there[: there.index(final) + 1][: -self.keep_last]:
+            if old.name != kept:
+                shutil.rmtree(old)
+
+    def _carry_over(self) -> None:
+        """Take the files of devices whose rank has died from the checkpoint before; those that it
+        has not are lost."""
+        if not self.gone:
+            return
+        before = checkpoints_of(self.directory.parent)[-1:]
+        manifests = [read_manifest(checkpoint) for checkpoint in before]
+        for name in self.gone:
+            if manifests and name in manifests[0].files:
+                shutil.copyfile(before[0] / name, self.temporary / name)
+                sync(self.temporary / name)
+                self.manifest["files"][name] = manifests[0].files[name]
+            else:
+                self.manifest["lost"].append(name)
+
+
+def encode(files: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> NDArray[np.float64]:
+    """What parts are, as numbers that ranks can add up: a row a name, of zeros where it is not
+    among the files, else bytes and the SHA-256 in pieces that float64 holds exactly."""
+    table = np.zeros((len(names), 1 + _PIECES))
+    for row, name in zip(table, names, strict=True):
+        if name in files:
+            pieces = np.frombuffer(bytes.fromhex(files[name]["sha256"]), ">u4")
+            row[0], row[1:] = files[name]["bytes"], pieces
+    return table
+
+
+def decode(table: NDArray[np.float64], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The reverse of `encode`."""
+    return {
+        name: {"bytes": int(row[0]), "sha256": row[1:].astype(">u4").tobytes().hex()}
+        for row, name in zip(table, names, strict=True)
+        if row[0]
+    }
 
 
 def _files_of(node: Node) -> dict[str, Device | Server]:
