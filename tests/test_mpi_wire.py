@@ -437,3 +437,17 @@ def test_a_rounds_traffic_allocates_nothing_once_warm(comm, road, dtype, average
     assert taken(lambda: flat.phi.detach().clone()) > 400_000  # the measure measures
     assert taken(lambda: np.ones(100_000)) > 400_000
     link.barrier()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_long_vectors_change_places_whole(comm, dtype):
+    """Too long to be buffered: what leaves must not be overwritten by what comes."""
+    link = Link(comm)
+    link.configure(LinkConfig(wire_dtype=dtype))
+    to = {k: k % (link.size - 1) + 1 for k in range(1, link.size)}
+    mine = {} if link.is_server else {link.rank: torch.full((4_000_000,), float(link.rank))}
+    for turn in range(1, 4):
+        link.permute(mine, to)
+        for k, vector in mine.items():
+            expected = (k - turn - 1) % (link.size - 1) + 1
+            assert (vector == expected).all()
