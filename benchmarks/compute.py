@@ -96,7 +96,7 @@ def main() -> None:
         "torch": torch.__version__,
         **{key: vars(args)[key] for key in ("size", "channels", "width", "batch", "blocks")},
     }
-    print(json.dumps(result, indent=1))
+    print(json.dumps(result))
 
 
 def _ratio(each: list[tuple[float, float]], plain: list[tuple[float, float]]) -> dict[str, object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import tracemalloc
 from dataclasses import replace
 from io import BytesIO
 
@@ -13,6 +14,8 @@ import pytest
 import torch
 from mpi4py import MPI
 from test_mpi_rounds import UNEQUAL, assert_close, link_of, oracle_shares
+from test_wire import allocated
+from torch import nn
 from toys import NZ, play, toy_algorithm, toy_config, toy_networks, toy_shards, vectors
 
 from fedgan_mpi.algorithms.base import Sizes
@@ -392,3 +395,59 @@ def test_rounding_cannot_lengthen_a_clipped_update(comm):
         longest = 0.002 / link.device_ranks
         assert arrived.norm() <= longest
         assert link.is_server or arrived.norm() > 0.98 * longest
+
+
+def taken(act) -> int:
+    """Bytes of torch's arrays that are new while it acts, in all, or of numpy's, at their peak."""
+    by_torch = allocated(act)
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    act()
+    by_numpy = tracemalloc.get_traced_memory()[1] - before
+    tracemalloc.stop()
+    return max(by_torch, by_numpy)
+
+
+@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("dtype", ["float32", *DTYPES])
+@pytest.mark.parametrize("average", ["reduce", "gather"])
+def test_a_rounds_traffic_allocates_nothing_once_warm(comm, road, dtype, average):
+    """Downlink, uplink with its shares, average: vectors of 800 kB, and nothing of that order is
+    new."""
+    link = Link(comm, road=road)
+    networks = (nn.Linear(1, 100_000, bias=False), nn.Linear(200_000, 1, bias=False))
+    config = narrow_config(
+        dtype, dtype != "float32", precision="float32", link={"average": average}
+    )
+    algorithm = toy_algorithm(link, config, toy_shards(UNEQUAL), networks=networks)
+    flat, uplink = algorithm.flat, algorithm.uplink
+
+    def act():
+        link.broadcast(flat.gan)
+        uplink.clear()
+        for device, share in algorithm.participants(0):
+            uplink.restore()
+            device.optimizer.step()
+            uplink.add(device, share)
+        uplink.finish()
+        link.average(uplink.rows, into=flat.discriminator)
+
+    act()
+    assert taken(act) < 50_000
+    assert taken(lambda: flat.phi.detach().clone()) > 400_000  # the measure measures
+    assert taken(lambda: np.ones(100_000)) > 400_000
+    link.barrier()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_long_vectors_change_places_whole(comm, dtype):
+    """Too long to be buffered: what leaves must not be overwritten by what comes."""
+    link = Link(comm)
+    link.configure(LinkConfig(wire_dtype=dtype))
+    to = {k: k % (link.size - 1) + 1 for k in range(1, link.size)}
+    mine = {} if link.is_server else {link.rank: torch.full((4_000_000,), float(link.rank))}
+    for turn in range(1, 4):
+        link.permute(mine, to)
+        for k, vector in mine.items():
+            expected = (k - turn - 1) % (link.size - 1) + 1
+            assert (vector == expected).all()
