@@ -229,7 +229,7 @@ def parts(timed: Clock, present=(1, 2, 3)):
     return broadcast, deliver, upload
 
 
-@pytest.mark.parametrize("present", [(1, 2, 3), (1, 3), (2,)])
+@pytest.mark.parametrize("present", [(1, 2, 3), (1, 3), (2,), (3,)])
 def test_rens_rounds_take_what_the_two_schedules_say(present):
     serial, parallel = clock(), clock(algorithm={"schedule": "parallel"})
     broadcast, _, upload = parts(serial, present)

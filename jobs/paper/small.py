@@ -1,5 +1,6 @@
 """The paper's experiment in small, from two data sets to tables and pictures, on two cores.
 
+    pip install ".[mpich]"
     python jobs/paper/small.py --mnist DIR --pneumonia FILE --out paper_small
 
 DIR holds MNIST's four idx files, or torchvision's MNIST/ folder; FILE is pneumoniamnist.npz
@@ -20,6 +21,8 @@ from pathlib import Path
 
 from report import write_reports
 from variants import read_variants
+
+from fedgan_mpi.command_line import parse_train
 
 HERE = Path(__file__).resolve().parent / "small"
 DATA_SETS = ("mnist", "pneumonia")
@@ -62,11 +65,24 @@ def prepare(out: Path, name: str, source: str, path: Path, *flags: str) -> None:
 
 def train(out: Path, run: str, data: str, seed: int, flags: Sequence[str], ranks: int) -> None:
     """One run, or what is left of it."""
-    if (out / "runs" / run / "report.html").exists():
+    experiment = str(HERE / f"{data}.toml")
+    rounds = parse_train([experiment, *flags]).config.training.rounds
+    if rounds_of(out / "runs" / run) == rounds:
         return
     options = ["--run.name", run, "--run.seed", str(seed), "--resume", "auto", *flags]
-    command = ["-m", "fedgan_mpi", "train", str(HERE / f"{data}.toml"), *options]
+    command = ["-m", "fedgan_mpi", "train", experiment, *options]
     python(out, *command, name=run, launcher=("mpirun", "-n", str(ranks)))
+    if rounds_of(out / "runs" / run) != rounds:
+        sys.exit(f"{out / 'runs' / run} has not ended after {rounds} rounds; see {out / 'log.txt'}")
+
+
+def rounds_of(run: Path) -> int | None:
+    """After how many rounds a run has ended; None where it has not."""
+    exported = run / "generator.json"
+    if not exported.exists() or not (run / "report.html").exists():
+        return None
+    rounds: int = json.loads(exported.read_text(encoding="utf-8"))["round"]
+    return rounds
 
 
 def python(out: Path, *arguments: str, name: str, launcher: Sequence[str] = ()) -> None:
@@ -75,13 +91,13 @@ def python(out: Path, *arguments: str, name: str, launcher: Sequence[str] = ()) 
     began, before = time.monotonic(), os.times()
     # Ranks set their own threads.
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
-    root = str(Path(__file__).resolve().parents[2])
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     with open(out / "log.txt", "a", encoding="utf-8") as log:
-        subprocess.run(
+        done = subprocess.run(
             [*launcher, sys.executable, *arguments],
-            cwd=out, env=environment, stdout=log, stderr=log, check=True,
+            cwd=out, env=environment, stdout=log, stderr=log,
         )  # fmt: skip
+    if done.returncode != 0:
+        sys.exit(f"{name} ended with {done.returncode}; see {out / 'log.txt'}")
     after = os.times()
     spent = after.children_user + after.children_system
     spent -= before.children_user + before.children_system
