@@ -119,12 +119,31 @@ class Manifest:
         return manifest
 
 
-@dataclass(kw_only=True)
-class Shard:
-    """One device's images, in memory or in an open file."""
+@dataclass(frozen=True, kw_only=True)
+class OnDisk:
+    """Pixels that lie in one piece of a file, which is open only while some are taken: a rank may
+    host a thousand devices."""
 
     path: Path
-    images: Images | h5py.Dataset
+    offset: int
+    """Bytes before the first pixel."""
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> Images:
+        return np.array(np.memmap(self.path, np.uint8, "r", self.offset, self.shape)[rows])
+
+
+@dataclass(kw_only=True)
+class Shard:
+    """One device's images, in memory or where they lie in their file."""
+
+    path: Path
+    images: Images | OnDisk | h5py.Dataset
+    """Where the shard is not read whole: from the disk when asked for; chunked, from an open
+    file."""
     labels: Labels | None
     sha256: str
     indices: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
@@ -135,7 +154,7 @@ class Shard:
 
     def take(self, indices: NDArray[np.int64]) -> Images:
         """uint8 (len(indices), C, H, W), in the order of the indices, which may repeat."""
-        if isinstance(self.images, np.ndarray):
+        if not isinstance(self.images, h5py.Dataset):
             return self.images[indices]
         # HDF5 reads increasing indices without repetition.
         unique, where = np.unique(indices, return_inverse=True)
@@ -283,12 +302,14 @@ def read_shard(path: Path, *, image_shape: tuple[int, int, int], in_memory: bool
         if isinstance(error, PermissionError) or not os.access(path, os.R_OK):
             reason = "not readable by you"
         raise UserError(f"{path} is {reason}") from None
+    shard: Shard | None = None
     try:
-        return _check_shard(path, file, image_shape, in_memory)
+        shard = _check_shard(path, file, image_shape, in_memory)
+        return shard
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise UserError(f"{path} is damaged: {' '.join(str(error).split())}") from None
     finally:
-        if in_memory:
+        if shard is None or not isinstance(shard.images, h5py.Dataset):
             file.close()
 
 
@@ -324,9 +345,13 @@ def _check_shard(
     sha256 = str(file.attrs.get("pixels_sha256"))
     indices = file["indices"][...] if "indices" in file else np.empty(0, np.int64)
     shard = Shard(path=path, images=images, labels=labels, sha256=sha256, indices=indices)
+    offset = images.id.get_offset()  # None where the pixels do not lie in one piece
     if in_memory:
         shard.images = images[...]
         check_pixels(shard)
+    elif offset is not None:
+        shard.images = OnDisk(path=path, offset=offset, shape=images.shape)
+        shard.images[:1]  # it is as long as it says
     return shard
 
 

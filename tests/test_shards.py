@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import h5py
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.shards import Batches, Manifest, Shard, read_shard, write_shard
+from fedgan_mpi.shards import Batches, Manifest, Shard, check_pixels, read_shard, write_shard
 
 SHAPE = (1, 4, 4)
 
@@ -43,6 +44,31 @@ def test_from_the_file_as_from_memory(path, images):
     for in_memory in (True, False):
         shard = read_shard(path, image_shape=SHAPE, in_memory=in_memory)
         assert np.array_equal(shard.take(indices), images[indices])
+
+
+def test_a_thousand_shards_need_no_thousand_open_files(path):
+    def opened() -> int:
+        files = [os.readlink(fd) for fd in Path("/proc/self/fd").iterdir() if fd.exists()]
+        return files.count(str(path))
+
+    shard = read_shard(path, image_shape=SHAPE, in_memory=False)
+    taken = shard.take(np.array([3, 1]))
+    assert opened() == 0 and taken.shape == (2, *SHAPE)
+    with path.open("rb") as file:  # the count can fail
+        assert opened() == 1 and file.readable()
+
+
+def test_chunked_pixels_are_read_from_the_open_file(path, images):
+    with h5py.File(path, "r+") as file:
+        attributes = dict(file.attrs)
+        del file["images"]
+        file.create_dataset("images", data=images, chunks=(1, *SHAPE), compression="gzip")
+        file.attrs.update(attributes)
+    shard = read_shard(path, image_shape=SHAPE, in_memory=False)
+    assert isinstance(shard.images, h5py.Dataset)
+    indices = np.array([5, 22, 0, 5, 7])
+    assert np.array_equal(shard.take(indices), images[indices])
+    check_pixels(shard)
 
 
 def numbered(count: int) -> Shard:
