@@ -117,10 +117,10 @@ def test_a_job_that_is_preempted_is_requeued_and_goes_on(slurm):
 def test_a_job_whose_time_is_up_is_requeued_and_goes_on(slurm):
     """By SLURM's own clock, which may send the script's signal up to a minute early."""
     flags = [*SMALL, "--data.devices", "2", "--training.rounds", "1000000"]
-    job = submit(slurm, "--job-name=t", "--time=3", "--ntasks=3", "jobs/train.sbatch", *flags)
+    job = submit(slurm, "--job-name=t", "--time=4", "--ntasks=3", "jobs/train.sbatch", *flags)
     run, log = slurm / "runs" / "t", slurm / f"t-{job}.log"
     wait_for_restart(job, log)
-    (told,) = re.findall(r"stopped by a signal after round (\d+)", log.read_text())
+    told = re.findall(r"stopped by a signal after round (\d+)", log.read_text())[-1]
     assert "TIME LIMIT" not in log.read_text()
     wait_for_rounds(job, log, run, int(told) + 9)
     assert rounds_of(run)[: int(told) + 9] == list(range(1, int(told) + 10))
@@ -132,10 +132,10 @@ def test_a_job_whose_time_is_up_is_requeued_and_goes_on(slurm):
 def test_a_job_that_runs_into_its_limit_has_a_checkpoint_of_its_last_round(slurm):
     """Without the script's signal in time: SIGTERM to all ranks, and SIGKILL soon after."""
     flags = [*SMALL, "--data.devices", "2", "--training.rounds", "1000000"]
-    limit = ["--time=1", "--signal=B:CONT@0"]
+    limit = ["--time=2", "--signal=B:CONT@0"]
     job = submit(slurm, "--job-name=l", *limit, "--ntasks=3", "jobs/train.sbatch", *flags)
     run, log = slurm / "runs" / "l", slurm / f"l-{job}.log"
-    assert wait_for(job, "TIMEOUT", "FAILED", seconds=240)["JobState"] == "TIMEOUT"
+    assert wait_for(job, "TIMEOUT", "FAILED", seconds=300)["JobState"] == "TIMEOUT"
     assert "DUE TO TIME LIMIT" in log.read_text()
     (told,) = re.findall(r"stopped by a signal after round (\d+)", log.read_text())
     assert rounds_of(run)[-1] == int(told)
@@ -144,7 +144,7 @@ def test_a_job_that_runs_into_its_limit_has_a_checkpoint_of_its_last_round(slurm
 
 def wait_for_restart(job: str, log: Path) -> None:
     deadline = time.monotonic() + 300
-    while (now := about(job)).get("Restarts") != "1":
+    while (now := about(job)).get("Restarts", "0") == "0":
         told = log.read_text() if log.exists() else "no log"
         assert now.get("JobState") not in ("FAILED", "TIMEOUT", "COMPLETED"), told
         assert time.monotonic() < deadline, (now, told)

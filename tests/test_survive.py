@@ -70,7 +70,7 @@ def job(cwd: Path, *flags: str, ulfm: bool = True, **environment: str):
     survive = ["--link.survive", "true"] if ulfm else []
     return subprocess.run(
         [MPIRUN, *mode, "-n", "4", sys.executable, "program.py", *JOB, *survive, *flags],
-        cwd=cwd, env={**ENVIRONMENT, **environment}, capture_output=True, text=True, timeout=120,
+        cwd=cwd, env={**ENVIRONMENT, **environment}, capture_output=True, text=True, timeout=280,
     )  # fmt: skip
 
 
