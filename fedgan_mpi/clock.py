@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING
 
 from fedgan_mpi.algorithms import ALGORITHMS
 from fedgan_mpi.algorithms.base import Algorithm
 from fedgan_mpi.algorithms.plan import Plan, payload_sizes
 from fedgan_mpi.cluster.wireless import Air, Cell, macs_per_second
-from fedgan_mpi.config import Config
+from fedgan_mpi.config import Config, ModelConfig
+
+if TYPE_CHECKING:
+    from fedgan_mpi.learning.macs import Macs
 
 
 class Clock:
@@ -42,21 +47,26 @@ class Clock:
 def make_clock(
     config: Config, image_shape: tuple[int, int, int], images: Sequence[int], classes: int
 ) -> Clock:
-    """The clock of an experiment; networks are built to be counted, and cost no memory.
+    """The clock of an experiment. images: of device 1, 2, …, in one number for `centralized`;
+    classes: 0 where unconditional."""
+    macs, theta, phi = _count(config.model, config.training.loss, image_shape, classes)
+    sizes = payload_sizes(config, image_shape, theta, phi)
+    plan = Plan(config=config, sizes=sizes, macs=macs, images=images)
+    return Clock(ALGORITHMS[config.algorithm.name], plan)
 
-    images: of device 1, 2, …, in one number for `centralized`; classes: 0 where unconditional.
-    """
+
+@cache
+def _count(
+    model: ModelConfig, loss: str, image_shape: tuple[int, int, int], classes: int
+) -> tuple[Macs, int, int]:
+    """(multiply-accumulates, |G|, |D|), of networks that are built without memory."""
     import torch
 
     from fedgan_mpi.learning.losses import LOSSES
     from fedgan_mpi.learning.macs import count_macs
     from fedgan_mpi.learning.networks import build, count_parameters
 
-    model = config.model
     with torch.device("meta"):
         G, D = build(model, image_shape, classes)
-    loss = LOSSES[config.training.loss]
-    macs = count_macs(G, D, loss, image_shape, nz=model.nz, classes=classes)
-    sizes = payload_sizes(config, image_shape, count_parameters(G), count_parameters(D))
-    plan = Plan(config=config, sizes=sizes, macs=macs, images=images)
-    return Clock(ALGORITHMS[config.algorithm.name], plan)
+    macs = count_macs(G, D, LOSSES[loss], image_shape, nz=model.nz, classes=classes)
+    return macs, count_parameters(G), count_parameters(D)

@@ -79,8 +79,14 @@ def ratio(run: History, baseline: History, of: str) -> float | None:
 
 def ratios(seeds: Sequence[History], baselines: Sequence[History], of: str) -> str:
     """Mean ± standard deviation over those seeds that get there, and how many do."""
-    each = [ratio(run, other, of) for run, other in zip(seeds, baselines, strict=False)]
+    each = [ratio(run, other, of) for run, other in pairs(seeds, baselines)]
     return mean([one for one in each if one is not None], len(each))
+
+
+def pairs(seeds: Sequence[History], baselines: Sequence[History]) -> list[tuple[History, History]]:
+    """Runs of the same seed."""
+    by_seed = {run.experiment.run.seed: run for run in baselines}
+    return [(run, by_seed[s]) for run in seeds if (s := run.experiment.run.seed) in by_seed]
 
 
 def mean(values: Sequence[float], asked: int) -> str:
@@ -99,13 +105,14 @@ def claim(runs: Runs) -> str:
         for of, head in HEADS.items():
             row[f"{head}, ratio"] = ratios(seeds, runs[BASELINE], of)
         for of, most in CLAIMED.items():
-            row[f"{HEADS[of]} ≤ {most}"] = verdict(seeds, runs[BASELINE], of, most)
+            told = "–" if name == BASELINE else verdict(seeds, runs[BASELINE], of, most)
+            row[f"{HEADS[of]} ≤ {most}"] = told
         rows.append(row)
     return table(rows)
 
 
 def verdict(seeds: Sequence[History], baselines: Sequence[History], of: str, most: float) -> str:
-    each = [ratio(run, other, of) for run, other in zip(seeds, baselines, strict=False)]
+    each = [ratio(run, other, of) for run, other in pairs(seeds, baselines)]
     within = sum(one is not None and one <= most for one in each)
     return "yes" if within == len(each) else f"no: {within} of {len(each)} seeds"
 
@@ -192,7 +199,7 @@ def other_cells(runs: Runs, usual: WirelessConfig) -> list[Row]:
             others = [run.with_clock(cell) for run in runs[BASELINE]]
             each = [
                 ratio(run.with_clock(cell), other, "wireless")
-                for run, other in zip(runs[name], others, strict=False)
+                for run, other in pairs(runs[name], others)
             ]
             reached = [one for one in each if one is not None]
             means += [statistics.mean(reached)] if reached else []
