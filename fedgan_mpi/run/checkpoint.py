@@ -234,7 +234,7 @@ class _Sealing(threading.Thread):
             "lost": [],
             **checkpoints.about,
         }
-        devices = range(1, node.participation.devices + 1)
+        devices = range(1, node.participation.devices + 1) if node.link.lost else ()
         self.gone = [_device_file(k) for k in devices if node.link.rank_of(k) is None]
         self.problem: str | None = self._problem("its thread ended early")  # until it has not
 
