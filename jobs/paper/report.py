@@ -50,9 +50,12 @@ def write_reports(out: Path, data_sets: Sequence[str], variants: Sequence[str]) 
         cells += [f"## {data}", *sensitivity(there)]
     (report / "claim.md").write_text("\n\n".join(claims) + "\n", encoding="utf-8")
     (report / "sensitivity.md").write_text("\n\n".join(cells) + "\n", encoding="utf-8")
-    extras = [run for run in read_runs(out, "") if run.name not in _named(data_sets, variants)]
+    every = read_runs(out, "")
+    extras = [run for run in every if run.name not in _named(data_sets, variants)]
     if extras:
-        (report / "extras.md").write_text(each_run(extras) + "\n", encoding="utf-8")
+        first = [run for run in every if run.name.endswith(f"-{BASELINE}-seed0")]
+        text = each_run(extras, [*first, *extras])
+        (report / "extras.md").write_text(text + "\n", encoding="utf-8")
     print(f"{report}/: claim.md, sensitivity.md, and index.html for each data set")
 
 
@@ -211,9 +214,13 @@ def other_cells(runs: Runs, usual: WirelessConfig) -> list[Row]:
 # ------------------------------------------------------------ runs of one seed
 
 
-def each_run(runs: Sequence[History]) -> str:
-    """A line a run."""
+def each_run(runs: Sequence[History], baselines: Sequence[History]) -> str:
+    """A line a run; its baseline is the first FedGAN among `baselines` with the same shards."""
     rows = []
+    of_shards: dict[str, History] = {}
+    for run in baselines:
+        if run.experiment.algorithm.name == BASELINE:
+            of_shards.setdefault(run.shards_sha256, run)
     for run in runs:
         told = run.fairness
         row = {"": run.name.removesuffix("-seed0"), "best": f"{run.values.min():.1f}"}
@@ -221,6 +228,10 @@ def each_run(runs: Sequence[History]) -> str:
         for of, head in (("wireless", "wireless s"), ("megabytes", "MB")):
             spent = run.cost(of)
             row[f"{head}, all rounds"] = "–" if spent is None else f"{spent[-1]:.1f}"
+        baseline = of_shards.get(run.shards_sha256)
+        for of in ("wireless", "megabytes"):
+            told_ratio = None if baseline is None else ratio(run, baseline, of)
+            row[f"{HEADS[of]}, ratio"] = "never" if told_ratio is None else f"{told_ratio:.2f}"
         row["rounds of a device"] = f"{min(told.times)} to {max(told.times)}" if told else "–"
         row["Jain"] = f"{told.jain:.2f}" if told else "–"
         rows.append(row)
