@@ -194,7 +194,9 @@ def test_a_killed_rank_ends_its_job_which_goes_on_when_requeued(slurm):
         and "srun" not in process.info["cmdline"][0]
     ]
     ranks[-1].kill()
-    assert wait_for(job, "COMPLETED", "FAILED", seconds=30)["JobState"] == "FAILED"
+    # srun ends the others with SIGTERM, which they take for "after this round", and a KillWait
+    # later, 30 seconds here as by default, with SIGKILL.
+    assert wait_for(job, "COMPLETED", "FAILED", seconds=120)["JobState"] == "FAILED"
     # The same job again meets what its dead ranks have left in shared memory.
     before = len(lines(run))
     subprocess.run(["scontrol", "requeue", job], check=True)
