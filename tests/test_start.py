@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,16 @@ from fedgan_mpi.commands import parse
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.shards import Manifest
 from fedgan_mpi.start import check_manifest
+
+
+def test_mistakes_are_told_before_torch_is_imported():
+    """Nine ranks that import it on two cores take many seconds."""
+    code = (
+        "import sys; import fedgan_mpi.commands, fedgan_mpi.start; "
+        "print(sorted({'torch', 'scipy', 'matplotlib'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def manifest(size: int = 32, labels: bool = True) -> Manifest:

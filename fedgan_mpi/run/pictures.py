@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,9 @@ from PIL import Image
 
 from fedgan_mpi.commands import Sample
 from fedgan_mpi.files import complete_or_absent
-from fedgan_mpi.run.export import TrainedGenerator
+
+if TYPE_CHECKING:  # it imports torch, which mistakes are told before
+    from fedgan_mpi.run.export import TrainedGenerator
 
 _FRAMES = 60
 _FRAME_MILLISECONDS = 200
