@@ -24,7 +24,8 @@ import torch
 import fedgan_mpi.environment  # noqa: F401 - before numpy and torch are loaded
 from fedgan_mpi.algorithms import ALGORITHMS
 from fedgan_mpi.cluster.link import Link
-from fedgan_mpi.cluster.node import Pair, build_node, build_pair
+from fedgan_mpi.cluster.node import build_node
+from fedgan_mpi.cluster.pair import Pair, build_pair
 from fedgan_mpi.config import Config
 from fedgan_mpi.learning.optimizers import make_optimizer
 from fedgan_mpi.learning.steps import (

@@ -21,8 +21,10 @@ import numpy as np
 import torch
 
 import fedgan_mpi.environment  # noqa: F401 - before numpy and torch are loaded
-from fedgan_mpi.cluster.node import Device, Server, build_pair
+from fedgan_mpi.cluster.device import Device
+from fedgan_mpi.cluster.pair import build_pair
 from fedgan_mpi.cluster.processor import multiplies_bfloat16
+from fedgan_mpi.cluster.server import Server
 from fedgan_mpi.config import Config
 from fedgan_mpi.shards import Batches, Shard
 

@@ -25,8 +25,10 @@ import torch
 
 import fedgan_mpi.environment  # noqa: F401 - before numpy and torch are loaded
 from fedgan_mpi.algorithms import ALGORITHMS
+from fedgan_mpi.cluster.device import Device
 from fedgan_mpi.cluster.link import Link
-from fedgan_mpi.cluster.node import Device, build_node, build_pair
+from fedgan_mpi.cluster.node import build_node
+from fedgan_mpi.cluster.pair import build_pair
 from fedgan_mpi.cluster.placement import choose_torch_device
 from fedgan_mpi.config import Config
 from fedgan_mpi.learning.compute import use_tf32

@@ -22,7 +22,8 @@ import fedgan_mpi.environment  # noqa: F401 - before numpy and torch are loaded
 from fedgan_mpi.algorithms import ALGORITHMS
 from fedgan_mpi.algorithms.base import Algorithm
 from fedgan_mpi.cluster.link import Link
-from fedgan_mpi.cluster.node import Pair, build_node, build_pair
+from fedgan_mpi.cluster.node import build_node
+from fedgan_mpi.cluster.pair import Pair, build_pair
 from fedgan_mpi.cluster.placement import set_threads
 from fedgan_mpi.config import Config
 from fedgan_mpi.shards import read_shard, write_shard

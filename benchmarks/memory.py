@@ -19,7 +19,8 @@ import numpy as np
 import fedgan_mpi.environment  # noqa: F401 - before numpy and torch are loaded
 from fedgan_mpi.algorithms import ALGORITHMS
 from fedgan_mpi.cluster.link import Link
-from fedgan_mpi.cluster.node import build_node, build_pair
+from fedgan_mpi.cluster.node import build_node
+from fedgan_mpi.cluster.pair import build_pair
 from fedgan_mpi.config import Config
 from fedgan_mpi.shards import Shard
 from fedgan_mpi.start import hosted_devices

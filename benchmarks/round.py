@@ -23,7 +23,8 @@ import torch
 import fedgan_mpi.environment  # noqa: F401 - before numpy and torch are loaded
 from fedgan_mpi.algorithms import ALGORITHMS
 from fedgan_mpi.cluster.link import Link
-from fedgan_mpi.cluster.node import build_node, build_pair
+from fedgan_mpi.cluster.node import build_node
+from fedgan_mpi.cluster.pair import build_pair
 from fedgan_mpi.cluster.placement import set_threads
 from fedgan_mpi.config import Config
 from fedgan_mpi.shards import Shard
@@ -125,7 +126,8 @@ class Alone:
     """The steps of a round in one process on one thread, with its own networks."""
 
     def __init__(self, config: Config, shape: tuple[int, int, int], shard: Shard) -> None:
-        from fedgan_mpi.cluster.node import Device, Server
+        from fedgan_mpi.cluster.device import Device
+        from fedgan_mpi.cluster.server import Server
         from fedgan_mpi.shards import Batches
 
         pair = build_pair(config, shape)

@@ -24,7 +24,8 @@ from torch import nn
 
 from fedgan_mpi.algorithms import ALGORITHMS
 from fedgan_mpi.cluster.link import Link
-from fedgan_mpi.cluster.node import Node, build_node, pack_pair
+from fedgan_mpi.cluster.node import Node, build_node
+from fedgan_mpi.cluster.pair import pack_pair
 from fedgan_mpi.config import Config
 from fedgan_mpi.learning.losses import LOSSES
 from fedgan_mpi.learning.networks import initialize

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fedgan_mpi.cluster.link import AgreedError, Link
-from fedgan_mpi.cluster.node import Pair, build_pair
+from fedgan_mpi.cluster.pair import Pair, build_pair
 from fedgan_mpi.cluster.placement import choose_torch_device, set_threads
 from fedgan_mpi.command_line import read_config
 from fedgan_mpi.commands import Evaluate

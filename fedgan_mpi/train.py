@@ -19,7 +19,8 @@ from fedgan_mpi.algorithms.base import Algorithm, Ledger
 from fedgan_mpi.algorithms.plan import payload_sizes
 from fedgan_mpi.clock import Clock, make_clock
 from fedgan_mpi.cluster.link import AgreedError, Link, RankLost
-from fedgan_mpi.cluster.node import Node, build_node, build_pair
+from fedgan_mpi.cluster.node import Node, build_node
+from fedgan_mpi.cluster.pair import build_pair
 from fedgan_mpi.cluster.placement import choose_torch_device, set_threads
 from fedgan_mpi.command_line import check_resumable, config_table
 from fedgan_mpi.errors import UserError

@@ -12,10 +12,12 @@ from test_wire import allocated
 from torch import nn
 from toys import toy_shards
 
+from fedgan_mpi.cluster.device import Device
 from fedgan_mpi.cluster.flat import Flat
 from fedgan_mpi.cluster.images import Images
-from fedgan_mpi.cluster.node import Device, Server, build_pair
+from fedgan_mpi.cluster.pair import build_pair
 from fedgan_mpi.cluster.processor import multiplies_bfloat16
+from fedgan_mpi.cluster.server import Server
 from fedgan_mpi.config import Config, ModelConfig
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.learning.compute import Compute

@@ -12,8 +12,10 @@ from test_graphs import KINDS, after_some_rounds
 from test_wire import every_magnitude, there_and_back
 from toys import toy_shards
 
+from fedgan_mpi.cluster.device import Device
 from fedgan_mpi.cluster.images import Images
-from fedgan_mpi.cluster.node import Device, Server, build_pair
+from fedgan_mpi.cluster.pair import build_pair
+from fedgan_mpi.cluster.server import Server
 from fedgan_mpi.cluster.staging import PIECE, Cuda, Staging
 from fedgan_mpi.cluster.wire import Wire
 from fedgan_mpi.config import Config, ModelConfig

@@ -10,7 +10,9 @@ import torch
 from torch import nn
 from toys import NZ, conditional_networks, toy_config, toy_networks, toy_shards
 
-from fedgan_mpi.cluster.node import Device, Server, pack_pair
+from fedgan_mpi.cluster.device import Device
+from fedgan_mpi.cluster.pair import pack_pair
+from fedgan_mpi.cluster.server import Server
 from fedgan_mpi.learning.graphs import WARM_UPS, Step, make_recorder
 from fedgan_mpi.learning.losses import LOSSES
 from fedgan_mpi.shards import Batches

@@ -332,7 +332,7 @@ def test_both_networks_listen_to_the_class(architecture, size):
 def test_classes_of_fakes_follow_the_histogram():
     from dataclasses import replace
 
-    from fedgan_mpi.cluster.node import build_pair
+    from fedgan_mpi.cluster.pair import build_pair
 
     config = Config()
     config = replace(config, model=ModelConfig(conditional=True, width=4))

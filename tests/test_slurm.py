@@ -195,8 +195,9 @@ def test_a_killed_rank_ends_its_job_which_goes_on_when_requeued(slurm):
     ]
     ranks[-1].kill()
     # srun ends the others with SIGTERM, which they take for "after this round", and a KillWait
-    # later, 30 seconds here as by default, with SIGKILL.
-    assert wait_for(job, "COMPLETED", "FAILED", seconds=120)["JobState"] == "FAILED"
+    # later, 30 seconds here as by default, with SIGKILL. They end the job before that.
+    assert wait_for(job, "COMPLETED", "FAILED", seconds=20)["JobState"] == "FAILED"
+    assert "of this machine has died, and the job ends" in (slurm / f"k-{job}.log").read_text()
     # The same job again meets what its dead ranks have left in shared memory.
     before = len(lines(run))
     subprocess.run(["scontrol", "requeue", job], check=True)

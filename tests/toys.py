@@ -13,7 +13,8 @@ from torch import nn
 from fedgan_mpi.algorithms import ALGORITHMS
 from fedgan_mpi.algorithms.base import Algorithm
 from fedgan_mpi.cluster.link import Link
-from fedgan_mpi.cluster.node import build_node, pack_pair
+from fedgan_mpi.cluster.node import build_node
+from fedgan_mpi.cluster.pair import pack_pair
 from fedgan_mpi.config import Config
 from fedgan_mpi.learning.losses import LOSSES, Loss
 from fedgan_mpi.shards import Shard, union

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from fedgan_mpi.algorithms.plan import Payload, Plan, Sizes, Work
+from fedgan_mpi.cluster.device import Device
 from fedgan_mpi.cluster.flat import is_finite
-from fedgan_mpi.cluster.node import Device, Node
+from fedgan_mpi.cluster.node import Node
 from fedgan_mpi.cluster.wireless import Air
 
 

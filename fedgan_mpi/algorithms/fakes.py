@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from fedgan_mpi.cluster.node import Pair
+from fedgan_mpi.cluster.pair import Pair
 from fedgan_mpi.learning.steps import Batch
 
 

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from fedgan_mpi.algorithms.base import Algorithm, Uplink
 from fedgan_mpi.algorithms.plan import Payload, Plan, Sizes, Work
 from fedgan_mpi.algorithms.updates import Updates
-from fedgan_mpi.cluster.node import Device, Node
+from fedgan_mpi.cluster.device import Device
+from fedgan_mpi.cluster.node import Node
 from fedgan_mpi.cluster.statistics import Recalibration
 from fedgan_mpi.cluster.wireless import Air
 from fedgan_mpi.config import Config

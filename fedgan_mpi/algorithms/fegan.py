@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from fedgan_mpi.algorithms.fedgan import FedGAN
-from fedgan_mpi.cluster.node import Device, Node
+from fedgan_mpi.cluster.device import Device
+from fedgan_mpi.cluster.node import Node
 
 
 class FeGAN(FedGAN):

@@ -8,6 +8,7 @@ counts the bytes that one participant sends or receives, and its own seconds.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import os
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 
 from fedgan_mpi.cluster.gpu import cuda_devices
 from fedgan_mpi.cluster.launcher import world_size_problem
-from fedgan_mpi.cluster.mailbox import Bell, Bytes, Mailbox, shared_memory
+from fedgan_mpi.cluster.mailbox import Bell, Bytes, Mailbox, shared_file
 from fedgan_mpi.cluster.route import cuda_aware, numbers_travel
 from fedgan_mpi.cluster.staging import Accelerator, Cuda, Staging
 from fedgan_mpi.cluster.watchdog import Board, Watchdog, exit_soon
@@ -411,25 +412,36 @@ class Link:
             self._comm.Barrier()
 
     def watch(self, deadline: float | None) -> None:
-        """Collective. From now on the job ends where a rank makes no progress for so many seconds;
-        None: it may take as long as it likes."""
+        """Collective. From now on the job ends where a rank dies, or makes no progress for so many
+        seconds; None: it may take as long as it likes.
+
+        Raises AgreedError where a deadline cannot be kept.
+        """
         self._deadline = deadline
         if self._watchdog is not None:
             self._watchdog.stop()
-        if deadline is None:
+        if deadline is None and (self.size == 1 or self._survives):
             return
         machine = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
-        memory = shared_memory(machine, 8 * Board.length(machine.size))
-        board = Board(np.frombuffer(memory, np.int64), machine.rank, self.rank)
+        problem = None
+        try:
+            file = shared_file(machine, Board.length(machine.size))
+        except AgreedError as error:  # of one machine
+            problem = str(error)
+        if deadline is not None:
+            self.agree(problem)
+        elif self.any(problem is not None):
+            return  # whoever asked for nothing is refused nothing
+        self._board = board = Board(file, machine.rank, self.rank)
         machine.Free()
-        self.barrier()  # from here on all count alike
+        self.barrier()  # from here on all count alike, and have their locks
+        atexit.register(board.sign_off)
 
         def end() -> None:
             exit_soon(5.0)
             self.abort()
 
-        self._board = board
-        self._watchdog = Watchdog(board, self.rank, _VERBS, deadline, end)
+        self._watchdog = Watchdog(board, self.rank, _VERBS, deadline, end, survives=self._survives)
         self._watchdog.start()
 
     @staticmethod
@@ -445,6 +457,7 @@ class Link:
     def abort(self, code: int = 1) -> None:
         """End the whole job at once; for a bug on this rank, which the others cannot be told of.
         Where deaths are survived, a device rank ends alone."""
+        self._sign_off()
         if self._survives and not self.is_server:
             os._exit(code)
         self._comm.Abort(code)
@@ -455,6 +468,7 @@ class Link:
         A launcher ends the others when the first process with a status other than 0 ends. Python's
         own farewell would take a while, and a SIGTERM in it would end a rank with another status.
         """
+        self._sign_off()
         if not self.lost:  # Finalize may wait for the dead
             MPI.Finalize()
         sys.stdout.flush()
@@ -466,6 +480,10 @@ class Link:
         self.seconds_down = self.seconds_up = 0.0
 
     # ---------------------------------------------------------------- inside
+
+    def _sign_off(self) -> None:
+        if self._board is not None:
+            self._board.sign_off()
 
     def _arrive(self) -> None:
         """Wait for all ranks without taking the core that they compute on; the payload comes

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from typing import BinaryIO
 
 import numpy as np
 from mpi4py import MPI
@@ -133,18 +134,27 @@ def shared_memory(comm: MPI.Comm, nbytes: int) -> mmap.mmap:
 
     Not an MPI window: Open MPI's print complaints where a transport is missing, and none reserves
     its pages, so that a full /dev/shm would end the job by a signal. Here it is found out in time,
-    and the disk serves.
+    and the disk serves. Raises AgreedError where there is none.
     """
+    with shared_file(comm, nbytes) as file:
+        return mmap.mmap(file.fileno(), nbytes)
+
+
+def shared_file(comm: MPI.Comm, nbytes: int) -> BinaryIO:
+    """Collective. The same, as a file without a name."""
     path = comm.bcast(_reserve(nbytes) if comm.rank == 0 else None)
     if path is None:
         room = f"neither /dev/shm nor {tempfile.gettempdir()} has {nbytes / 1e6:.0f} MB"
         raise AgreedError(f"{room} for the memory that ranks of one machine share")
-    with open(path, "r+b") as file:
-        memory = mmap.mmap(file.fileno(), nbytes)
-    comm.barrier()
+    file = None
+    with contextlib.suppress(OSError):
+        file = open(path, "r+b")  # noqa: SIM115 - the caller's to close
+    seen_by_all = comm.allreduce(file is not None, MPI.LAND)
     if comm.rank == 0:
         os.unlink(path)
-    return memory
+    if file is None or not seen_by_all:
+        raise AgreedError(f"ranks of one machine see different files in {os.path.dirname(path)}")
+    return file
 
 
 def _reserve(nbytes: int) -> str | None:

@@ -1,11 +1,16 @@
-"""Finds the rank that hangs: it neither fails nor ends, and all others wait for it for ever.
+"""Finds the rank that hangs, neither failing nor ending, and the one that has died where the
+launcher leaves the others waiting for it for ever, or for long: SLURM's for its KillWait.
 
 Each rank writes on a board, in memory that the ranks of its machine share, which exchange it has
-entered. A thread beside the training looks at it.
+entered, and holds a lock that the kernel takes back from the dead. A thread beside the training
+looks at both.
 """
 
 from __future__ import annotations
 
+import fcntl
+import math
+import mmap
 import os
 import platform
 import sys
@@ -13,29 +18,36 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 GRACE = 2.0
 """Seconds after the deadline that waiting ranks leave to the one that hangs, which can show where
-it stands. One that is stopped as a whole cannot, and is named by the others."""
+it stands. One that is stopped as a whole cannot, and is named by the others. As many that a
+launcher has to end a job in which a rank has died."""
 
-_ENTERED, _VERB, _WORLD_RANK, _NUMBERS = 0, 1, 2, 8  # a cache line each
+_ENTERED, _VERB, _WORLD_RANK, _LEFT, _NUMBERS = 0, 1, 2, 3, 8  # a cache line each
 
 
 class Board:
     """Where a machine's ranks say what they do; a line a rank."""
 
-    def __init__(self, memory: NDArray[np.int64], line: int, world_rank: int) -> None:
-        """memory: shared zeros, `length` numbers."""
-        self._lines = memory.reshape(-1, _NUMBERS)
+    def __init__(self, file: BinaryIO, line: int, world_rank: int) -> None:
+        """file: zeros that the machine's ranks share, `length` bytes. Its bytes are locked, one a
+        rank: a lock, other than a process number, means the same in every container."""
+        memory = mmap.mmap(file.fileno(), 0)
+        self._lines = np.frombuffer(memory, np.int64).reshape(-1, _NUMBERS)
+        self._file, self._line = file, line  # a rank that closed the file would lose its lock
+        fcntl.lockf(file, fcntl.LOCK_EX, 1, line)
         self._mine = self._lines[line]
         self._mine[_WORLD_RANK] = world_rank
 
     @staticmethod
     def length(ranks: int) -> int:
-        return ranks * _NUMBERS
+        """Bytes."""
+        return 8 * ranks * _NUMBERS
 
     def enter(self, verb: int) -> int:
         """Gives the exchange that this one is part of; 0 is none."""
@@ -66,24 +78,51 @@ class Board:
         line = self._lines[:, _WORLD_RANK].tolist().index(world_rank)
         return int(self._lines[line, _VERB])
 
+    def sign_off(self) -> None:
+        """This process ends, which is no death."""
+        self._mine[_LEFT] = 1
+
+    def dead(self) -> list[int]:
+        """World ranks of this machine whose process ended without having signed off."""
+        return self._ranks(np.array([self._is_dead(line) for line in range(len(self._lines))]))
+
+    def is_first(self, dead: Sequence[int]) -> bool:
+        """Whether this rank is the lowest of this machine that is not among the dead."""
+        return self._mine[_WORLD_RANK] == min(set(self._lines[:, _WORLD_RANK].tolist()) - {*dead})
+
+    def _is_dead(self, line: int) -> bool:
+        if line == self._line or self._lines[line, _LEFT]:
+            return False
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, line)
+        except OSError:
+            return False
+        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, line)
+        return not self._lines[line, _LEFT]  # it may have done so in the meantime
+
     def _ranks(self, chosen: NDArray[np.bool_]) -> list[int]:
         return sorted(self._lines[chosen, _WORLD_RANK].tolist())
 
 
 class Watchdog(threading.Thread):
-    """Ends the job where this rank makes no progress for `deadline` seconds."""
+    """Ends the job where a rank of this machine has died or this one makes no progress for
+    `deadline` seconds."""
 
     def __init__(
         self,
         board: Board,
         rank: int,
         verbs: Sequence[str],
-        deadline: float,
+        deadline: float | None,
         end: Callable[[], None],
+        *,
+        survives: bool = False,
     ) -> None:
+        """deadline: None for none. survives: deaths are others' worry."""
         super().__init__(name="watchdog", daemon=True)
         self.board, self.rank, self.verbs = board, rank, verbs
-        self.deadline, self.end = deadline, end
+        self.deadline, self.end = math.inf if deadline is None else deadline, end
+        self.survives = survives
         self._main = threading.main_thread().ident
         self._over = threading.Event()
 
@@ -93,9 +132,9 @@ class Watchdog(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        pause = min(0.5, self.deadline / 10)
+        pause = min(0.5, self.deadline / 10)  # seconds
         last, since = self.board.stamp, time.monotonic()
-        before = since
+        before, died = since, math.inf
         while not self._over.wait(pause):
             now, stamp = time.monotonic(), self.board.stamp
             if now - before > pause + 1:
@@ -103,11 +142,21 @@ class Watchdog(threading.Thread):
             before = now
             if stamp != last:
                 last, since = stamp, now
-            message = self._message(stamp[1], now - since)
+            dead = [] if self.survives else self.board.dead()
+            died = min(died, now) if dead else math.inf
+            message = self._message(stamp[1], now - since) or self._last_words(dead, now - died)
             if message is not None:
-                print(message, file=sys.stderr, flush=True)
+                print(message, end="", file=sys.stderr, flush=True)
                 self.end()
                 return
+
+    def _last_words(self, dead: Sequence[int], seconds: float) -> str | None:
+        """What to say so many seconds after ranks were found dead: one speaks for all, and the
+        others, should its Abort not reach them, end in silence."""
+        if self.board.is_first(dead) and seconds > GRACE:
+            here = f"[rank {self.rank} on {platform.node()}]"
+            return f"{here} {_ranks(dead)} of this machine has died, and the job ends\n"
+        return "" if seconds > 2 * GRACE else None
 
     def _message(self, verb: int, seconds: float) -> str | None:
         """What to say after so many seconds in an exchange or, with 0, outside of any."""
@@ -133,12 +182,12 @@ class Watchdog(threading.Thread):
             return (
                 f"[rank {self.rank} {here}] {_ranks(behind)} of this machine hangs: others have "
                 f"waited for {seconds:.0f} s in {self.verbs[verb]}, link.deadline is "
-                f"{self.deadline:g}"
+                f"{self.deadline:g}\n"
             )
         if seconds > self.deadline + 2 * GRACE:
             return (
                 f"[rank {self.rank} {here}] has waited in {self.verbs[verb]} for {seconds:.0f} s, "
-                f"link.deadline is {self.deadline:g}; a rank of another machine hangs"
+                f"link.deadline is {self.deadline:g}; a rank of another machine hangs\n"
             )
         return None
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedgan_mpi.cluster.link import Link
-from fedgan_mpi.cluster.node import Pair
+from fedgan_mpi.cluster.pair import Pair
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.features import Classifier, Extractor, read_extractor
 from fedgan_mpi.evaluation.frechet import Moments, frechet_distance

@@ -23,8 +23,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedgan_mpi.cluster.device import Device
 from fedgan_mpi.cluster.link import AgreedError
-from fedgan_mpi.cluster.node import Device, Node, Server
+from fedgan_mpi.cluster.node import Node
+from fedgan_mpi.cluster.server import Server
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import read_whole, sync, write_synced
 from fedgan_mpi.run.stats import STATS

@@ -1,0 +1,96 @@
+"""The server: its optimizer steps of G, and what a checkpoint keeps of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedgan_mpi.cluster.device import kept
+from fedgan_mpi.cluster.pair import Pair
+from fedgan_mpi.config import Config
+from fedgan_mpi.learning.graphs import Step
+from fedgan_mpi.learning.optimizers import make_optimizer
+from fedgan_mpi.learning.steps import Batch, generator_step
+from fedgan_mpi.streams import Purpose, torch_stream
+
+
+class Server:
+    """The server's state: G's optimizer and the noise it trains with."""
+
+    def __init__(self, pair: Pair, config: Config) -> None:
+        self.pair, self.training = pair, config.training
+        self.optimizer = make_optimizer(
+            pair.flat.theta,
+            kind=self.training.optimizer,
+            lr=self.training.generator_lr,
+            betas=self.training.betas,
+        )
+        self.noise_stream = torch_stream(config.run.seed, Purpose.FAKE, 0)
+        self.step_of_generator = Step(self._of_generator, pair.recorder)
+        self.ema = config.model.ema
+        self.average = pair.flat.whole_generator.clone() if self.ema else None
+        """G's exponential moving average, with its BatchNorm statistics."""
+        feeds_back = config.link.error_feedback
+        self.residual = torch.zeros_like(pair.flat.vector) if feeds_back else None
+        """What rounding took from its downlinks and is still to be sent."""
+
+    def train_generator(self) -> float | None:
+        """n_g steps of θ against the φ that stands in the vector. Gives the mean loss, None for no
+        steps.
+
+        D is as it was afterwards, its statistics too: so it can go down before G has trained.
+        """
+        pair, steps = self.pair, self.training.server_steps
+        statistics = pair.flat.statistics_of_discriminator
+        before = statistics.clone()
+        loss = torch.zeros((), dtype=pair.flat.vector.dtype, device=pair.torch_device)
+        for _ in range(steps):
+            z = pair.noise(self.training.generator_batch_size, self.noise_stream)
+            loss += self.step_of_generator(*z)[0]
+            self.follow()
+        statistics.copy_(before)
+        return float(loss) / steps if steps else None
+
+    def _of_generator(self, z: Tensor, classes: Tensor | None) -> tuple[Tensor]:
+        pair = self.pair
+        return (generator_step(pair.G, pair.D, pair.loss, self.optimizer, Batch(z, classes)),)
+
+    def make_fakes(self, count: int) -> Batch:
+        """Fakes from fresh noise, with the graph through which `descend` goes back."""
+        z = self.pair.noise(count, self.noise_stream)
+        return Batch(z.through(self.pair.G), z.classes)
+
+    def descend(self, fakes: Sequence[Batch], gradients: Sequence[Tensor]) -> None:
+        """One step of θ down a loss whose gradients with respect to batches of fakes are given."""
+        self.optimizer.zero_gradient()
+        torch.autograd.backward([fake.data for fake in fakes], list(gradients))
+        self.optimizer.step()
+        self.follow()
+
+    def follow(self, steps: int = 1) -> None:
+        """Move G's average after so many steps that G took, wherever it took them."""
+        if self.average is not None:
+            self.average.lerp_(self.pair.flat.whole_generator, 1 - self.ema**steps)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "vector": self.pair.flat.vector,
+            "counters": self.pair.counters(),
+            "noise_stream": self.noise_stream.get_state(),
+            "moments": self.optimizer.state(),
+            **kept(average=self.average, residual=self.residual),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.pair.flat.vector.copy_(state["vector"])
+        for counter, saved in zip(self.pair.counters(), state["counters"], strict=True):
+            counter.copy_(saved)
+        self.noise_stream.set_state(state["noise_stream"])
+        self.optimizer.load_state(state["moments"])
+        if self.average is not None:
+            self.average.copy_(state["average"])
+        if self.residual is not None:
+            self.residual.copy_(state["residual"])

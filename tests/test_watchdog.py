@@ -1,0 +1,60 @@
+"""The board by which ranks of one machine see who has died."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fedgan_mpi.cluster.watchdog import Board
+
+CHILD = """
+import sys
+from fedgan_mpi.cluster.watchdog import Board
+board = Board(open(sys.argv[1], "r+b"), int(sys.argv[2]), int(sys.argv[2]) + 10)
+print("here", flush=True)
+if input() == "sign off":
+    board.sign_off()
+"""
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    path = tmp_path / "board"
+    path.write_bytes(bytes(Board.length(4)))
+    return path
+
+
+def child(path: Path, line: int) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD, path, str(line)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "here\n"
+    return process
+
+
+def test_the_dead_are_those_whose_process_ended_without_a_word(path):
+    others = [child(path, line) for line in (0, 2, 3)]
+    board = Board(open(path, "r+b"), 1, 11)  # noqa: SIM115 - it must stay open
+    assert board.dead() == []
+    others[0].kill()
+    others[0].wait()
+    assert board.dead() == [10]
+    assert board.is_first([10]) and not board.is_first([])  # who speaks for those who are left
+    others[1].communicate("sign off\n")
+    assert board.dead() == [10]
+    others[2].communicate("\n")
+    assert board.dead() == [10, 13]
+
+
+def test_each_rank_sees_the_dead(path):
+    board = Board(open(path, "r+b"), 0, 10)  # noqa: SIM115
+    for line in (1, 2, 3):
+        child(path, line).communicate("\n")
+    assert board.dead() == [11, 12, 13]
+    assert board.dead() == [11, 12, 13]  # asking takes nothing
