@@ -26,10 +26,8 @@ import sys
 import tempfile
 import time
 import traceback
-import zipfile
 from collections.abc import Callable
 from functools import cache, partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -92,16 +90,11 @@ def damage_lines(content: bytes, dice: random.Random) -> bytes:
     return b"".join(lines)
 
 
-def damage_archive(content: bytes, dice: random.Random) -> bytes:
-    """A member of a zip archive, whose checksum is right all the same."""
-    made = BytesIO()
-    with zipfile.ZipFile(BytesIO(content)) as old, zipfile.ZipFile(made, "w") as new:
-        names = old.namelist()
-        damaged = dice.choice([names[0], dice.choice(names)])  # the pickle, or any
-        for name in names:
-            member = old.read(name)
-            new.writestr(name, damage_bytes(member, dice) if name == damaged else member)
-    return made.getvalue()
+def damage_header(content: bytes, dice: random.Random) -> bytes:
+    """What safetensors say of their tensors: another value, or other bytes."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = dice.choice([damage_json, damage_bytes])(content[8:start], dice)
+    return len(header).to_bytes(8, "little") + header + content[start:]
 
 
 # ---------------------------------------------------------------- readers
@@ -138,7 +131,7 @@ def readers(run: Path) -> dict[str, tuple[Reader, list[Callable[[bytes, random.R
         return manifest
 
     def resume_hashed(run: Path) -> object:
-        rehash(run, "server.pt", "device_0001.pt")
+        rehash(run, "server.safetensors", "device_0001.safetensors")
         return resume(run)
 
     def record(run: Path) -> object:
@@ -162,19 +155,19 @@ def readers(run: Path) -> dict[str, tuple[Reader, list[Callable[[bytes, random.R
     history.read_config = cache(history.read_config)  # which takes a hundred times as long
     name = state.manifest.features
     of_bytes, of_json = [damage_bytes], [damage_json, damage_json, damage_bytes]
-    of_archive = [damage_archive, damage_archive, damage_bytes]
+    of_tensors = [damage_header, damage_header, damage_bytes]
     return {
         "config.toml": (read_configuration, of_bytes),
         "stats.jsonl": (record, [damage_lines, damage_lines, damage_bytes]),
         "checkpoints/round_000002/checkpoint.json": (resume, of_json),
-        "checkpoints/round_000002/server.pt": (resume_hashed, of_archive),
-        "checkpoints/round_000002/device_0001.pt": (resume_hashed, of_archive),
+        "checkpoints/round_000002/server.safetensors": (resume_hashed, of_tensors),
+        "checkpoints/round_000002/device_0001.safetensors": (resume_hashed, of_tensors),
         "shards/shards.json": (read_shards, of_json),
         "shards/device_0001.h5": (read_shards, of_bytes),
         "shards/heldout.h5": (heldout, of_bytes),
-        f"shards/{name}": (extractor, of_bytes),
+        f"shards/{name}": (extractor, of_tensors),
         "generator.json": (generator, of_json),
-        "generator.safetensors": (generator, of_bytes),
+        "generator.safetensors": (generator, of_tensors),
     }
 
 
@@ -290,7 +283,8 @@ def main() -> None:
         features = json.loads((run / "shards/shards.json").read_text())["features"]
         ledger = Ledger([
             "config.toml", "stats.jsonl", "checkpoints/round_000002/checkpoint.json",
-            "checkpoints/round_000002/server.pt", "checkpoints/round_000002/device_0001.pt",
+            "checkpoints/round_000002/server.safetensors",
+            "checkpoints/round_000002/device_0001.safetensors",
             "shards/shards.json", "shards/device_0001.h5", "shards/heldout.h5",
             f"shards/{features}", "generator.json", "generator.safetensors",
         ])  # fmt: skip

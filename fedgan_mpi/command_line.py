@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -80,44 +81,30 @@ def config_table(config: Config) -> dict[str, dict[str, Any]]:
 
 def read_config(path: Path) -> Config:
     """The configuration in a TOML file. Raises UserError naming the file and the key."""
-    parser = _config_parser()
-    return _instantiate(parser, _parse_file(parser, path))
+    return _instantiate(_parse_file(path))
 
 
 def parse_train(arguments: list[str]) -> Train:
     """`train`, or what follows it. Raises UserError; prints and raises SystemExit for --help."""
-    parser = _config_parser()
-    parser.add_argument("file", nargs="?", metavar="FILE.toml", help="the experiment")
-    parser.add_argument(
-        "--resume",
-        metavar="RUN",
-        help="go on with a run directory; auto: with that of run.name, or begin it",
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="print the resolved configuration, sizes and bytes a round; do not train",
-    )
-    first = parse_flags(parser, arguments)
+    first = parse_flags(_train_parser(_DEFAULTS), arguments)
     if first.resume == AUTO:
-        return _parse_again(parser, arguments)
+        return _parse_again(first, arguments)
     if first.file and first.resume:
         raise UserError(
             f"{first.file} and --resume {first.resume} both name an experiment; give one"
         )
     if first.resume:
         path = Path(first.resume) / "config.toml"
-        config = _with_file(parser, arguments, path)
+        config = _with_file(arguments, path)
         check_resumable(config_table(read_config(path)), config_table(config), path)
         return Train(config=config, resume=Path(first.resume), dry_run=first.dry_run)
     file = Path(first.file) if first.file else None
-    return Train(config=_with_file(parser, arguments, file), resume=None, dry_run=first.dry_run)
+    return Train(config=_with_file(arguments, file), resume=None, dry_run=first.dry_run)
 
 
-def _parse_again(parser: _Parser, arguments: list[str]) -> Train:
+def _parse_again(first: jsonargparse.Namespace, arguments: list[str]) -> Train:
     """`--resume auto`: the same command begins a run, and goes on with it."""
-    first = parse_flags(parser, arguments)
-    config = _with_file(parser, arguments, Path(first.file) if first.file else None)
+    config = _with_file(arguments, Path(first.file) if first.file else None)
     if config.run.name is None:
         raise UserError("--resume auto needs run.name, by which the run is found again")
     run = Path(config.run.directory) / config.run.name
@@ -128,12 +115,10 @@ def _parse_again(parser: _Parser, arguments: list[str]) -> Train:
     return Train(config=config, resume=run, dry_run=first.dry_run)
 
 
-def _with_file(parser: _Parser, arguments: list[str], path: Path | None) -> Config:
+def _with_file(arguments: list[str], path: Path | None) -> Config:
     """Flags override the file: they are parsed with the file's values as their defaults."""
-    if path is not None:
-        from_file = _parse_file(_config_parser(), path)
-        parser.set_defaults(dict(_leaves(from_file.as_dict())))
-    return _instantiate(parser, parse_flags(parser, arguments))
+    from_file = _DEFAULTS if path is None else dict(_leaves(_parse_file(path).as_dict()))
+    return _instantiate(parse_flags(_train_parser(from_file), arguments))
 
 
 def check_resumable(
@@ -177,7 +162,15 @@ def new_parser(usage: str, description: str) -> _Parser:
     return _Parser(usage=usage, description=description, formatter_class=_Help, allow_abbrev=False)
 
 
-def _config_parser() -> _Parser:
+def _train_parser(defaults: dict[str, Any]) -> _Parser:
+    """The one parser of configurations, with these defaults."""
+    parser = _build_parser()
+    parser.set_defaults({key: defaults[key] for key in _DEFAULTS})
+    return parser
+
+
+@cache
+def _build_parser() -> _Parser:
     parser = new_parser(
         "[train] [FILE.toml] [--section.key VALUE …]",
         "Train a GAN over MPI: one server rank, the others hold the devices.",
@@ -186,6 +179,17 @@ def _config_parser() -> _Parser:
     defaults = Config()
     for section in dataclasses.fields(Config):
         parser.add_class_arguments(type(getattr(defaults, section.name)), section.name)
+    parser.add_argument("file", nargs="?", metavar="FILE.toml", help="the experiment")
+    parser.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="go on with a run directory; auto: with that of run.name, or begin it",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the resolved configuration, sizes and bytes a round; do not train",
+    )
     return parser
 
 
@@ -197,7 +201,7 @@ def parse_flags(parser: _Parser, arguments: list[str]) -> jsonargparse.Namespace
         raise UserError(_sentence(str(error))) from None
 
 
-def _parse_file(parser: _Parser, path: Path) -> jsonargparse.Namespace:
+def _parse_file(path: Path) -> jsonargparse.Namespace:
     try:
         tables = tomllib.loads(read_whole(path).decode())
     except (OSError, UnicodeDecodeError) as error:
@@ -207,12 +211,11 @@ def _parse_file(parser: _Parser, path: Path) -> jsonargparse.Namespace:
         raise UserError(f"{path} is not valid TOML: {error}") from None
     tables.pop(PROVENANCE, None)
     given = dict(_leaves(tables))
-    known = [key for key, _ in _leaves(dataclasses.asdict(Config()))]
     for key in given:
-        if key not in known:
-            raise UserError(f"{path}: unknown key {key}{_suggestion(key, known)}")
+        if key not in _DEFAULTS:
+            raise UserError(f"{path}: unknown key {key}{_suggestion(key)}")
     try:
-        parsed = parser.parse_object(tables)
+        parsed = _train_parser(_DEFAULTS).parse_object(tables)
     except (UserError, argparse.ArgumentError) as error:
         raise UserError(f"{path}: {_sentence(str(error))}") from None
     for key, value in given.items():
@@ -223,8 +226,8 @@ def _parse_file(parser: _Parser, path: Path) -> jsonargparse.Namespace:
     return parsed
 
 
-def _instantiate(parser: _Parser, values: jsonargparse.Namespace) -> Config:
-    ready = parser.instantiate(values)
+def _instantiate(values: jsonargparse.Namespace) -> Config:
+    ready = _build_parser().instantiate(values)
     return Config(**{section.name: ready[section.name] for section in dataclasses.fields(Config)})
 
 
@@ -236,8 +239,12 @@ def _leaves(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield prefix + key, value
 
 
-def _suggestion(key: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(key, known, n=1)
+_DEFAULTS = dict(_leaves(dataclasses.asdict(Config())))
+"""Each key with its value where nobody says another."""
+
+
+def _suggestion(key: str) -> str:
+    near = difflib.get_close_matches(key, _DEFAULTS, n=1)
     return f"; did you mean {near[0]}?" if near else "; --help lists the keys"
 
 
@@ -253,7 +260,6 @@ def _sentence(message: str) -> str:
         return f"{key} is {value}, but must be {right}"
     unknown = re.match(r"[Uu]nrecognized arguments: (\S+)", text)
     if unknown and unknown.group(1).startswith("--"):
-        known = [key for key, _ in _leaves(dataclasses.asdict(Config()))]
         flag = unknown.group(1).split("=")[0].removeprefix("--")
-        return f"unknown flag --{flag}{_suggestion(flag, known)}"
+        return f"unknown flag --{flag}{_suggestion(flag)}"
     return text

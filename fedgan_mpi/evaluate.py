@@ -31,7 +31,7 @@ from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.features import Extractor
 from fedgan_mpi.evaluation.scorer import RealImages, Scorer, generate, read_extractors
 from fedgan_mpi.files import read_whole, refuse_links, write_complete
-from fedgan_mpi.run.checkpoint import checkpoints_of, read_shown_generator
+from fedgan_mpi.run.checkpoint import SERVER, checkpoints_of, read_shown_generator
 from fedgan_mpi.run.export import BEST, FINAL
 from fedgan_mpi.shards import Manifest, Shard, read_shard, shard_name
 from fedgan_mpi.start import check_same_shards, check_samples, read_heldout, scored_samples
@@ -172,7 +172,7 @@ def _targets(run: Path) -> list[str]:
 
 
 def _hash(target: Path) -> str:
-    path = target / "server.pt" if target.is_dir() else target
+    path = target / SERVER if target.is_dir() else target
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:

@@ -34,7 +34,7 @@ def write_complete(path: Path, content: bytes | memoryview) -> None:
         temporary.write_bytes(content)
 
 
-def write_synced(path: Path, content: bytes | memoryview) -> None:
+def write_synced(path: Path, content: bytes | bytearray) -> None:
     """Write a file where nobody looks before all of it is there, and make it last."""
     with open(path, "wb") as file:
         file.write(content)

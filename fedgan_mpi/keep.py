@@ -20,7 +20,7 @@ from fedgan_mpi.command_line import config_table
 from fedgan_mpi.evaluation.scorer import RealImages, Scorer, Seen, generate, read_extractors
 from fedgan_mpi.learning.networks import count_parameters, default_width
 from fedgan_mpi.privacy import epsilon
-from fedgan_mpi.run.checkpoint import Checkpoints, encode
+from fedgan_mpi.run.checkpoint_writer import Checkpoints, encode
 from fedgan_mpi.run.export import BEST, FINAL, write_generator
 from fedgan_mpi.run.record import Record
 from fedgan_mpi.start import Start, scored_samples

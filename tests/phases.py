@@ -71,7 +71,7 @@ def with_board(directory: Path) -> None:
     from fedgan_mpi import keep, train
     from fedgan_mpi.cluster import link
     from fedgan_mpi.cluster.launcher import announced_rank
-    from fedgan_mpi.run import checkpoint, record
+    from fedgan_mpi.run import checkpoint_writer, record
 
     board = Board(directory, announced_rank())
     for verb in link._VERBS[1:]:
@@ -82,11 +82,11 @@ def with_board(directory: Path) -> None:
     board.during("score", keep.Keeper, "_settle")
     board.during("grid", keep.Keeper, "_draw")
     board.during("report", keep.Keeper, "finish")
-    board.during("copy", checkpoint.Checkpoints, "begin")
-    board.during("complete", checkpoint.Checkpoints, "complete")
+    board.during("copy", checkpoint_writer.Checkpoints, "begin")
+    board.during("complete", checkpoint_writer.Checkpoints, "complete")
     board.during("record", record.Record, "round")
-    board.during("write", checkpoint._Writing, "run")
-    board.during("seal", checkpoint._Sealing, "run")
+    board.during("write", checkpoint_writer, "_write")
+    board.during("seal", checkpoint_writer._Seal, "run")
 
 
 # ---------------------------------------------------------------- outside

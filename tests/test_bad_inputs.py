@@ -22,6 +22,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 
 from fedgan_mpi.__main__ import main
 from fedgan_mpi.cluster.link import Link
@@ -112,37 +114,39 @@ def rehash(run: Path, *names: str) -> None:
 
 
 def boundaries(path: Path) -> list[int]:
-    """Where the parts of a zip archive begin and end."""
-    with zipfile.ZipFile(path) as archive:
-        places = {0, archive.start_dir, path.stat().st_size - 22, path.stat().st_size - 1}
-        for entry in archive.infolist():
-            start = entry.header_offset + 30 + len(entry.filename)
-            places |= {entry.header_offset, start, start + entry.compress_size}
-    return sorted(places)
+    """Where the parts of a safetensors file begin and end: its header's length, the header, and
+    each tensor; and a byte before and behind."""
+    content = path.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    tensors = json.loads(content[8:start])
+    ends = {end for about in tensors.values() for end in about.get("data_offsets", ())}
+    places = {0, 8, *(start + end for end in ends)}
+    near = {place + step for place in places for step in (-1, 0, 1)}
+    return sorted(place for place in near if 0 <= place < len(content))
 
 
 @pytest.mark.parametrize("believed", [False, True], ids=["", "believed"])
 def test_a_file_cut_at_every_boundary(run, tmp_path, capsys, believed):
-    path = checkpoint(run) / "server.pt"
+    path = checkpoint(run) / "server.safetensors"
     whole = path.read_bytes()
     places = boundaries(path)
-    assert len(places) > 20
+    assert len(places) > 15
     reason = "is not a checkpoint of this program" if believed else "is not what its checkpoint"
     for n, place in enumerate(places):
         path.write_bytes(whole[:place])
         if believed:
-            rehash(run, "server.pt")
+            rehash(run, "server.safetensors")
         with pytest.raises(UserError, match=reason):
             read_shown_generator(checkpoint(run), 10)
         if n % 5 == 0:
             assert f"{path} {reason}" in refused_resume(run, tmp_path, capsys), place
 
 
-@pytest.mark.parametrize("name", ["server.pt", "device_0001.pt"])
+@pytest.mark.parametrize("name", ["server.safetensors", "device_0001.safetensors"])
 def test_a_flipped_byte(run, tmp_path, capsys, name):
     path = checkpoint(run) / name
     whole = path.read_bytes()
-    for place in [place for place in boundaries(path) if place < len(whole)][::5]:
+    for place in boundaries(path)[::3]:
         flipped = bytearray(whole)
         flipped[place] ^= 0x10
         path.write_bytes(flipped)
@@ -170,6 +174,16 @@ def zip_of(pickled: bytes) -> bytes:
     return buffer.getvalue()
 
 
+def tensors_of(header: object, data: bytes = b"") -> bytes:
+    """A safetensors file, whatever its header says."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def one(**changes: object) -> dict:
+    return {"vector": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **changes}}
+
+
 def saved(value: object) -> bytes:
     buffer = io.BytesIO()
     torch.save(value, buffer)
@@ -192,10 +206,23 @@ HOSTILE: dict[str, bytes] = {
     "nothing": b"",
     "text": b"{}",
     "an archive of nothing": zip_of(b""),
+    "a header without end": (2**63).to_bytes(8, "little") + b"{}",
+    "a header longer than the file": (99).to_bytes(8, "little") + b"{}",
+    "a header of rubbish": tensors_of(b"\xff" * 9),
+    "a deep header": tensors_of(b'{"a":' * 5_000 + b"1" + b"}" * 5_000),
+    "a list for a header": tensors_of([]),
+    "numbers of no type": tensors_of(one(dtype="X9"), bytes(8)),
+    "more numbers than bytes": tensors_of(one(shape=[2**40]), bytes(8)),
+    "a shape that wraps": tensors_of(one(shape=[2**62, 4]), bytes(8)),
+    "a shape below nothing": tensors_of(one(shape=[-2]), bytes(8)),
+    "places outside": tensors_of(one(data_offsets=[0, 2**40]), bytes(8)),
+    "places turned round": tensors_of(one(data_offsets=[8, 0]), bytes(8)),
+    "bytes that nobody owns": tensors_of(one(), bytes(80)),
+    "two in one place": tensors_of({**one(), "v": one()["vector"]}, bytes(8)),
 }
 
 
-@pytest.mark.parametrize("name", ["server.pt", "device_0001.pt"])
+@pytest.mark.parametrize("name", ["server.safetensors", "device_0001.safetensors"])
 def test_hostile_files(run, tmp_path, capsys, name):
     path = checkpoint(run) / name
     for what, content in HOSTILE.items():
@@ -205,39 +232,37 @@ def test_hostile_files(run, tmp_path, capsys, name):
         assert f"{path} is not a checkpoint of this program" in said, what
 
 
-STATES: dict[str, Callable[[dict], object]] = {
-    "no vector": lambda s: s.pop("noise_stream"),
-    "one more": lambda s: s.update(more=1),
-    "shorter": lambda s: s.update(noise_stream=s["noise_stream"][:-1]),
-    "one number for all": lambda s: s.update(moments=shrunk(s["moments"])),
-    "other numbers": lambda s: s.update(noise_stream=s["noise_stream"].float()),
+Tensors = dict[str, torch.Tensor]
+STATES: dict[str, Callable[[Tensors], object]] = {
+    "no stream": lambda s: s.pop("noise_stream"),
+    "one more": lambda s: s.update(more=torch.ones(1)),
+    "shorter": lambda s: s.update(noise_stream=s["noise_stream"][:-1].clone()),
+    "one number for all": lambda s: change(s, "first", lambda first: first[:1].clone()),
+    "another shape": lambda s: change(s, "first", lambda first: first[None]),
+    "other numbers": lambda s: change(s, "first", torch.Tensor.double),
     "a stream of rubbish": lambda s: s.update(noise_stream=torch.full_like(s["noise_stream"], 255)),
-    "steps before the first": lambda s: moments(s).update(steps=-1),
-    "steps as text": lambda s: moments(s).update(steps="3"),
-    "steps as truth": lambda s: moments(s).update(steps=True),
-    "steps without end": lambda s: moments(s).update(steps=2**80),
-    "sparse": lambda s: moments(s).update(first=moments(s)["first"].to_sparse()),
+    "steps before the first": lambda s: change(s, "steps", lambda steps: steps - steps - 1),
+    "steps as truth": lambda s: change(s, "steps", torch.Tensor.bool),
+    "steps as fractions": lambda s: change(s, "steps", torch.Tensor.double),
+    "steps without end": lambda s: change(s, "steps", lambda steps: steps + 2**60),
+    "nothing": lambda s: s.clear(),
 }
 
 
-def moments(state: dict) -> dict:
-    return state["moments"][0] if isinstance(state["moments"], list) else state["moments"]
+def change(state: Tensors, of: str, how: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """One part of the moments."""
+    (name,) = (name for name in state if name.startswith("moments.") and name.endswith(f".{of}"))
+    state[name] = how(state[name])
 
 
-def shrunk(both):
-    of = both[0] if isinstance(both, list) else both
-    of["first"] = of["first"][:1].clone()
-    return both
-
-
-@pytest.mark.parametrize("name", ["server.pt", "device_0001.pt"])
+@pytest.mark.parametrize("name", ["server.safetensors", "device_0001.safetensors"])
 def test_states_of_another_make(run, tmp_path, capsys, name):
     path = checkpoint(run) / name
     whole = path.read_bytes()
-    for what, change in STATES.items():
-        state = torch.load(io.BytesIO(whole), weights_only=True)
-        change(state)
-        torch.save(state, path)
+    for what, act in STATES.items():
+        state = load_tensors(whole)
+        act(state)
+        path.write_bytes(save_tensors(state))
         rehash(run, name)
         said = refused_resume(run, tmp_path, capsys)
         assert f"{checkpoint(run)} does not hold the states of this run" in said, what
@@ -260,8 +285,8 @@ MANIFESTS: dict[str, Callable[[dict], object]] = {
     "rounds in a list": lambda m: m["configuration"]["training"].update(rounds=[2]),
     "another configuration": lambda m: m["configuration"]["model"].update(nz=9),
     "lost in a number": lambda m: m.update(lost=3),
-    "sizes as text": lambda m: m["files"]["server.pt"].update(bytes="all"),
-    "no hash": lambda m: m["files"]["server.pt"].pop("sha256"),
+    "sizes as text": lambda m: m["files"]["server.safetensors"].update(bytes="all"),
+    "no hash": lambda m: m["files"]["server.safetensors"].pop("sha256"),
 }
 
 
@@ -336,8 +361,9 @@ PLACES: dict[str, tuple[Callable[[Path, Path], None], str]] = {
         ("stats.jsonl", ("directory", "pipe"), "stats.jsonl cannot be read"),
         ("config.toml", ("link", "pipe", "nothing", "directory"), "config.toml"),
         (NEWEST, ("link", "nothing"), "has no checkpoint to go on from"),
-        (f"{NEWEST}/server.pt", ("link", "pipe", "loop", "directory", "endless", "nothing"),
-         "server.pt cannot be read"),
+        (f"{NEWEST}/server.safetensors",
+         ("link", "pipe", "loop", "directory", "endless", "nothing"),
+         "server.safetensors cannot be read"),
         (f"{NEWEST}/checkpoint.json", ("link", "pipe", "endless", "nothing"),
          "checkpoint.json is missing or damaged"),
         ("shards/device_0001.h5", ("pipe", "nothing", "directory", "endless"), "device_0001.h5"),
@@ -442,7 +468,7 @@ def mutate(content: bytes, changes) -> bytes:
 
 
 def read_server(run: Path) -> object:
-    rehash(run, "server.pt")
+    rehash(run, "server.safetensors")
     return read_shown_generator(checkpoint(run), 10)
 
 
@@ -461,7 +487,7 @@ def read_configuration(run: Path) -> object:
 
 READERS: dict[str, Callable[[Path], object]] = {
     "checkpoints/round_000002/checkpoint.json": lambda run: read_manifest(checkpoint(run)),
-    "checkpoints/round_000002/server.pt": read_server,
+    "checkpoints/round_000002/server.safetensors": read_server,
     "config.toml": read_configuration,
     "shards/shards.json": read_shards,
     "shards/device_0001.h5": read_shards,

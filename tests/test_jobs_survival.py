@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 from test_jobs import SMALL, generator, lines, run
 
-from fedgan_mpi.run.checkpoint import checkpoints_of, decode, encode
+from fedgan_mpi.run.checkpoint import checkpoints_of
+from fedgan_mpi.run.checkpoint_writer import decode, encode
 
 pytestmark = pytest.mark.jobs
 ROUNDS = 30
@@ -157,18 +158,21 @@ def flip(path: Path) -> None:
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(whole, tmp_path):
     copy = tmp_path / "runs" / "a"
     shutil.copytree(whole, copy)
-    flip(copy / "checkpoints" / f"round_{ROUNDS:06d}" / "device_0002.pt")
+    flip(copy / "checkpoints" / f"round_{ROUNDS:06d}" / "device_0002.safetensors")
     (copy / "generator.safetensors").unlink()
     done = run(3, "--resume", "runs/a", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    named = f"round_{ROUNDS:06d}/device_0002.pt is not what its checkpoint recorded"
+    named = f"round_{ROUNDS:06d}/device_0002.safetensors is not what its checkpoint recorded"
     assert done.stderr.count(f"{named}; going on from the checkpoint before") == 1
     assert_same(whole, copy)
-    flip(copy / "checkpoints" / f"round_{ROUNDS:06d}" / "server.pt")
-    flip(copy / "checkpoints" / f"round_{ROUNDS - 5:06d}" / "server.pt")
+    flip(copy / "checkpoints" / f"round_{ROUNDS:06d}" / "server.safetensors")
+    flip(copy / "checkpoints" / f"round_{ROUNDS - 5:06d}" / "server.safetensors")
     done = run(3, "--resume", "runs/a", cwd=tmp_path)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert f"round_{ROUNDS - 5:06d}/server.pt is not what its checkpoint recorded" in done.stderr
+    assert (
+        f"round_{ROUNDS - 5:06d}/server.safetensors is not what its checkpoint recorded"
+        in done.stderr
+    )
 
 
 @pytest.mark.parametrize("victim", ["server", "device"])
@@ -206,7 +210,10 @@ def test_checkpoints_say_what_they_are(whole):
     checkpoint = checkpoints_of(whole)[-1]
     manifest = json.loads((checkpoint / "checkpoint.json").read_text())
     assert manifest["round"] == ROUNDS
-    assert set(manifest["files"]) == {"server.pt", *(f"device_000{k}.pt" for k in range(1, 9))}
+    assert set(manifest["files"]) == {
+        "server.safetensors",
+        *(f"device_000{k}.safetensors" for k in range(1, 9)),
+    }
     for name, told in manifest["files"].items():
         assert told["bytes"] == (checkpoint / name).stat().st_size
     assert manifest["configuration"]["training"]["rounds"] == ROUNDS
@@ -215,7 +222,7 @@ def test_checkpoints_say_what_they_are(whole):
 
 def test_what_parts_are_adds_up_over_ranks():
     """So that a checkpoint is agreed on with a round's own numbers."""
-    names = ["server.pt", "device_0001.pt", "device_0002.pt"]
+    names = ["server.safetensors", "device_0001.safetensors", "device_0002.safetensors"]
     parts = [
         {name: {"bytes": 2**40 + n, "sha256": hashlib.sha256(bytes([n])).hexdigest()}}
         for n, name in enumerate(names[:2])
@@ -327,15 +334,15 @@ def test_a_disk_that_is_full_for_a_while_costs_a_checkpoint_and_not_the_run(whol
     program = tmp_path / "full.py"
     program.write_text(
         "import errno, sys\n"
-        "from fedgan_mpi.run import checkpoint\n"
-        "honest = checkpoint.write_synced\n"
+        "from fedgan_mpi.run import checkpoint_writer\n"
+        "honest = checkpoint_writer.write_synced\n"
         "def full(path, content):\n"
-        "    if '000010' in str(path) and path.name == 'device_0001.pt':\n"
+        "    if '000010' in str(path) and path.name == 'device_0001.safetensors':\n"
         "        raise OSError(errno.ENOSPC, 'No space left on device', str(path))\n"
         "    if '000015' in str(path) and path.name == 'checkpoint.json':\n"
         "        raise OSError(errno.ENOSPC, 'No space left on device', str(path))\n"
         "    honest(path, content)\n"
-        "checkpoint.write_synced = full\n"
+        "checkpoint_writer.write_synced = full\n"
         "from fedgan_mpi.__main__ import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )

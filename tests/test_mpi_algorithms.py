@@ -6,7 +6,6 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from io import BytesIO
 
 import numpy as np
 import oracle_algorithms as oracle
@@ -18,6 +17,7 @@ from toys import (
     NZ,
     conditional_networks,
     play,
+    through_a_file,
     toy_algorithm,
     toy_config,
     toy_histogram,
@@ -257,13 +257,6 @@ def test_a_resumed_run_is_the_uninterrupted_one_bitwise(comm, name):
     if link.is_server:
         for ours, theirs in zip(vectors(whole), vectors(resumed), strict=True):
             assert torch.equal(ours, theirs)
-
-
-def through_a_file(state):
-    buffer = BytesIO()
-    torch.save(state, buffer)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=True)
 
 
 @pytest.mark.parametrize("name", FEDERATED)

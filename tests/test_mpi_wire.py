@@ -6,7 +6,6 @@ import copy
 import math
 import tracemalloc
 from dataclasses import replace
-from io import BytesIO
 
 import numpy as np
 import oracle_wire as oracle
@@ -16,7 +15,16 @@ from mpi4py import MPI
 from test_mpi_rounds import UNEQUAL, assert_close, link_of, oracle_shares
 from test_wire import allocated
 from torch import nn
-from toys import NZ, play, toy_algorithm, toy_config, toy_networks, toy_shards, vectors
+from toys import (
+    NZ,
+    play,
+    through_a_file,
+    toy_algorithm,
+    toy_config,
+    toy_networks,
+    toy_shards,
+    vectors,
+)
 
 from fedgan_mpi.algorithms.base import Sizes
 from fedgan_mpi.cluster.link import AgreedError, Link
@@ -315,9 +323,7 @@ def test_a_resumed_run_with_feedback_is_the_uninterrupted_one_bitwise(comm, name
         after = toy_algorithm(link, config, toy_shards(UNEQUAL))
         players = zip(before.node.owners, after.node.owners, strict=True)
         for player, fresh in players:
-            file = BytesIO()
-            torch.save(player.state(), file)
-            fresh.load_state(torch.load(BytesIO(file.getvalue()), weights_only=True))
+            fresh.load_state(through_a_file(player.state()))
             assert fresh.residual.any() or getattr(player, "index", 0) not in seen
             if forget:
                 fresh.residual.zero_()

@@ -17,6 +17,7 @@ from fedgan_mpi.cluster.node import build_node
 from fedgan_mpi.cluster.pair import pack_pair
 from fedgan_mpi.config import Config
 from fedgan_mpi.learning.losses import LOSSES, Loss
+from fedgan_mpi.run.states import Packed, restore, unpack
 from fedgan_mpi.shards import Shard, union
 from fedgan_mpi.start import hosted_devices
 from fedgan_mpi.train import play_round
@@ -160,6 +161,13 @@ def play(
     """Collective. So many rounds; their lines of stats.jsonl. images_seen: before them."""
     progress = {"images_seen": images_seen}
     return [play_round(algorithm, t, progress) for t in range(start, start + rounds)]
+
+
+def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
+    """A state as a checkpoint gives it back."""
+    packed = Packed(state)
+    packed.fill(state)
+    return restore(unpack(packed.content), state)
 
 
 def vectors(algorithm: Algorithm) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,0 +1,319 @@
+"""Checkpoints as a job writes them.
+
+Training waits for a copy in memory and no longer: a thread brings each rank's part to disk, what
+the parts are goes with the numbers of a later round, and a thread of the server's makes the whole
+valid.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedgan_mpi.cluster.link import AgreedError
+from fedgan_mpi.cluster.node import Node
+from fedgan_mpi.errors import UserError
+from fedgan_mpi.files import sync, write_synced
+from fedgan_mpi.run.checkpoint import (
+    MANIFEST,
+    SERVER,
+    checkpoint_name,
+    checkpoints_of,
+    device_file,
+    files_of,
+    read_manifest,
+)
+from fedgan_mpi.run.states import Packed
+from fedgan_mpi.run.stats import STATS
+
+_PIECES = 8  # of 32 bits, in a SHA-256
+Files = Mapping[str, Mapping[str, Any]]
+"""Name -> bytes and sha256."""
+
+
+class Checkpoints:
+    """Those that a job writes, one after the other."""
+
+    def __init__(
+        self,
+        node: Node,
+        run: Path,
+        *,
+        keep_last: int,
+        about: Mapping[str, Any],
+        say: Callable[[str], None],
+    ) -> None:
+        """Collective. about: JSON for every manifest: configuration, shards, versions. say: takes
+        what was in the way of a checkpoint; those before it stay then."""
+        self.node, self.directory = node, run / "checkpoints"
+        self.keep_last, self.about, self.say = keep_last, about, say
+        self.best: int | None = None
+        """Round whose checkpoint is kept however old it is."""
+        self.names = [SERVER, *map(device_file, range(1, node.participation.devices + 1))]
+        self._nothing = encode({}, self.names)
+        # One thread for parts, one for seals. They outlive a checkpoint: on a crowded machine a new
+        # thread would keep its parent waiting until it gets a core.
+        self._threads = ThreadPoolExecutor(2, "checkpoint")
+        self._contents: dict[str, Packed] = {}
+        """File name -> content, of this rank's devices and server; one checkpoint's at a time."""
+        self._under_way: _Writing | None = None
+        self._sealing: Future[None] | None = None
+        self._sealing_round = 0
+        node.link.from_server(lambda: _sentence(self._sweep, self.directory))
+
+    def begin(self, round: int, progress: Mapping[str, Any]) -> None:
+        """Collective. Copy all that `round` finished rounds left behind, and begin to write it.
+
+        progress: JSON, the server's; what the train loop itself must remember.
+        """
+        self._tell(self._wait_for_parts())
+        is_server = self.node.link.is_server
+        temporary = self.directory / f".{checkpoint_name(round)}.tmp"
+        states = {name: owner.state() for name, owner in files_of(self.node).items()}
+        if not self._contents:
+            self._contents = {name: Packed(state) for name, state in states.items()}
+        for name, state in states.items():
+            self._contents[name].fill(state)
+        # What the run has told of its rounds must last as long as they do.
+        record = self.directory.parent / STATS if is_server else None
+        self._under_way = _Writing(
+            round=round,
+            temporary=temporary,
+            progress=json.dumps(progress) if is_server else "",
+            files=self._threads.submit(_write, temporary, self._contents, record),
+        )
+
+    @property
+    def waits(self) -> bool:
+        """Whether parts are to be sealed; the same on every rank."""
+        return self._under_way is not None
+
+    def tell(self) -> tuple[bool, bool, NDArray[np.float64]]:
+        """Of this rank's part: whether it is still on its way to disk, whether that failed, and
+        what it is, to be added up with the other ranks' for `seal`."""
+        writing = self._under_way
+        if writing is None or not writing.files.done():
+            return writing is not None, False, self._nothing
+        if writing.problem() is not None:
+            return False, True, self._nothing
+        return False, False, encode(writing.files.result(), self.names)
+
+    def seal(self, parts: NDArray[np.float64]) -> None:
+        """All parts are on disk, and all ranks have the sum of what they told: the server makes
+        the checkpoint valid."""
+        writing, self._under_way = self._under_way, None
+        assert writing is not None
+        if not self.node.link.is_server:
+            return
+        self._tell(self._finish_sealing())
+        seal = _Seal(
+            directory=self.directory,
+            temporary=writing.temporary,
+            keep_last=self.keep_last,
+            best=self.best,
+            gone=self._gone(),
+            manifest={
+                "round": writing.round,
+                "progress": json.loads(writing.progress),
+                "files": decode(parts, self.names),
+                "lost": [],
+                **self.about,
+            },
+        )
+        self._sealing, self._sealing_round = self._threads.submit(seal.run), writing.round
+
+    def complete(self) -> str | None:
+        """Collective. Wait until the last one is valid. Gives what was in the way, the same on
+        every rank, and does not say it."""
+        problem = self._wait_for_parts()
+        try:
+            self.node.link.from_server(self._raise_problem)
+        except AgreedError as error:
+            problem = str(error)
+        return problem
+
+    def give_up(self) -> None:
+        """Collective. Some rank could not write its part."""
+        self._tell(self._wait_for_parts())
+
+    def abandon(self) -> None:
+        """Collective: what is being written will not be whole."""
+        writing, self._under_way = self._under_way, None
+        if writing is not None:
+            writing.problem()
+        self._tell(self._finish_sealing())
+        self.node.link.barrier()
+        self.node.link.from_server(lambda: _sentence(self._sweep, self.directory))
+
+    def _wait_for_parts(self) -> str | None:
+        """Collective. The slow way, where a round's numbers have not told yet that all are there.
+        Gives what was in the way, the same on every rank."""
+        writing = self._under_way
+        if writing is None:
+            return None
+        try:
+            self.node.link.agree(writing.problem())
+        except AgreedError as error:
+            self._under_way = None
+            shutil.rmtree(writing.temporary, ignore_errors=True)
+            return f"no checkpoint of round {writing.round}: {error}"
+        part = encode(writing.files.result(), self.names)
+        self.seal(self.node.link.sum(part.ravel()).reshape(part.shape))
+        return None
+
+    def _finish_sealing(self) -> str | None:
+        """The server's: wait for the one before, and give what was in its way."""
+        sealing, self._sealing = self._sealing, None
+        problem = None if sealing is None else sealing.exception()
+        if isinstance(problem, UserError):
+            return f"no checkpoint of round {self._sealing_round}: {problem}"
+        if problem is not None:
+            raise problem
+        return None
+
+    def _tell(self, problem: str | None) -> None:
+        if problem is not None:
+            self.say(problem)
+
+    def _raise_problem(self) -> None:
+        problem = self._finish_sealing()
+        if problem is not None:
+            raise UserError(problem)
+
+    def _gone(self) -> list[str]:
+        """Files of devices whose rank has died."""
+        link = self.node.link
+        devices = range(1, self.node.participation.devices + 1) if link.lost else ()
+        return [device_file(k) for k in devices if link.rank_of(k) is None]
+
+    def _sweep(self) -> None:
+        """Remove what a killed job left half written."""
+        self.directory.mkdir(exist_ok=True)
+        for path in self.directory.glob(".round_*"):
+            if path.is_symlink() or path.is_file():
+                path.unlink()
+            else:
+                shutil.rmtree(path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Writing:
+    """One rank's part of a checkpoint on its way to disk."""
+
+    round: int
+    temporary: Path
+    progress: str
+    files: Future[Files]
+
+    def problem(self) -> str | None:
+        """Wait for the end of it, and give what was in the way."""
+        problem = self.files.exception()
+        if isinstance(problem, OSError):
+            return f"{self.temporary} cannot be written: {problem.strerror}"
+        if problem is not None:
+            raise problem
+        return None
+
+
+def _write(temporary: Path, contents: dict[str, Packed], record: Path | None) -> Files:
+    """Bring a rank's part to disk, and with the server's the run's record."""
+    temporary.mkdir(exist_ok=True)
+    files = {}
+    for name, packed in contents.items():
+        content = packed.content
+        write_synced(temporary / name, content)
+        files[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    if record is not None:
+        sync(record)
+    return files
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seal:
+    """The server's part: a manifest, and the name that makes all parts together a checkpoint."""
+
+    directory: Path
+    temporary: Path
+    keep_last: int
+    best: int | None
+    gone: list[str]
+    manifest: dict[str, Any] = field(hash=False)
+
+    def run(self) -> None:
+        """Raises UserError, and leaves nothing of it, where the disk is in the way."""
+        try:
+            _sentence(self._seal, self.directory)
+        except UserError:
+            shutil.rmtree(self.temporary, ignore_errors=True)
+            raise
+
+    def _seal(self) -> None:
+        self._carry_over()
+        final = self.directory / checkpoint_name(self.manifest["round"])
+        write_synced(self.temporary / MANIFEST, json.dumps(self.manifest).encode())
+        sync(self.temporary)
+        aside = None
+        if final.exists():  # the same round again, where the first was damaged
+            aside = self.directory / f".{final.name}.old"
+            os.replace(final, aside)
+        os.replace(self.temporary, final)
+        sync(self.directory)
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+        kept = None if self.best is None else checkpoint_name(self.best)
+        # Those of later rounds are damaged, or the run would not have gone back before them.
+        there = checkpoints_of(self.directory.parent)
+        for old in there[: there.index(final) + 1][: -self.keep_last]:
+            if old.name != kept:
+                shutil.rmtree(old)
+
+    def _carry_over(self) -> None:
+        """Take the files of devices whose rank has died from the checkpoint before; those that it
+        has not are lost."""
+        if not self.gone:
+            return
+        before = checkpoints_of(self.directory.parent)[-1:]
+        manifests = [read_manifest(checkpoint) for checkpoint in before]
+        for name in self.gone:
+            if manifests and name in manifests[0].files:
+                shutil.copyfile(before[0] / name, self.temporary / name)
+                sync(self.temporary / name)
+                self.manifest["files"][name] = manifests[0].files[name]
+            else:
+                self.manifest["lost"].append(name)
+
+
+def encode(files: Files, names: Sequence[str]) -> NDArray[np.float64]:
+    """What parts are, as numbers that ranks can add up: a row a name, of zeros where it is not
+    among the files, else bytes and the SHA-256 in pieces that float64 holds exactly."""
+    table = np.zeros((len(names), 1 + _PIECES))
+    for name, about in files.items():
+        row = table[names.index(name)]
+        row[0], row[1:] = about["bytes"], np.frombuffer(bytes.fromhex(about["sha256"]), ">u4")
+    return table
+
+
+def decode(table: NDArray[np.float64], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The reverse of `encode`."""
+    return {
+        name: {"bytes": int(row[0]), "sha256": row[1:].astype(">u4").tobytes().hex()}
+        for row, name in zip(table, names, strict=True)
+        if row[0]
+    }
+
+
+def _sentence(act: Callable[[], None], path: Path) -> None:
+    try:
+        act()
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None
