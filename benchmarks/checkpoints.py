@@ -62,7 +62,7 @@ def benchmark(flags: list[str]) -> int:
             stamps.append(time.perf_counter())
 
     Record.round = stamped  # type: ignore[method-assign]
-    Keeper._is_checkpoint_due = lambda self, round: has_checkpoints(round)  # type: ignore
+    Keeper._is_checkpoint_planned = lambda self, round: has_checkpoints(round)  # type: ignore
     rounds = BLOCK * (2 * PAIRS + 3) + 1
     with tempfile.TemporaryDirectory() as directory:
         job = [f"--training.rounds={rounds}", "--evaluation.every=0"]

@@ -143,7 +143,9 @@ def check_resumable(
         raise UserError(f"{key} {value}, but must be {right} as in {where}")
 
 
-_MAY_CHANGE = ("checkpoint.", "record.", "data.shards", "link.deadline", "link.survive")
+_MAY_CHANGE = (
+    "checkpoint.", "record.", "data.shards", "link.deadline", "link.survive", "training.pin",
+)  # fmt: skip
 """What a resumed run may do otherwise without another result."""
 
 

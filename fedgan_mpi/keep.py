@@ -107,11 +107,14 @@ class Keeper:
         self.vote, self.pending, self.stopped = Vote(len(self.checkpoints.names)), None, None
         self.checkpoints.abandon()
 
-    def meanwhile(self) -> None:
-        """What a rank does with its part of a round behind it: a device rank scores its part of
-        what is pending, while the server trains on; all say what they want agreed."""
+    def meanwhile(self, round: int) -> None:
+        """What a rank does with its part of the last of so many rounds behind it: a device rank
+        scores its part of what is pending, while the server trains on, and begins to write its part
+        of a checkpoint; all say what they want agreed."""
         self._see()
         self._cast_vote()
+        if self._is_checkpoint_planned(round):
+            self.checkpoints.begin_ahead(round)
 
     def after(self, round: int) -> bool:
         """Collective. Keep what is due after so many finished rounds, and all of it after the last.
@@ -154,9 +157,12 @@ class Keeper:
             self.record.say(problem)
 
     def _is_checkpoint_due(self, round: int) -> bool:
+        return self._is_checkpoint_planned(round) or self.vote.late
+
+    def _is_checkpoint_planned(self, round: int) -> bool:
         checkpoint = self.start.config.checkpoint
         scored = checkpoint.keep_best and self._scores_after(round)
-        return _is_due(round, checkpoint.every) or scored or self.vote.late
+        return _is_due(round, checkpoint.every) or scored or round == self.last
 
     def _cast_vote(self) -> None:
         minutes = self.start.config.checkpoint.minutes

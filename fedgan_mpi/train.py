@@ -148,14 +148,15 @@ def play_round(
     algorithm: Algorithm,
     t: int,
     progress: dict[str, Any],
-    meanwhile: Callable[[], None] = lambda: None,
+    meanwhile: Callable[[int], None] = lambda round: None,
     vote: NDArray[np.float64] | None = None,
     clock: Clock | None = None,
 ) -> dict[str, Any]:
     """Collective. One round, and its line of stats.jsonl, the same on every rank but for what the
     server's clock tells.
 
-    meanwhile: what a rank does with its part of the round behind it, before it waits for others.
+    meanwhile: what a rank does with its part of the round behind it, before it waits for others;
+    takes the number of rounds.
     vote: float64 numbers, overwritten with their sum over ranks.
     """
     node, link = algorithm.node, algorithm.link
@@ -163,9 +164,10 @@ def play_round(
     link.reset_counters()
     start = time.perf_counter()
     algorithm.round(t)
-    meanwhile()
+    meanwhile(t + 1)
     whole = _share(node, t, algorithm.ledger, np.zeros(0) if vote is None else vote)
     seconds = time.perf_counter() - start
+    algorithm.seconds_server = whole.seconds_server
 
     flat = algorithm.flat
     size = link.wire.nbytes(flat.phi) // flat.phi.numel()

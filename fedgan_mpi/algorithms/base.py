@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fedgan_mpi.algorithms.plan import Payload, Plan, Sizes, Work
+from fedgan_mpi.cluster.cores import Cores
 from fedgan_mpi.cluster.device import Device
 from fedgan_mpi.cluster.flat import is_finite
 from fedgan_mpi.cluster.node import Node
@@ -51,9 +53,12 @@ class Algorithm(ABC):
         self.devices = {device.index: device for device in node.devices}
         self.config = node.config.algorithm
         self.training = node.config.training
+        self.cores = Cores(node.link, node.config.training.pin)
         self.ledger = Ledger()
         self.seconds_ahead: dict[int, float] = {}
         """Of devices that have begun the next round, what that took."""
+        self.seconds_server = 0.0
+        """What the server computed in the round before; the same on every rank."""
 
     @abstractmethod
     def round(self, t: int) -> None:
@@ -118,6 +123,16 @@ class Algorithm(ABC):
         device.undo()
         self.ledger.skipped.append(device.index)
         return False
+
+    @contextmanager
+    def local_work(self, t: int, *, beside_server: bool = False) -> Iterator[None]:
+        """What device ranks do in round t with all of their participants, alone or while the server
+        is as busy."""
+        hosts = [self.link.rank_of(k) for k in self.node.participation.participants(t)]
+        equal = not beside_server and len(set(Counter(hosts).values())) == 1
+        ranks = sorted({rank for rank in hosts if rank is not None})
+        with self.clock("seconds_local"), self.cores.spread(ranks if equal else []):
+            yield
 
     @contextmanager
     def clock(self, what: Literal["seconds_local", "seconds_server"]) -> Iterator[None]:

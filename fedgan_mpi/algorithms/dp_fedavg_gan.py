@@ -41,7 +41,7 @@ class DPFedAvgGAN(Ren):
     def train_discriminators(self, t: int) -> None:
         self.uplink.clear()
         self.received.copy_(self.flat.discriminator)
-        with self.clock("seconds_local"):
+        with self.local_work(t):
             for device, share in self.participants(t):
                 self.uplink.restore()
                 loss = device.train_discriminator(t)

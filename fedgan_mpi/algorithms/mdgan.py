@@ -93,7 +93,7 @@ class MDGAN(Algorithm):
     def train_discriminators(self, t: int) -> None:
         """L steps of each participant's own D, then what it says of the batch for G."""
         pair = self.node.pair
-        with self.clock("seconds_local"):
+        with self.local_work(t):
             for device, _ in self.participants(t):
                 k = device.index
                 with device.at_work():

@@ -69,7 +69,8 @@ class Ren(Algorithm):
             self.link.broadcast(self.flat.discriminator, traffic="ahead")
             self.look_ahead(t + 1)  # meanwhile
         if self.link.is_server:
-            self.train_generator()  # n_g server steps against the new D
+            with self.cores.of_server():
+                self.train_generator()  # n_g server steps against the new D
 
     def parallel_round(self, t: int) -> None:
         self.link.broadcast(self.flat.gan)
@@ -99,7 +100,10 @@ class Ren(Algorithm):
         if not self.node.participation.is_known_ahead:
             return
         present = self.node.participation.participants(t)
-        with self.clock("seconds_local"):
+        with (
+            self.clock("seconds_local"),
+            self.cores.beside_server(len(present), self.seconds_server),
+        ):
             for k in [k for k in self.devices if k in present][:1]:
                 start = time.perf_counter()
                 self.devices[k].look_ahead(t)
@@ -114,7 +118,7 @@ class Ren(Algorithm):
         absent."""
         self.uplink.clear()
         self.updates.begin()
-        with self.clock("seconds_local"):
+        with self.local_work(t, beside_server=self.config.schedule == "parallel"):
             # Usually one; several when a rank hosts more.
             for device, share in self.participants(t):
                 if not device.has_begun:

@@ -75,7 +75,7 @@ class UAGAN(Algorithm):
     def train_discriminators(self, t: int) -> None:
         """n_d steps of each participant's own D, then its logits of the fakes."""
         fakes = self.down.batch(0)
-        with self.clock("seconds_local"):
+        with self.local_work(t):
             for device, _ in self.participants(t):
                 with device.at_work():
                     loss = device.train_against(fakes)

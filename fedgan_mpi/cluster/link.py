@@ -93,7 +93,8 @@ class Link:
         machine = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.ranks_here: int = machine.size
         self.rank_here: int = machine.rank
-        cores = set().union(*machine.allgather(_usable_cores()))
+        everyones = machine.allgather(_usable_cores())
+        cores = set().union(*everyones)
         self.cores_here = min(len(cores), machine.allreduce(_core_quota(), MPI.MIN))
         crowded = self._comm.allreduce(machine.size > self.cores_here, MPI.LOR)
         one_machine = self._comm.allreduce(machine.size == self.size, MPI.LAND)
@@ -103,6 +104,9 @@ class Link:
                 "mpi" if not crowded else "mailbox" if one_machine and Bell.works_here() else "naps"
             )
         self.road: Road = road
+        alike = all(theirs == cores for theirs in everyones) and len(cores) == self.cores_here
+        self.shared_cores = sorted(cores) if road == "mailbox" and alike and len(cores) > 1 else []
+        """Those that each rank may use, where all share one machine that has fewer of them."""
 
         self._bell = Bell(self._comm) if road == "mailbox" else None
         self._mailboxes: dict[str, Mailbox] = {}

@@ -67,6 +67,8 @@ class Checkpoints:
         self._contents: dict[str, Packed] = {}
         """File name -> content, of this rank's devices and server; one checkpoint's at a time."""
         self._under_way: _Writing | None = None
+        self._ahead: _Writing | None = None
+        """This rank's part of the next one."""
         self._sealing: Future[None] | None = None
         self._sealing_round = 0
         node.link.from_server(lambda: _sentence(self._sweep, self.directory))
@@ -77,21 +79,32 @@ class Checkpoints:
         progress: JSON, the server's; what the train loop itself must remember.
         """
         self._tell(self._wait_for_parts())
-        is_server = self.node.link.is_server
-        temporary = self.directory / f".{checkpoint_name(round)}.tmp"
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead.round == round:
+            self._under_way = ahead
+        else:
+            told = json.dumps(progress) if self.node.link.is_server else ""
+            self._under_way = self._write(round, told)
+
+    def begin_ahead(self, round: int) -> None:
+        """A device rank's, while it waits for the server in the last of `round` rounds, after which
+        a checkpoint is due: its own part is ready, and its core may be idle."""
+        before = self._under_way
+        if not self.node.link.is_server and (before is None or before.files.done()):
+            self._ahead = self._write(round, "")
+
+    def _write(self, round: int, progress: str) -> _Writing:
+        """Copy this rank's part, and have a thread bring it to disk."""
         states = {name: owner.state() for name, owner in files_of(self.node).items()}
         if not self._contents:
             self._contents = {name: Packed(state) for name, state in states.items()}
         for name, state in states.items():
             self._contents[name].fill(state)
+        temporary = self.directory / f".{checkpoint_name(round)}.tmp"
         # What the run has told of its rounds must last as long as they do.
-        record = self.directory.parent / STATS if is_server else None
-        self._under_way = _Writing(
-            round=round,
-            temporary=temporary,
-            progress=json.dumps(progress) if is_server else "",
-            files=self._threads.submit(_write, temporary, self._contents, record),
-        )
+        record = self.directory.parent / STATS if self.node.link.is_server else None
+        files = self._threads.submit(_write, temporary, self._contents, record)
+        return _Writing(round=round, temporary=temporary, progress=progress, files=files)
 
     @property
     def waits(self) -> bool:
@@ -136,6 +149,7 @@ class Checkpoints:
         """Collective. Wait until the last one is valid. Gives what was in the way, the same on
         every rank, and does not say it."""
         problem = self._wait_for_parts()
+        self._forget_ahead()
         try:
             self.node.link.from_server(self._raise_problem)
         except AgreedError as error:
@@ -148,12 +162,20 @@ class Checkpoints:
 
     def abandon(self) -> None:
         """Collective: what is being written will not be whole."""
+        self._forget_ahead()
         writing, self._under_way = self._under_way, None
         if writing is not None:
             writing.problem()
         self._tell(self._finish_sealing())
         self.node.link.barrier()
         self.node.link.from_server(lambda: _sentence(self._sweep, self.directory))
+
+    def _forget_ahead(self) -> None:
+        """A checkpoint that was due does not come."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead.problem()
+            shutil.rmtree(ahead.temporary, ignore_errors=True)
 
     def _wait_for_parts(self) -> str | None:
         """Collective. The slow way, where a round's numbers have not told yet that all are there.

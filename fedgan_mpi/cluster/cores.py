@@ -1,0 +1,69 @@
+"""Which cores a rank computes on, where ranks outnumber the cores of their one machine.
+
+The operating system wakes a rank where there is room at that moment and moves it late: two ranks
+then share a core for milliseconds while another one idles. Here ranks that compute side by side
+have a core each, or the same number of ranks on each. Waiting, and all other threads, go anywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from fedgan_mpi.cluster.link import Link
+
+_ROOM = 1.25
+"""How much longer than the server others may compute beside it before they get its core, too. More
+than 1, as a core that is shared is shared unevenly."""
+
+
+class Cores:
+    """This rank's places, one context a kind of work."""
+
+    def __init__(self, link: Link, pin: bool) -> None:
+        self._cores = link.shared_cores if pin else []
+        self._rank = link.rank
+        self._seconds_beside = 0.0
+        self._late = False  # work beside the server goes on when the next round has come
+
+    @contextmanager
+    def spread(self, ranks: Sequence[int]) -> Iterator[None]:
+        """For equal work of all `ranks` at the same time: as many of them on each core."""
+        cores = self._cores
+        even = bool(cores) and len(ranks) % len(cores) == 0
+        if not even or self._late or self._rank not in ranks:
+            yield
+            return
+        with self._on([cores[ranks.index(self._rank) % len(cores)]]):
+            yield
+
+    @contextmanager
+    def of_server(self) -> Iterator[None]:
+        """For what all others wait for."""
+        with self._on(self._cores[:1]):
+            yield
+
+    @contextmanager
+    def beside_server(self, ranks: int, seconds_server: float) -> Iterator[None]:
+        """For work of so many device ranks that can wait, while the server computes for about so
+        long: not on its core, unless the other cores would be at it much longer."""
+        others = self._cores[1:]
+        each = self._seconds_beside * ranks / max(1, len(others))
+        start = time.thread_time()
+        self._late = each > _ROOM * seconds_server
+        with self._on([] if self._late else others):
+            yield
+        self._seconds_beside = time.thread_time() - start
+
+    @contextmanager
+    def _on(self, cores: Sequence[int]) -> Iterator[None]:
+        """This thread on these cores, and afterwards on all again; of none, where it likes."""
+        if cores:
+            os.sched_setaffinity(0, cores)
+        try:
+            yield
+        finally:
+            if cores:
+                os.sched_setaffinity(0, self._cores)
