@@ -1,7 +1,7 @@
 """A round against its ideal: the same steps timed alone in one process, divided by the cores.
 
-    mpirun -n 9 python benchmarks/round.py    # the default job's networks mpirun -n 3 python
-    benchmarks/round.py --schedule parallel --size 32
+    mpirun -n 9 python benchmarks/round.py    # the default job's networks
+    mpirun -n 3 python benchmarks/round.py --schedule parallel --size 32
 
 Ideal and rounds alternate in blocks of one run, and the ratio is taken in each block, since
 machines are noisy. The ideal counts n_d steps of D for every device and n_g of G, on one thread,
