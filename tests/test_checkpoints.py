@@ -1,0 +1,100 @@
+"""States as bytes, and which checkpoints are kept; whole jobs are in test_jobs_survival.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from fedgan_mpi.run.checkpoint import checkpoint_name, checkpoints_of
+from fedgan_mpi.run.checkpoint_writer import _Seal
+from fedgan_mpi.run.states import Packed, restore, unpack
+
+
+def state(drawn: int = 3, numbers: float = 1.0) -> dict:
+    both = torch.arange(6.0) * numbers  # moments are halves of one vector
+    return {
+        "drawn": drawn,
+        "stream": torch.arange(7, dtype=torch.uint8),
+        "moments": [{"steps": 2, "first": both[:3], "second": both[3:]}],
+        "own": [],
+        "counts": [torch.tensor(5), torch.zeros(0)],
+    }
+
+
+def test_a_state_comes_back_and_its_bytes_can_be_filled_anew(tmp_path):
+    packed = Packed(state())
+    place = packed.content
+    packed.fill(state(drawn=4, numbers=2.0))
+    assert packed.content is place
+    back = restore(unpack(packed.content), state())
+    assert back["drawn"] == 4 and back["moments"][0]["steps"] == 2 and back["own"] == []
+    assert back["moments"][0]["second"].tolist() == [6.0, 8.0, 10.0]
+    assert back["counts"][0].item() == 5 and len(back["counts"][1]) == 0
+    path = tmp_path / "state.safetensors"
+    path.write_bytes(packed.content)
+    with safe_open(path, "pt") as file:  # others can read it, too
+        assert file.get_tensor("moments.0.first").tolist() == [0.0, 2.0, 4.0]
+
+
+def test_a_copy_does_not_follow_what_it_was_made_of():
+    mine = state()
+    packed = Packed(mine)
+    mine["moments"][0]["first"].fill_(9.0)
+    assert restore(unpack(packed.content), state())["moments"][0]["first"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {**state(), "more": 1},
+        {key: value for key, value in state().items() if key != "drawn"},
+        {**state(), "stream": torch.arange(6, dtype=torch.uint8)},
+        {**state(), "own": [torch.ones(1)]},
+        state(drawn=-1),
+        state(drawn=2**53),
+    ],
+    ids=["more", "less", "shorter", "another list", "below 0", "beyond counting"],
+)
+def test_a_state_of_other_parts_is_refused(other):
+    with pytest.raises(ValueError):
+        restore(unpack(Packed(other).content), state())
+
+
+def seal(run: Path, round: int, *, keep_last: int, best: int | None = None) -> list[int]:
+    """Make a checkpoint valid; the rounds of those that are there then."""
+    temporary = run / "checkpoints" / f".{checkpoint_name(round)}.tmp"
+    temporary.mkdir()
+    (temporary / "server.safetensors").write_bytes(b"anew")
+    _Seal(
+        directory=run / "checkpoints",
+        temporary=temporary,
+        keep_last=keep_last,
+        best=best,
+        gone=[],
+        manifest={"round": round, "files": {}},
+    ).run()
+    return [int(path.name.removeprefix("round_")) for path in checkpoints_of(run)]
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    for round in (5, 10, 25, 30):
+        (tmp_path / "checkpoints" / checkpoint_name(round)).mkdir(parents=True)
+    return tmp_path
+
+
+def test_the_last_ones_are_those_before_and_not_damaged_ones_of_later_rounds(run):
+    """A run that went back before 25 and 30 must not take them for its last two."""
+    assert seal(run, 12, keep_last=2) == [10, 12, 25, 30]
+    assert seal(run, 14, keep_last=2) == [12, 14, 25, 30]
+    assert seal(run, 30, keep_last=2) == [25, 30]
+    assert json.loads((run / "checkpoints/round_000030/checkpoint.json").read_text())["round"] == 30
+    assert [path.name for path in (run / "checkpoints").glob(".*")] == []
+
+
+def test_the_best_is_kept_however_old_it_is(run):
+    assert seal(run, 31, keep_last=1, best=10) == [10, 31]
