@@ -150,8 +150,12 @@ class Keeper:
             self._stop(round)
         return not ends and not self.vote.stops
 
-    def close(self) -> None:
-        """Collective. For a run that cannot go on: what was being written becomes valid."""
+    def close(self, *, whole: bool) -> None:
+        """Collective. For a run that cannot go on: what was being written becomes valid where no
+        rank has died since, as else nobody may have the server's part, or all of the others."""
+        if not whole:
+            self.checkpoints.abandon()
+            return
         problem = self.checkpoints.complete()
         if problem is not None:
             self.record.say(problem)

@@ -91,7 +91,7 @@ def train(link: Link, start: Start) -> int:
             _train_from(done, algorithm, clock, keeper, memory, began)
             return keeper.stopped or 0
         except AgreedError:
-            keeper.close()
+            keeper.close(whole=complete)
             raise
         except RankLost:
             complete = False

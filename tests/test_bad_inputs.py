@@ -286,6 +286,7 @@ MANIFESTS: dict[str, Callable[[dict], object]] = {
     "another configuration": lambda m: m["configuration"]["model"].update(nz=9),
     "lost in a number": lambda m: m.update(lost=3),
     "sizes as text": lambda m: m["files"]["server.safetensors"].update(bytes="all"),
+    "an older version's": lambda m: m["files"].update({"server.pt": {}}),
     "no hash": lambda m: m["files"]["server.safetensors"].pop("sha256"),
 }
 

@@ -53,6 +53,31 @@ def test_otherwise_the_operating_system_decides(ranks, pin, shared):
     assert here() == ALL
 
 
+def test_a_pool_of_threads_is_not_pinned():
+    import torch
+
+    torch.set_num_threads(2)
+    try:
+        with cores_of(1).spread([1, 2]):
+            assert here() == ALL
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_cores_that_are_taken_away_end_nothing(monkeypatch):
+    cores = cores_of(1)
+
+    def refuse(process: int, asked: object) -> None:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    with cores.spread([1, 2]):
+        pass
+    monkeypatch.undo()
+    with cores.spread([1, 2]):
+        assert here() == ALL  # it does not try again
+
+
 def test_an_error_gives_the_cores_back():
     with pytest.raises(ZeroDivisionError), cores_of(0).of_server():
         assert here() == ALL[:1]

@@ -53,7 +53,8 @@ class Algorithm(ABC):
         self.devices = {device.index: device for device in node.devices}
         self.config = node.config.algorithm
         self.training = node.config.training
-        self.cores = Cores(node.link, node.config.training.pin)
+        on_cpu = node.pair.torch_device.type == "cpu"
+        self.cores = Cores(node.link, node.config.training.pin and on_cpu)
         self.ledger = Ledger()
         self.seconds_ahead: dict[int, float] = {}
         """Of devices that have begun the next round, what that took."""

@@ -100,14 +100,15 @@ class Ren(Algorithm):
         if not self.node.participation.is_known_ahead:
             return
         present = self.node.participation.participants(t)
-        with (
-            self.clock("seconds_local"),
-            self.cores.beside_server(len(present), self.seconds_server),
-        ):
-            for k in [k for k in self.devices if k in present][:1]:
-                start = time.perf_counter()
+        ranks = len({self.link.rank_of(k) for k in present})
+        for k in [k for k in self.devices if k in present][:1]:
+            start = time.perf_counter()
+            with (
+                self.clock("seconds_local"),
+                self.cores.beside_server(ranks, self.seconds_server),
+            ):
                 self.devices[k].look_ahead(t)
-                self.seconds_ahead[k] = time.perf_counter() - start
+            self.seconds_ahead[k] = time.perf_counter() - start
 
     def start_over(self) -> None:
         self.has_new_discriminator = False

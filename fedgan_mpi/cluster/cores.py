@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
+
 from fedgan_mpi.cluster.link import Link
 
 _ROOM = 1.25
@@ -23,8 +25,9 @@ class Cores:
     """This rank's places, one context a kind of work."""
 
     def __init__(self, link: Link, pin: bool) -> None:
-        self._cores = link.shared_cores if pin else []
-        self._rank = link.rank
+        # The threads of a pool would stay where the pin was when they were made.
+        self._cores = link.shared_cores if pin and torch.get_num_threads() == 1 else []
+        self._link = link
         self._seconds_beside = 0.0
         self._late = False  # work beside the server goes on when the next round has come
 
@@ -33,10 +36,10 @@ class Cores:
         """For equal work of all `ranks` at the same time: as many of them on each core."""
         cores = self._cores
         even = bool(cores) and len(ranks) % len(cores) == 0
-        if not even or self._late or self._rank not in ranks:
+        if not even or self._late or self._link.rank not in ranks:
             yield
             return
-        with self._on([cores[ranks.index(self._rank) % len(cores)]]):
+        with self._on([cores[ranks.index(self._link.rank) % len(cores)]]):
             yield
 
     @contextmanager
@@ -60,10 +63,18 @@ class Cores:
     @contextmanager
     def _on(self, cores: Sequence[int]) -> Iterator[None]:
         """This thread on these cores, and afterwards on all again; of none, where it likes."""
-        if cores:
-            os.sched_setaffinity(0, cores)
+        if not cores:
+            yield
+            return
+        everywhere = self._cores
+        self._move(cores)
         try:
             yield
         finally:
-            if cores:
-                os.sched_setaffinity(0, self._cores)
+            self._move(everywhere)
+
+    def _move(self, cores: Sequence[int]) -> None:
+        try:
+            os.sched_setaffinity(0, cores)
+        except OSError:  # a container's cores may change
+            self._cores = []

@@ -430,14 +430,15 @@ class Link:
         problem = None
         try:
             file = shared_file(machine, Board.length(machine.size))
-        except AgreedError as error:  # of one machine
+            board = Board(file, machine.rank, self.rank)
+        except (AgreedError, OSError) as error:  # of one machine, whose file system has no locks
             problem = str(error)
+        machine.Free()
         if deadline is not None:
             self.agree(problem)
         elif self.any(problem is not None):
             return  # whoever asked for nothing is refused nothing
-        self._board = board = Board(file, machine.rank, self.rank)
-        machine.Free()
+        self._board = board
         self.barrier()  # from here on all count alike, and have their locks
         atexit.register(board.sign_off)
 

@@ -87,6 +87,8 @@ def read_manifest(checkpoint: Path) -> CheckpointManifest:
             raise ValueError
     except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
         raise UserError(f"{path} is missing or damaged") from None
+    if "server.pt" in manifest.files:
+        raise UserError(f"{checkpoint} is of an older fedgan_mpi, which alone can go on from it")
     return manifest
 
 
