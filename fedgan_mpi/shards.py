@@ -29,6 +29,9 @@ from fedgan_mpi.streams import Purpose, numpy_stream
 FORMAT_VERSION = 1
 HELDOUT = "heldout.h5"
 MANIFEST = "shards.json"
+_CHECKED = ("v108", "latest")
+"""HDF5's formats whose headers have checksums: of one that is damaged without, HDF5 may never come
+back."""
 _ROOM = 2**20  # bytes of a file beside its arrays: names and attributes
 
 Images = NDArray[np.uint8]
@@ -205,7 +208,7 @@ def write_blocks(
         written, sha256 = _fill(temporary, blocks, rows, image_shape)
         if written < rows:
             _shrink(temporary, written, image_shape)
-        with h5py.File(temporary, "r+", locking=False) as file:
+        with h5py.File(temporary, "r+", locking=False, libver=_CHECKED) as file:
             file.attrs["format_version"] = FORMAT_VERSION
             file.attrs["pixels_sha256"] = sha256
             for key, value in attributes.items():
@@ -222,7 +225,7 @@ def _fill(
     indices = [np.empty(0, np.int64)]
     _reserve(path, rows * (math.prod(image_shape) + 16) + _ROOM)
     # No lock: the name is ours alone, and a process forked meanwhile would go on holding it.
-    with h5py.File(path, "r+", locking=False) as file:
+    with h5py.File(path, "r+", locking=False, libver=_CHECKED) as file:
         # Contiguous, as no chunks are asked for.
         images = file.create_dataset("images", (rows, *image_shape), np.uint8)
         for block in blocks:
@@ -243,7 +246,7 @@ def _reserve(path: Path, size: int) -> None:
 
     Raises OSError where there is not enough. HDF5 itself may crash when it cannot write.
     """
-    h5py.File(path, "w", locking=False).close()
+    h5py.File(path, "w", locking=False, libver=_CHECKED).close()
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, size)

@@ -83,7 +83,7 @@ def wait_for(job: str, *states: str, seconds: float = 200) -> dict[str, str]:
 
 def wait_for_rounds(job: str, log: Path, run: Path, rounds: int) -> None:
     deadline = time.monotonic() + 200
-    while not (run / "stats.jsonl").exists() or len(lines(run)) < rounds:
+    while not (run / "stats.jsonl").exists() or len(rounds_of(run)) < rounds:
         told = log.read_text() if log.exists() else "no log"
         assert time.monotonic() < deadline, (about(job), told)
         time.sleep(0.2)
@@ -199,7 +199,7 @@ def test_a_killed_rank_ends_its_job_which_goes_on_when_requeued(slurm):
     assert wait_for(job, "COMPLETED", "FAILED", seconds=20)["JobState"] == "FAILED"
     assert "of this machine has died, and the job ends" in (slurm / f"k-{job}.log").read_text()
     # The same job again meets what its dead ranks have left in shared memory.
-    before = len(lines(run))
+    before = len(rounds_of(run))
     subprocess.run(["scontrol", "requeue", job], check=True)
     wait_for_rounds(job, slurm / f"k-{job}.log", run, before + 9)
     subprocess.run(["scancel", job], check=True)
