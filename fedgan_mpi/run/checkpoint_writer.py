@@ -65,7 +65,7 @@ class Checkpoints:
         # thread would keep its parent waiting until it gets a core.
         self._threads = ThreadPoolExecutor(2, "checkpoint")
         self._contents: dict[str, Packed] = {}
-        """File name -> content, of this rank's devices and server; one checkpoint's at a time."""
+        """File name -> content, of a rank that keeps one state: filled anew each time."""
         self._under_way: _Writing | None = None
         self._ahead: _Writing | None = None
         """This rank's part of the next one."""
@@ -96,14 +96,18 @@ class Checkpoints:
     def _write(self, round: int, progress: str) -> _Writing:
         """Copy this rank's part, and have a thread bring it to disk."""
         states = {name: owner.state() for name, owner in files_of(self.node).items()}
-        if not self._contents:
-            self._contents = {name: Packed(state) for name, state in states.items()}
+        contents = self._contents
         for name, state in states.items():
-            self._contents[name].fill(state)
+            if name in contents:
+                contents[name].fill(state)
+            else:
+                contents[name] = Packed(state)
         temporary = self.directory / f".{checkpoint_name(round)}.tmp"
         # What the run has told of its rounds must last as long as they do.
         record = self.directory.parent / STATS if self.node.link.is_server else None
-        files = self._threads.submit(_write, temporary, self._contents, record)
+        files = self._threads.submit(_write, temporary, contents, record)
+        if len(contents) > 1:  # many devices: their memory is their moments' alone
+            self._contents = {}
         return _Writing(round=round, temporary=temporary, progress=progress, files=files)
 
     @property
