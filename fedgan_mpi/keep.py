@@ -139,7 +139,7 @@ class Keeper:
             self.checkpoints.give_up()
         elif self.checkpoints.waits and not self.vote.writing:
             self.checkpoints.seal(self.vote.parts)
-        if ends or self.vote.stops or self._is_checkpoint_due(round):
+        if self.vote.stops or self._is_checkpoint_due(round):
             self.checkpoints.begin(round, self.progress)
             self.saved = time.monotonic()
         if ends or self.vote.stops:

@@ -17,7 +17,11 @@ pytestmark = pytest.mark.skipif(len(ALL) < 2, reason="needs two cores")
 
 
 def cores_of(rank: int, pin: bool = True, shared: list[int] | None = None) -> Cores:
-    link = SimpleNamespace(rank=rank, shared_cores=ALL[:2] if shared is None else shared)
+    link = SimpleNamespace(
+        rank=rank,
+        rank_of=lambda device: device,
+        shared_cores=ALL[:2] if shared is None else shared,
+    )
     return Cores(cast(Link, link), pin)
 
 
@@ -87,18 +91,18 @@ def test_an_error_gives_the_cores_back():
 
 def test_work_beside_the_server_leaves_its_core_alone_unless_it_takes_much_longer():
     cores = cores_of(1)
-    with cores.beside_server(4, 1.0):
+    with cores.beside_server([1, 2, 3, 4], 1.0):
         assert here() == ALL[1:2]
         busy(0.02)
-    with cores.beside_server(4, 0.08):  # four times 20 ms
+    with cores.beside_server([1, 2, 3, 4], 0.08):  # four times 20 ms
         assert here() == ALL[1:2]
         busy(0.02)
-    with cores.beside_server(4, 0.05):
+    with cores.beside_server([1, 2, 3, 4], 0.05):
         assert here() == ALL[:2]
         busy(0.02)
     with cores.spread([1, 2]):  # it goes on when others begin the next round
         assert here() == ALL[:2]
-    with cores.beside_server(2, 0.05):  # half of them take part
+    with cores.beside_server([1, 2], 0.05):  # half of them take part
         assert here() == ALL[1:2]
     with cores.spread([1, 2]):
         assert len(here()) == 1

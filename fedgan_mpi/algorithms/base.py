@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -129,10 +128,8 @@ class Algorithm(ABC):
     def local_work(self, t: int, *, beside_server: bool = False) -> Iterator[None]:
         """What device ranks do in round t with all of their participants, alone or while the server
         is as busy."""
-        hosts = [self.link.rank_of(k) for k in self.node.participation.participants(t)]
-        equal = not beside_server and len(set(Counter(hosts).values())) == 1
-        ranks = sorted({rank for rank in hosts if rank is not None})
-        with self.clock("seconds_local"), self.cores.spread(ranks if equal else []):
+        present = [] if beside_server else self.node.participation.participants(t)
+        with self.clock("seconds_local"), self.cores.spread(present):
             yield
 
     @contextmanager

@@ -100,12 +100,11 @@ class Ren(Algorithm):
         if not self.node.participation.is_known_ahead:
             return
         present = self.node.participation.participants(t)
-        ranks = len({self.link.rank_of(k) for k in present})
         for k in [k for k in self.devices if k in present][:1]:
             start = time.perf_counter()
             with (
                 self.clock("seconds_local"),
-                self.cores.beside_server(ranks, self.seconds_server),
+                self.cores.beside_server(present, self.seconds_server),
             ):
                 self.devices[k].look_ahead(t)
             self.seconds_ahead[k] = time.perf_counter() - start

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -32,14 +33,15 @@ class Cores:
         self._late = False  # work beside the server goes on when the next round has come
 
     @contextmanager
-    def spread(self, ranks: Sequence[int]) -> Iterator[None]:
-        """For equal work of all `ranks` at the same time: as many of them on each core."""
-        cores = self._cores
-        even = bool(cores) and len(ranks) % len(cores) == 0
-        if not even or self._late or self._link.rank not in ranks:
-            yield
-            return
-        with self._on([cores[ranks.index(self._link.rank) % len(cores)]]):
+    def spread(self, devices: Sequence[int]) -> Iterator[None]:
+        """For equal work of these devices at the same time: as many ranks on each core, where they
+        host as many of them."""
+        cores, mine = self._cores, self._link.rank
+        per_rank = self._hosts(devices)
+        ranks = sorted(per_rank)
+        even = len(set(per_rank.values())) == 1 and len(ranks) % len(cores) == 0
+        pins = even and mine in ranks and not self._late
+        with self._on([cores[ranks.index(mine) % len(cores)]] if pins else []):
             yield
 
     @contextmanager
@@ -49,16 +51,21 @@ class Cores:
             yield
 
     @contextmanager
-    def beside_server(self, ranks: int, seconds_server: float) -> Iterator[None]:
-        """For work of so many device ranks that can wait, while the server computes for about so
-        long: not on its core, unless the other cores would be at it much longer."""
+    def beside_server(self, devices: Sequence[int], seconds_server: float) -> Iterator[None]:
+        """For work of the ranks of these devices that can wait, while the server computes for about
+        so long: not on its core, unless the other cores would be at it much longer."""
         others = self._cores[1:]
-        each = self._seconds_beside * ranks / max(1, len(others))
+        each = self._seconds_beside * len(self._hosts(devices)) / max(1, len(others))
         start = time.thread_time()
         self._late = each > _ROOM * seconds_server
         with self._on([] if self._late else others):
             yield
         self._seconds_beside = time.thread_time() - start
+
+    def _hosts(self, devices: Sequence[int]) -> Counter[int]:
+        """Rank -> how many of them it hosts. Not asked where nothing is pinned: on a large machine
+        that would be many."""
+        return Counter(filter(None, map(self._link.rank_of, devices))) if self._cores else Counter()
 
     @contextmanager
     def _on(self, cores: Sequence[int]) -> Iterator[None]:

@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,6 @@ class Checkpoints:
         self._ahead: _Writing | None = None
         """This rank's part of the next one."""
         self._sealing: Future[None] | None = None
-        self._sealing_round = 0
         node.link.from_server(lambda: _sentence(self._sweep, self.directory))
 
     def begin(self, round: int, progress: Mapping[str, Any]) -> None:
@@ -79,21 +78,16 @@ class Checkpoints:
         progress: JSON, the server's; what the train loop itself must remember.
         """
         self._tell(self._wait_for_parts())
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None and ahead.round == round:
-            self._under_way = ahead
-        else:
-            told = json.dumps(progress) if self.node.link.is_server else ""
-            self._under_way = self._write(round, told)
+        self._under_way, self._ahead = self._ahead or self._write(round, progress), None
 
     def begin_ahead(self, round: int) -> None:
         """A device rank's, while it waits for the server in the last of `round` rounds, after which
         a checkpoint is due: its own part is ready, and its core may be idle."""
         before = self._under_way
         if not self.node.link.is_server and (before is None or before.files.done()):
-            self._ahead = self._write(round, "")
+            self._ahead = self._write(round, {})
 
-    def _write(self, round: int, progress: str) -> _Writing:
+    def _write(self, round: int, progress: Mapping[str, Any]) -> _Writing:
         """Copy this rank's part, and have a thread bring it to disk."""
         states = {name: owner.state() for name, owner in files_of(self.node).items()}
         contents = self._contents
@@ -104,11 +98,13 @@ class Checkpoints:
                 contents[name] = Packed(state)
         temporary = self.directory / f".{checkpoint_name(round)}.tmp"
         # What the run has told of its rounds must last as long as they do.
-        record = self.directory.parent / STATS if self.node.link.is_server else None
+        is_server = self.node.link.is_server
+        record = self.directory.parent / STATS if is_server else None
         files = self._threads.submit(_write, temporary, contents, record)
         if len(contents) > 1:  # many devices: their memory is their moments' alone
             self._contents = {}
-        return _Writing(round=round, temporary=temporary, progress=progress, files=files)
+        told = json.dumps(progress) if is_server else ""
+        return _Writing(round=round, temporary=temporary, progress=told, files=files)
 
     @property
     def waits(self) -> bool:
@@ -147,7 +143,7 @@ class Checkpoints:
                 **self.about,
             },
         )
-        self._sealing, self._sealing_round = self._threads.submit(seal.run), writing.round
+        self._sealing = self._threads.submit(seal.run)
 
     def complete(self) -> str | None:
         """Collective. Wait until the last one is valid. Gives what was in the way, the same on
@@ -201,11 +197,9 @@ class Checkpoints:
         """The server's: wait for the one before, and give what was in its way."""
         sealing, self._sealing = self._sealing, None
         problem = None if sealing is None else sealing.exception()
-        if isinstance(problem, UserError):
-            return f"no checkpoint of round {self._sealing_round}: {problem}"
-        if problem is not None:
-            raise problem
-        return None
+        if problem is None or isinstance(problem, UserError):
+            return None if problem is None else str(problem)
+        raise problem
 
     def _tell(self, problem: str | None) -> None:
         if problem is not None:
@@ -273,15 +267,15 @@ class _Seal:
     keep_last: int
     best: int | None
     gone: list[str]
-    manifest: dict[str, Any] = field(hash=False)
+    manifest: dict[str, Any]
 
     def run(self) -> None:
         """Raises UserError, and leaves nothing of it, where the disk is in the way."""
         try:
             _sentence(self._seal, self.directory)
-        except UserError:
+        except UserError as error:
             shutil.rmtree(self.temporary, ignore_errors=True)
-            raise
+            raise UserError(f"no checkpoint of round {self.manifest['round']}: {error}") from None
 
     def _seal(self) -> None:
         self._carry_over()
