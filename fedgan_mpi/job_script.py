@@ -38,10 +38,11 @@ export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"
 export HDF5_USE_FILE_LOCKING=FALSE
 
 # A rank that was killed leaves its shared memory behind, and MPICH names it after job and step: the
-# same job would find it, and wait for the dead.
+# same job would find it, and wait for the dead. What is younger may be of another job that begins.
 if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then
     srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
-        find /dev/shm -maxdepth 1 -user "$(id -un)" -name 'mpich_shm_*' -delete || true
+        find /dev/shm -maxdepth 1 -user "$(id -un)" -name 'mpich_shm_*' \
+        ! -newermt '20 seconds ago' -delete || true
 fi
 
 # The run is named after the job: the same script submitted again goes on with it.

@@ -42,6 +42,19 @@ def test_scripts_are_shell(script):
     subprocess.run(["bash", "-n", ROOT / "jobs" / script], check=True)
 
 
+def test_a_restarted_job_removes_what_its_dead_left_and_nothing_of_a_job_that_begins(tmp_path):
+    """MPICH hangs where its segment goes away between its making and the others' coming."""
+    script = (ROOT / "jobs" / "train.sbatch").read_text()
+    (command,) = re.findall(r"find /dev/shm(?:.*\\\n)?.*-delete", script)
+    old, young = tmp_path / "mpich_shm_1_0", tmp_path / "mpich_shm_2_0"
+    for path in (old, young, tmp_path / "others"):
+        path.touch()
+    os.utime(old, (time.time() - 60,) * 2)
+    os.utime(tmp_path / "others", (time.time() - 60,) * 2)
+    subprocess.run(["bash", "-c", command.replace("/dev/shm", str(tmp_path))], check=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mpich_shm_2_0", "others"]
+
+
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
     """A place to submit from; its environment finds the cluster and this machine's site.sh."""
