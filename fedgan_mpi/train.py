@@ -6,7 +6,6 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from fedgan_mpi.run.checkpoint import (
 from fedgan_mpi.run.record import Record, forget_after
 from fedgan_mpi.start import Start
 from fedgan_mpi.survive import Memory
+from fedgan_mpi.tally import add_up, check_finite
 
 
 def train(link: Link, start: Start) -> int:
@@ -88,7 +88,8 @@ def train(link: Link, start: Start) -> int:
                 _recall(node, progress)
                 keeper.go_back(_open_record(node, start, done, progress), progress)
                 complete = True
-            _train_from(done, algorithm, clock, keeper, memory, began)
+            with algorithm.cores.held():
+                _train_from(done, algorithm, clock, keeper, memory, began)
             return keeper.stopped or 0
         except AgreedError:
             keeper.close(whole=complete)
@@ -164,10 +165,11 @@ def play_round(
     link.reset_counters()
     start = time.perf_counter()
     algorithm.round(t)
-    meanwhile(t + 1)
-    whole = _share(node, t, algorithm.ledger, np.zeros(0) if vote is None else vote)
+    with algorithm.cores.work(is_step=False):
+        meanwhile(t + 1)
+    algorithm.cores.stand_together()
+    whole = add_up(node, t, algorithm.ledger, np.zeros(0) if vote is None else vote)
     seconds = time.perf_counter() - start
-    algorithm.seconds_server = whole.seconds_server
 
     flat = algorithm.flat
     size = link.wire.nbytes(flat.phi) // flat.phi.numel()
@@ -192,7 +194,6 @@ def play_round(
         "d_loss": _mean(whole.d_loss, shares),
         "g_loss": _mean(whole.g_loss, {0: 1.0, **shares}),
         "seconds": seconds,
-        # A rank that waits in a verb for others counts that too; who came last did not wait.
         "seconds_downlink": whole.seconds_downlink,
         "seconds_local": whole.seconds_local,
         "seconds_uplink": whole.seconds_uplink,
@@ -207,110 +208,12 @@ def play_round(
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Whole:
-    """What all ranks noted in a round, the same on every rank."""
-
-    d_loss: dict[int, float]
-    """Of each device that took steps."""
-    g_loss: dict[int, float]
-    """The same, or of the server, 0."""
-    skipped: list[int]
-    """Participants that counted as absent: what they computed was not finite."""
-    update_norms: dict[int, float]
-    """Of participants, where they are drawn by it."""
-    seconds_of_device: dict[int, float]
-    """Of participants, each by itself."""
-    broken: bool
-    """The server's networks are not finite, or those that a device keeps."""
-    images: int
-    """Real ones that devices have drawn."""
-    seconds_downlink: float
-    seconds_local: float
-    seconds_uplink: float
-    seconds_server: float
-    bytes_down: int
-    """Of one participant."""
-    bytes_up: int
-
-
-def _share(node: Node, t: int, ledger: Ledger, vote: NDArray[np.float64]) -> Whole:
-    """Collective. Every rank's notes of a round, on every rank; `vote` becomes its sum.
-
-    Each number has one rank that knows it, so the sum over ranks is exact.
-    """
-    link = node.link
-    # For D and for G: who has a loss, and which.
-    losses = np.zeros((2, 2, node.participation.devices + 1))
-    for player, noted in enumerate((ledger.d_loss, ledger.g_loss)):
-        for k, loss in noted.items():
-            losses[player, :, k] = 1.0, loss
-    skipped = np.zeros(node.participation.devices + 1)
-    skipped[ledger.skipped] = 1.0
-    # Of each device; 0 where it did nothing.
-    norms, each = np.zeros((2, node.participation.devices + 1))
-    norms[[*ledger.update_norms]] = [*ledger.update_norms.values()]
-    each[[*ledger.seconds_of_device]] = [*ledger.seconds_of_device.values()]
-    ranks = np.zeros((link.size, 8))
-    drawn = node.images_drawn - ledger.images_drawn_before
-    ranks[link.rank, :3] = drawn, link.bytes_down, link.bytes_up
-    ranks[link.rank, 3:5] = link.seconds_down, link.seconds_up
-    ranks[link.rank, 5:7] = ledger.seconds_local, ledger.seconds_server
-    ranks[link.rank, 7] = not node.is_finite(t)
-
-    parts = [losses.ravel(), skipped, norms, each, ranks.ravel(), vote]
-    numbers = link.sum(np.concatenate(parts))
-    numbers, skipped, norms, each, of_ranks, vote[:] = np.split(
-        numbers, np.cumsum([part.size for part in parts[:-1]])
-    )
-    d_loss, g_loss = (
-        {k: loss for k, (there, loss) in enumerate(table.T.tolist()) if there}
-        for table in numbers.reshape(losses.shape)
-    )
-    images, down, up, *seconds, broken = of_ranks.reshape(ranks.shape).T
-    return Whole(
-        d_loss=d_loss,
-        g_loss=g_loss,
-        skipped=np.flatnonzero(skipped).tolist(),
-        update_norms=_told(norms),
-        seconds_of_device=_told(each),
-        broken=bool(broken.any()),
-        images=int(images.sum()),
-        seconds_downlink=float(seconds[0].min()),
-        seconds_uplink=float(seconds[1].min()),
-        seconds_local=float(seconds[2].max()),
-        seconds_server=float(seconds[3].max()),
-        bytes_down=int(down.max()),
-        bytes_up=int(up.max()),
-    )
-
-
-def _told(of_devices: NDArray[np.float64]) -> dict[int, float]:
-    """{device: number} of those who have told one."""
-    return {k: number for k, number in enumerate(of_devices.tolist()) if number}
-
-
 def _mean(losses: dict[int, float], shares: dict[int, float]) -> float | None:
     """Weighted by shares over those who have one; None where nobody has."""
     if not losses:
         return None
     total = math.fsum(shares[k] for k in losses)
     return math.fsum(shares[k] * loss for k, loss in losses.items()) / total
-
-
-def check_finite(whole: Whole, t: int, participants: int) -> None:
-    """Raises AgreedError on every rank where a loss or the networks are not, or no device is left
-    whose update is."""
-    remedy = "start anew with lower learning rates, or look at the shards"
-    for name, losses in (("d_loss", whole.d_loss), ("g_loss", whole.g_loss)):
-        for k, loss in losses.items():
-            if not math.isfinite(loss):
-                who = f"device {k}" if k else "the server"
-                raise AgreedError(f"{name} of {who} is {loss} in round {t + 1}; {remedy}")
-    if len(whole.skipped) == participants:
-        raise AgreedError(f"no device's update is finite in round {t + 1}; {remedy}")
-    if whole.broken:
-        raise AgreedError(f"parameters are not finite after round {t + 1}; {remedy}")
 
 
 def _resume(node: Node, start: Start) -> tuple[int, dict[str, Any]]:

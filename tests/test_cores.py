@@ -3,58 +3,153 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
+import numpy as np
 import pytest
 
-from fedgan_mpi.cluster.cores import Cores
+from fedgan_mpi.cluster.cores import Cores, run_anywhere
 from fedgan_mpi.cluster.link import Link
 
 ALL = sorted(os.sched_getaffinity(0))
 pytestmark = pytest.mark.skipif(len(ALL) < 2, reason="needs two cores")
 
 
-def cores_of(rank: int, pin: bool = True, shared: list[int] | None = None) -> Cores:
-    link = SimpleNamespace(
-        rank=rank,
-        rank_of=lambda device: device,
-        shared_cores=ALL[:2] if shared is None else shared,
-    )
-    return Cores(cast(Link, link), pin)
+class Machine:
+    """Ranks of one machine with two cores, as threads of this process."""
+
+    def __init__(self, ranks: int, shared: list[int] | None = None) -> None:
+        self.lines = np.zeros((ranks, 8), np.int64)
+        self.lines[:, 4] = os.stat("/proc/self/ns/pid").st_ino
+        self.shared = ALL[:2] if shared is None else shared
+        self.first = threading.get_native_id() % 2
+
+    def cores(self, rank: int, pin: bool = True, **how: bool) -> Cores:
+        link = SimpleNamespace(
+            rank=rank,
+            is_server=rank == 0,
+            shared_cores=self.shared,
+            shared_lines=lambda: self.lines,
+            barrier=self._server_is_there,
+        )
+        return Cores(cast(Link, link), pin, **how)
+
+    def _server_is_there(self) -> None:
+        # Its thread's number says which core is the first.
+        self.lines[0, 3] = self.first
+
+    def core(self, place: int) -> list[int]:
+        return [ALL[(place + self.first) % 2]]
 
 
 @pytest.fixture(autouse=True)
-def free():
+def free() -> Iterator[None]:
     yield
     os.sched_setaffinity(0, ALL)
 
 
-def here() -> list[int]:
-    return sorted(os.sched_getaffinity(0))
+def here(thread: int = 0) -> list[int]:
+    return sorted(os.sched_getaffinity(thread))
 
 
-def test_those_who_work_are_as_many_on_each_core():
-    ranks, on = [1, 3, 5, 7], []  # the others are absent
-    for rank in ranks:
-        with cores_of(rank).spread(ranks):
-            on += here()
-        assert here() == ALL[:2]  # those that the machine's ranks share
-    assert sorted(on) == [ALL[0], ALL[0], ALL[1], ALL[1]]
+class Busy:
+    """A rank that computes until it is told to end, in a thread of its own."""
+
+    def __init__(self, machine: Machine, rank: int, *, beside: bool = False) -> None:
+        self._over, self._there = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(machine, rank, beside))
+        self._thread.start()
+        assert self._there.wait(10)
+
+    def _run(self, machine: Machine, rank: int, beside: bool) -> None:
+        cores = machine.cores(rank)
+        self.id = threading.get_native_id()
+        with cores.held():
+            if beside:
+                cores.stand_beside_server()
+            with cores.work():
+                self._there.set()
+                self._over.wait(10)
+
+    @property
+    def on(self) -> list[int]:
+        return here(self.id)
+
+    def end(self) -> None:
+        self._over.set()
+        self._thread.join(10)
+
+
+@contextmanager
+def busy(machine: Machine, *ranks: int, beside: bool = False) -> Iterator[list[Busy]]:
+    them = [Busy(machine, rank, beside=beside) for rank in ranks]
+    try:
+        yield them
+    finally:
+        for one in them:
+            one.end()
+
+
+# ---------------------------------------------------------------- one rank's own place
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3, 4])
+def test_a_rank_waits_and_computes_in_its_place(rank):
+    machine = Machine(5)
+    cores, place = machine.cores(rank), (rank - 1) % 2
+    with cores.held():
+        assert here() == machine.core(place)  # before there is anything to do
+        with cores.work():
+            assert here() == machine.core(place)
+        cores.stand_beside_server()
+        assert here() == machine.core(1)  # the server's is the first
+        with cores.work():
+            assert here() == machine.core(1)
+        cores.stand_together()
+        assert here() == machine.core(place)
+    assert here() == ALL
+
+
+def test_the_server_has_a_core_of_its_own_beside_devices():
+    machine = Machine(5)
+    server = machine.cores(0)
+    with server.held():
+        server.stand_beside_server()
+        with server.work():
+            assert here() == machine.core(0)
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_where_the_server_computes_at_the_same_time_devices_stay_beside_it(rank):
+    machine = Machine(3)
+    cores = machine.cores(rank, server_computes_too=True)
+    with cores.held(), cores.work():
+        assert here() == machine.core(1)
 
 
 @pytest.mark.parametrize(
-    ("ranks", "pin", "shared"),
-    [([1, 2, 3], True, None), ([2, 4], True, None), ([1, 2], False, None), ([1, 2], True, [])],
-    ids=["uneven", "absent", "asked not to", "not crowded"],
+    ("pin", "shared"), [(False, None), (True, [])], ids=["asked not to", "not crowded"]
 )
-def test_otherwise_the_operating_system_decides(ranks, pin, shared):
-    cores = cores_of(1, pin, shared)
-    for work in (cores.spread(ranks), cores_of(1, False).of_server()):
-        with work:
+def test_otherwise_the_operating_system_decides(pin, shared):
+    cores = Machine(3, shared).cores(1, pin)
+    with cores.held():
+        cores.stand_beside_server()
+        with cores.work():
             assert here() == ALL
+        assert cores.has_room_beside_server(before=99)
     assert here() == ALL
+
+
+def test_rounds_alone_have_places():
+    cores = Machine(3).cores(1)
+    cores.stand_beside_server()
+    with cores.work():
+        assert here() == ALL
 
 
 def test_a_pool_of_threads_is_not_pinned():
@@ -62,53 +157,159 @@ def test_a_pool_of_threads_is_not_pinned():
 
     torch.set_num_threads(2)
     try:
-        with cores_of(1).spread([1, 2]):
+        cores = Machine(3).cores(1)
+        with cores.held(), cores.work():
             assert here() == ALL
     finally:
         torch.set_num_threads(1)
 
 
 def test_cores_that_are_taken_away_end_nothing(monkeypatch):
-    cores = cores_of(1)
+    cores = Machine(3).cores(1)
 
-    def refuse(process: int, asked: object) -> None:
+    def refuse(thread: int, asked: object) -> None:
         raise OSError(22, "Invalid argument")
 
     monkeypatch.setattr(os, "sched_setaffinity", refuse)
-    with cores.spread([1, 2]):
+    monkeypatch.setattr("fedgan_mpi.cluster.cores.run_anywhere", lambda cores: None)
+    with cores.held(), cores.work():
         pass
     monkeypatch.undo()
-    with cores.spread([1, 2]):
+    with cores.held(), cores.work():
         assert here() == ALL  # it does not try again
 
 
 def test_an_error_gives_the_cores_back():
-    with pytest.raises(ZeroDivisionError), cores_of(0).of_server():
-        assert here() == ALL[:1]
+    machine = Machine(3)
+    cores = machine.cores(1)
+    with pytest.raises(ZeroDivisionError), cores.held(), cores.work():
+        assert here() == machine.core(0)
         raise ZeroDivisionError
-    assert here() == ALL[:2]
+    assert here() == ALL
+    assert not machine.lines[:, 1].any()  # nobody is said to compute
 
 
-def test_work_beside_the_server_leaves_its_core_alone_unless_it_takes_much_longer():
-    cores = cores_of(1)
-    with cores.beside_server([1, 2, 3, 4], 1.0):
-        assert here() == ALL[1:2]
-        busy(0.02)
-    with cores.beside_server([1, 2, 3, 4], 0.08):  # four times 20 ms
-        assert here() == ALL[1:2]
-        busy(0.02)
-    with cores.beside_server([1, 2, 3, 4], 0.05):
-        assert here() == ALL[:2]
-        busy(0.02)
-    with cores.spread([1, 2]):  # it goes on when others begin the next round
-        assert here() == ALL[:2]
-    with cores.beside_server([1, 2], 0.05):  # half of them take part
-        assert here() == ALL[1:2]
-    with cores.spread([1, 2]):
-        assert len(here()) == 1
+def test_a_thread_that_was_begun_in_a_round_can_go_anywhere():
+    machine, seen = Machine(3), []
+
+    def look() -> None:
+        run_anywhere(machine.shared)
+        seen.append(here())
+
+    with machine.cores(1).held():
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+        assert here() != ALL
+    assert seen == [ALL[:2]]
 
 
-def busy(seconds: float) -> None:
-    until = time.thread_time() + seconds
-    while time.thread_time() < until:
-        pass
+# ---------------------------------------------------------------- among others
+
+
+def test_who_finds_its_core_taken_begins_on_an_idle_one():
+    machine = Machine(5)
+    cores = machine.cores(3)  # whose place is that of rank 1
+    with cores.held():
+        with busy(machine, 1), cores.work():
+            assert here() == machine.core(1)
+        with busy(machine, 1, 2), cores.work():
+            assert here() == machine.core(0)  # none is idle
+        with busy(machine, 2), cores.work():
+            assert here() == machine.core(0)  # nor is its own taken
+
+
+def test_beside_the_server_nobody_begins_on_its_core():
+    machine = Machine(5)
+    cores = machine.cores(3)
+    with cores.held():
+        cores.stand_beside_server()
+        with busy(machine, 2), cores.work():
+            assert here() == machine.core(1)
+
+
+def test_the_last_of_a_core_takes_over_another_rank():
+    machine = Machine(6)
+    cores = machine.cores(1)
+    with cores.held(), ExitStack() as work:
+        work.enter_context(cores.work())
+        with busy(machine, 2, 4) as (second, fourth):
+            assert second.on == fourth.on == machine.core(1)
+            work.close()
+            assert (second.on, fourth.on) == (machine.core(1), machine.core(0))
+            fourth.end()
+            with cores.work():
+                pass
+            assert second.on == machine.core(1)  # alone there
+
+
+def test_who_is_not_the_last_takes_over_nobody():
+    machine = Machine(6)
+    cores = machine.cores(1)
+    with cores.held(), ExitStack() as work:
+        work.enter_context(cores.work())
+        with busy(machine, 2, 3, 4) as (second, third, fourth):
+            assert third.on == machine.core(0)
+            work.close()
+            assert second.on == fourth.on == machine.core(1)
+
+
+def test_the_server_gives_its_core_to_those_beside_it():
+    machine = Machine(4)
+    server = machine.cores(0)
+    with server.held(), busy(machine, 1, 2, 3, beside=True) as devices:
+        with server.work():
+            assert all(device.on == machine.core(1) for device in devices)
+        assert [device.on for device in devices] == [
+            machine.core(1), machine.core(1), machine.core(0),
+        ]  # fmt: skip
+
+
+def test_a_thread_of_another_container_is_left_alone():
+    machine = Machine(6)
+    machine.lines[5, 4] = 1  # its names of threads are others'
+    server = machine.cores(0)
+    with server.held(), busy(machine, 2, 4, beside=True) as (second, fourth):
+        with server.work():
+            pass
+        assert second.on == fourth.on == machine.core(1)
+
+
+def test_one_that_cannot_be_moved_is_no_error(monkeypatch):
+    machine = Machine(6)
+    cores = machine.cores(0)
+    with cores.held(), busy(machine, 2, 4, beside=True):
+        machine.lines[2, 3] = machine.lines[4, 3] = 2**22 + 1  # no thread has such a number
+        with cores.work():
+            pass
+        with cores.work():
+            assert here() == machine.core(0)
+
+
+# ---------------------------------------------------------------- how many beside the server
+
+
+def spend(cores: Cores, seconds: float, **kind: Any) -> None:
+    with cores.work(**kind):
+        until = time.thread_time() + seconds
+        while time.thread_time() < until:
+            pass
+
+
+def test_devices_look_ahead_while_the_server_computes_and_no_longer():
+    machine = Machine(5)
+    server, first, second = (machine.cores(rank) for rank in (0, 1, 2))
+    with server.held(), first.held(), second.held():
+        assert second.has_room_beside_server(before=99)  # nothing is known yet
+        for cores in (server, first, second):
+            cores.stand_beside_server()
+        spend(server, 0.05)
+        spend(first, 0.02)
+        spend(second, 0.2)  # held up, once
+        rooms = [second.has_room_beside_server(before=before) for before in range(5)]
+        assert rooms == [True, True, True, False, False]
+        spend(server, 0.001, is_step=False)  # a score, say
+        second.stand_together()
+        spend(second, 0.001)
+        again = [second.has_room_beside_server(before=before) for before in range(5)]
+        assert again == rooms

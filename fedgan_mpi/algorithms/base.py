@@ -53,12 +53,13 @@ class Algorithm(ABC):
         self.config = node.config.algorithm
         self.training = node.config.training
         on_cpu = node.pair.torch_device.type == "cpu"
-        self.cores = Cores(node.link, node.config.training.pin and on_cpu)
+        parallel = self.config.schedule == "parallel"
+        self.cores = Cores(
+            node.link, node.config.training.pin and on_cpu, server_computes_too=parallel
+        )
         self.ledger = Ledger()
         self.seconds_ahead: dict[int, float] = {}
         """Of devices that have begun the next round, what that took."""
-        self.seconds_server = 0.0
-        """What the server computed in the round before; the same on every rank."""
 
     @abstractmethod
     def round(self, t: int) -> None:
@@ -103,7 +104,7 @@ class Algorithm(ABC):
     def train_generator(self) -> None:
         """The server's n_g steps on G, against the D in its vector."""
         assert self.server is not None
-        with self.clock("seconds_server"):
+        with self.computing("seconds_server"):
             self.note("g_loss", 0, self.server.train_generator())
 
     def note(self, what: Literal["d_loss", "g_loss"], player: int, loss: float | None) -> None:
@@ -125,17 +126,11 @@ class Algorithm(ABC):
         return False
 
     @contextmanager
-    def local_work(self, t: int, *, beside_server: bool = False) -> Iterator[None]:
-        """What device ranks do in round t with all of their participants, alone or while the server
-        is as busy."""
-        present = [] if beside_server else self.node.participation.participants(t)
-        with self.clock("seconds_local"), self.cores.spread(present):
-            yield
-
-    @contextmanager
-    def clock(self, what: Literal["seconds_local", "seconds_server"]) -> Iterator[None]:
+    def computing(self, what: Literal["seconds_local", "seconds_server"]) -> Iterator[None]:
+        """What this rank computes, and for whom it counts."""
         start = time.perf_counter()
-        yield
+        with self.cores.work():
+            yield
         setattr(self.ledger, what, getattr(self.ledger, what) + time.perf_counter() - start)
 
 

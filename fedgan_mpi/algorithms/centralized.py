@@ -28,7 +28,7 @@ class Centralized(Algorithm):
 
     def round(self, t: int) -> None:
         if self.link.is_server:
-            with self.clock("seconds_local"):
+            with self.computing("seconds_local"):
                 for device, _ in self.participants(t):
                     self.note("d_loss", device.index, device.train_discriminator(t))
             self.train_generator()

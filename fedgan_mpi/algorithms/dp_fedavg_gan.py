@@ -41,7 +41,7 @@ class DPFedAvgGAN(Ren):
     def train_discriminators(self, t: int) -> None:
         self.uplink.clear()
         self.received.copy_(self.flat.discriminator)
-        with self.local_work(t):
+        with self.computing("seconds_local"):
             for device, share in self.participants(t):
                 self.uplink.restore()
                 loss = device.train_discriminator(t)

@@ -68,7 +68,7 @@ class FedGAN(Algorithm):
         """Leave Σ share · (θ_k, φ_k) over this rank's participants in the uplink."""
         self.uplink.clear()
         self.updates.begin()
-        with self.local_work(t):
+        with self.computing("seconds_local"):
             for device, share in self.participants(t):
                 self.uplink.restore()
                 steps = self.local_steps(device.index)

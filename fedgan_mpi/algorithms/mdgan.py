@@ -82,7 +82,7 @@ class MDGAN(Algorithm):
         """The server's k batches; participant n gets X_(n+1 mod k) for D and X_(n mod k) for G."""
         if self.server is None:
             return []
-        with self.clock("seconds_server"):
+        with self.computing("seconds_server"):
             k = self.config.fake_batches
             fakes = [self.server.make_fakes(self.batch) for _ in range(k)]
             for n, device in enumerate(present, start=1):
@@ -93,7 +93,7 @@ class MDGAN(Algorithm):
     def train_discriminators(self, t: int) -> None:
         """L steps of each participant's own D, then what it says of the batch for G."""
         pair = self.node.pair
-        with self.local_work(t):
+        with self.computing("seconds_local"):
             for device, _ in self.participants(t):
                 k = device.index
                 with device.at_work():
@@ -110,7 +110,7 @@ class MDGAN(Algorithm):
         """The server's one step on G: the mean over participants of their batches' mean losses."""
         if self.server is None:
             return
-        with self.clock("seconds_server"):
+        with self.computing("seconds_server"):
             gradients = [torch.zeros_like(batch.data) for batch in fakes]
             answered = [k for k in present if is_finite(self.up[k])]
             for n, device in enumerate(present, start=1):

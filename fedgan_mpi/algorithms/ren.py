@@ -61,6 +61,7 @@ class Ren(Algorithm):
     def serial_round(self, t: int) -> None:
         self.downlink()
         self.train_discriminators(t)  # n_d local steps for each participant hosted here
+        self.cores.stand_beside_server()
         self.uplink.finish()
         self.link.average(self.uplink.rows, into=self.flat.discriminator)
         if self.link.is_server:
@@ -69,8 +70,7 @@ class Ren(Algorithm):
             self.link.broadcast(self.flat.discriminator, traffic="ahead")
             self.look_ahead(t + 1)  # meanwhile
         if self.link.is_server:
-            with self.cores.of_server():
-                self.train_generator()  # n_g server steps against the new D
+            self.train_generator()  # n_g server steps against the new D
 
     def parallel_round(self, t: int) -> None:
         self.link.broadcast(self.flat.gan)
@@ -101,11 +101,10 @@ class Ren(Algorithm):
             return
         present = self.node.participation.participants(t)
         for k in [k for k in self.devices if k in present][:1]:
+            if not self.cores.has_room_beside_server(before=present.index(k)):
+                return
             start = time.perf_counter()
-            with (
-                self.clock("seconds_local"),
-                self.cores.beside_server(present, self.seconds_server),
-            ):
+            with self.computing("seconds_local"):
                 self.devices[k].look_ahead(t)
             self.seconds_ahead[k] = time.perf_counter() - start
 
@@ -118,7 +117,7 @@ class Ren(Algorithm):
         absent."""
         self.uplink.clear()
         self.updates.begin()
-        with self.local_work(t, beside_server=self.config.schedule == "parallel"):
+        with self.computing("seconds_local"):
             # Usually one; several when a rank hosts more.
             for device, share in self.participants(t):
                 if not device.has_begun:

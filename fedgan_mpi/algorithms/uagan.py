@@ -67,7 +67,7 @@ class UAGAN(Algorithm):
         """The server's batch, on its way."""
         if self.server is None:
             return []
-        with self.clock("seconds_server"):
+        with self.computing("seconds_server"):
             fakes = self.server.make_fakes(self.batch)
             self.down.put(0, fakes)
         return [fakes]
@@ -75,7 +75,7 @@ class UAGAN(Algorithm):
     def train_discriminators(self, t: int) -> None:
         """n_d steps of each participant's own D, then its logits of the fakes."""
         fakes = self.down.batch(0)
-        with self.local_work(t):
+        with self.computing("seconds_local"):
             for device, _ in self.participants(t):
                 with device.at_work():
                     loss = device.train_against(fakes)
@@ -92,7 +92,7 @@ class UAGAN(Algorithm):
         if self.server is None:
             return
         (batch,) = fakes
-        with self.clock("seconds_server"):
+        with self.computing("seconds_server"):
             shares = self.shares_of_answers(t)
             if not shares:
                 return

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from fedgan_mpi.cluster.gpu import cuda_devices
 from fedgan_mpi.cluster.launcher import world_size_problem
-from fedgan_mpi.cluster.mailbox import Bell, Bytes, Mailbox, shared_file
+from fedgan_mpi.cluster.mailbox import Bell, Bytes, Mailbox, shared_file, shared_memory
 from fedgan_mpi.cluster.route import cuda_aware, numbers_travel
 from fedgan_mpi.cluster.staging import Accelerator, Cuda, Staging
 from fedgan_mpi.cluster.watchdog import Board, Watchdog, exit_soon
@@ -273,6 +273,12 @@ class Link:
             self._arrive()
             self._comm.Allreduce(numbers, total, MPI.SUM)
         return total
+
+    def shared_lines(self) -> NDArray[np.int64]:
+        """Collective, where all ranks share one machine. A line of zeros for each, (size, 8), that
+        all read and write."""
+        memory = shared_memory(self._comm, 64 * self.size)  # a cache line each
+        return np.frombuffer(memory, np.int64).reshape(self.size, 8)
 
     def any(self, flag: bool) -> bool:
         """Whether any rank says so."""

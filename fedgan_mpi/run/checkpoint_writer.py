@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedgan_mpi.cluster.cores import run_anywhere
 from fedgan_mpi.cluster.link import AgreedError
 from fedgan_mpi.cluster.node import Node
 from fedgan_mpi.errors import UserError
@@ -63,7 +64,9 @@ class Checkpoints:
         self._nothing = encode({}, self.names)
         # One thread for parts, one for seals. They outlive a checkpoint: on a crowded machine a new
         # thread would keep its parent waiting until it gets a core.
-        self._threads = ThreadPoolExecutor(2, "checkpoint")
+        self._threads = ThreadPoolExecutor(
+            2, "checkpoint", initializer=run_anywhere, initargs=(node.link.shared_cores,)
+        )
         self._contents: dict[str, Packed] = {}
         """File name -> content, of a rank that keeps one state: filled anew each time."""
         self._under_way: _Writing | None = None

@@ -1,0 +1,40 @@
+"""What a process sets before numpy and torch are loaded."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+NBYTES = 40 * 2**20  # more than what glibc learns to keep by itself
+
+FAULTS = """
+import resource
+import {module}
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+b"x" * {nbytes}
+before = faults()
+for _ in range(10):
+    b"x" * {nbytes}
+print(faults() - before)
+"""
+
+
+def page_faults(module: str, **settings: str) -> int:
+    """Of ten steps that need as much memory and free it."""
+    told = [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_"))]
+    environment = {**{k: v for k, v in os.environ.items() if k not in told}, **settings}
+    command = [sys.executable, "-c", FAULTS.format(module=module, nbytes=NBYTES)]
+    return int(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is glibc's own")
+def test_memory_that_a_step_has_freed_serves_the_next_one():
+    pages = NBYTES // os.sysconf("SC_PAGESIZE")
+    assert page_faults("os") > 9 * pages  # as it is by default
+    assert page_faults("fedgan_mpi.environment") < pages / 10
+    assert page_faults("fedgan_mpi.environment", MALLOC_TRIM_THRESHOLD_="0") > 9 * pages
