@@ -9,8 +9,9 @@ the link's. γ: additions on one core as measured for results.md, 2,765,568 numb
 Costs of collectives are those of Thakur, Rabenseifner and Gropp 2005 (Optimization of Collective
 Communication Operations in MPICH) for long messages and a power of two of ranks p: a broadcast is
 a scatter and an allgather, 2 log2(p) α + 2 (p - 1)/p n β, and a reduction a reduce-scatter and a
-gather, the same and (p - 1)/p n γ. Numbers of 16 bits are not reduced on their way but gathered,
-and the server adds them all: p n β + p n γ. Prints Markdown.
+gather, the same and (p - 1)/p n γ. Numbers of 16 bits are exchanged pairwise, so that each rank adds
+up a slice, (p - 1) α + (p - 1)/p n β + n γ, and the sums, in 4 bytes, gathered at the server,
+log2(p) α + (p - 1)/p n β. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ def main() -> None:
     def tree(nbytes: int, ranks: int) -> float:
         return 2 * math.log2(ranks) * alpha + 2 * (ranks - 1) / ranks * nbytes * beta
 
+    def slices(numbers: int, ranks: int) -> float:
+        messages = ranks - 1 + math.log2(ranks)
+        moved = (ranks - 1) / ranks * (2 + 4) * numbers
+        return messages * alpha + moved * beta + numbers * ADD_NARROW
+
     print("| GPUs | GB down, up, of all | ms down | ms up | 16 bits: ms down | ms up |")
     print("|---|---|---|---|---|---|")
     for ranks in GPUS:
@@ -41,7 +47,7 @@ def main() -> None:
             tree(4 * down, ranks),
             tree(4 * up, ranks) + (ranks - 1) / ranks * up * ADD,
             tree(2 * down, ranks),
-            ranks * (2 * up * beta + up * ADD_NARROW),
+            slices(up, ranks),
         ]
         moved = ", ".join(f"{4 * numbers * ranks / 1e9:.2f}" for numbers in (down, up))
         print(f"| {ranks:,} | {moved} | {' | '.join(f'{1e3 * one:.1f}' for one in seconds)} |")

@@ -293,8 +293,8 @@ class TrainingConfig:
     """On a GPU, record optimizer steps once and replay them (CUDA graphs). auto: where that is
     possible; on: or else the run ends."""
     pin: bool = True
-    """Where ranks outnumber the cores of their one machine, keep each on one core while it
-    computes, so that none idles. False where other programs share these cores."""
+    """Where ranks outnumber the cores of their one machine, give each a core to compute on, so that
+    none idles. False where other programs share these cores."""
 
     @property
     def server_steps(self) -> int:

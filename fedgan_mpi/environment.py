@@ -17,19 +17,24 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's names for them
-_ALL_OF_IT = 2**31 - 1  # bytes; mallopt takes an int
+_LARGEST = (
+    2**31 - 1,
+    2**25,
+)  # bytes: mallopt takes an int, and before glibc 2.35 no more than 32 MiB
 
 
 def keep_freed_memory() -> None:
     """Have glibc keep what a step has freed for the next one, which needs as much. By default it
     gives it back, and each step waits for a thousand pages to be zeroed anew: a fifth of its time.
     """
-    by_user = any(name.startswith("MALLOC_") for name in os.environ)
-    if sys.platform == "linux" and not by_user and "GLIBC_TUNABLES" not in os.environ:
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt is not None:  # musl has none
-            mallopt(_MMAP_THRESHOLD, _ALL_OF_IT)
-            mallopt(_TRIM_THRESHOLD, _ALL_OF_IT)
+    names = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
+    by_user = any(name in os.environ for name in names)
+    if sys.platform != "linux" or by_user or "threshold" in os.environ.get("GLIBC_TUNABLES", ""):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    # The second alone would have all that is larger than 128 KiB mapped anew each time.
+    if mallopt is not None and any(mallopt(_MMAP_THRESHOLD, nbytes) for nbytes in _LARGEST):
+        mallopt(_TRIM_THRESHOLD, _LARGEST[0])
 
 
 keep_freed_memory()

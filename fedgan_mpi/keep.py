@@ -128,7 +128,7 @@ class Keeper:
             self.last, self.progress["ended_early"] = round, True
         ends = round == self.last
         scores = ends or self._scores_after(round)
-        if scores or _is_due(round, config.record.grid_every):
+        if scores or self._draws_after(round):
             self._draw(round)
         if scores:
             self.pending = self._show(round)
@@ -149,6 +149,11 @@ class Keeper:
         if self.vote.stops and not ends:
             self._stop(round)
         return not ends and not self.vote.stops
+
+    def computes_after(self, round: int) -> bool:
+        """Whether `after` is more than a copy."""
+        ends = self.pending is not None or round == self.last or self.vote.stops
+        return ends or self._draws_after(round)
 
     def close(self, *, whole: bool) -> None:
         """Collective. For a run that cannot go on: what was being written becomes valid where no
@@ -190,6 +195,9 @@ class Keeper:
 
     def _scores_after(self, round: int) -> bool:
         return round == 0 or _is_due(round, self.start.config.evaluation.every)
+
+    def _draws_after(self, round: int) -> bool:
+        return self._scores_after(round) or _is_due(round, self.start.config.record.grid_every)
 
     def _show(self, round: int) -> _Pending | None:
         """Collective. Give the server's generator as it stands to all ranks."""

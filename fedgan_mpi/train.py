@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,8 +89,7 @@ def train(link: Link, start: Start) -> int:
                 _recall(node, progress)
                 keeper.go_back(_open_record(node, start, done, progress), progress)
                 complete = True
-            with algorithm.cores.held():
-                _train_from(done, algorithm, clock, keeper, memory, began)
+            _train_from(done, algorithm, clock, keeper, memory, began)
             return keeper.stopped or 0
         except AgreedError:
             keeper.close(whole=complete)
@@ -130,15 +130,18 @@ def _train_from(
         memory.remember(done, keeper.progress)
     algorithm.start_over()
     go_on = keeper.begin(done)
-    for t in range(done, keeper.last if go_on else done):
-        if memory is not None:
-            memory.remember(t, keeper.progress)
-        stats = play_round(
-            algorithm, t, keeper.progress, keeper.meanwhile, keeper.vote.numbers, clock
-        )
-        keeper.record.round(stats)
-        if not keeper.after(t + 1):
-            break
+    with algorithm.cores.held():
+        for t in range(done, keeper.last if go_on else done):
+            if memory is not None:
+                memory.remember(t, keeper.progress)
+            stats = play_round(
+                algorithm, t, keeper.progress, keeper.meanwhile, keeper.vote.numbers, clock
+            )
+            keeper.record.round(stats)
+            with algorithm.cores.released() if keeper.computes_after(t + 1) else nullcontext():
+                goes_on = keeper.after(t + 1)
+            if not goes_on:
+                break
     if keeper.stopped is None:
         keeper.finish(time.perf_counter() - began)
     keeper.record.close()

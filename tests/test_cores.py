@@ -112,7 +112,7 @@ def test_a_rank_waits_and_computes_in_its_place(rank):
             assert here() == machine.core(1)
         cores.stand_together()
         assert here() == machine.core(place)
-    assert here() == ALL
+    assert here() == machine.shared
 
 
 def test_the_server_has_a_core_of_its_own_beside_devices():
@@ -164,19 +164,51 @@ def test_a_pool_of_threads_is_not_pinned():
         torch.set_num_threads(1)
 
 
+def test_between_rounds_the_operating_system_decides():
+    machine = Machine(3)
+    cores = machine.cores(1, server_computes_too=True)
+    with cores.held():
+        with cores.released(), cores.work():
+            assert here() == machine.shared
+        assert here() == machine.core(1)
+    with cores.released():
+        pass
+    assert here() == machine.shared  # as there are no rounds
+
+
 def test_cores_that_are_taken_away_end_nothing(monkeypatch):
-    cores = Machine(3).cores(1)
+    machine = Machine(6)
+    cores, allowed = machine.cores(1), os.sched_setaffinity
 
     def refuse(thread: int, asked: object) -> None:
-        raise OSError(22, "Invalid argument")
+        if thread == 0 and len(list(cast(Any, asked))) == 1:
+            raise OSError(22, "Invalid argument")
+        allowed(thread, cast(Any, asked))
 
-    monkeypatch.setattr(os, "sched_setaffinity", refuse)
-    monkeypatch.setattr("fedgan_mpi.cluster.cores.run_anywhere", lambda cores: None)
-    with cores.held(), cores.work():
-        pass
-    monkeypatch.undo()
+    with busy(machine, 2, 4, beside=True) as (second, fourth):
+        monkeypatch.setattr(os, "sched_setaffinity", refuse)
+        with cores.held(), cores.work():
+            assert not machine.lines[1, 1]  # it counts no more
+        monkeypatch.undo()
+        assert second.on == fourth.on == machine.core(1)  # nor does it move others
     with cores.held(), cores.work():
         assert here() == ALL  # it does not try again
+
+
+def test_without_proc_nobody_is_moved(monkeypatch):
+    def no_proc(path: str) -> None:
+        raise FileNotFoundError(path)
+
+    machine = Machine(6)
+    machine.lines[:, 4] = 0
+    monkeypatch.setattr(os, "stat", no_proc)
+    server = machine.cores(0)
+    monkeypatch.undo()
+    machine.lines[:, 4] = 0
+    with server.held(), busy(machine, 2, 4, beside=True) as (second, fourth):
+        with server.work():
+            pass
+        assert second.on == fourth.on == machine.core(1)
 
 
 def test_an_error_gives_the_cores_back():
@@ -185,7 +217,7 @@ def test_an_error_gives_the_cores_back():
     with pytest.raises(ZeroDivisionError), cores.held(), cores.work():
         assert here() == machine.core(0)
         raise ZeroDivisionError
-    assert here() == ALL
+    assert here() == machine.shared
     assert not machine.lines[:, 1].any()  # nobody is said to compute
 
 
@@ -284,6 +316,25 @@ def test_one_that_cannot_be_moved_is_no_error(monkeypatch):
             pass
         with cores.work():
             assert here() == machine.core(0)
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_of_four_cores_those_beside_the_server_use_three(monkeypatch, beside):
+    affinity: dict[int, set[int]] = {0: set(range(4))}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda thread: affinity[thread])
+    monkeypatch.setattr(os, "sched_setaffinity", lambda thread, on: affinity.update({thread: on}))
+    machine = Machine(9, shared=[10, 11, 12, 13])
+    machine.first = 4  # the first of them comes first
+    ranks = [machine.cores(rank) for rank in (1, 4, 7)]  # whose places beside it are the same
+    with ExitStack() as stack:
+        used = []
+        for cores in ranks:
+            stack.enter_context(cores.held())
+            if beside:
+                cores.stand_beside_server()
+            stack.enter_context(cores.work())
+            used += affinity[0]
+    assert sorted(used) == ([11, 12, 13] if beside else [10, 12, 13])
 
 
 # ---------------------------------------------------------------- how many beside the server

@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-NBYTES = 40 * 2**20  # more than what glibc learns to keep by itself
+LARGE = 40 * 2**20  # more than what glibc learns to keep by itself
+SMALL = 2**20  # and what it keeps unless one setting stands without the other
 
 FAULTS = """
 import resource
@@ -24,17 +25,19 @@ print(faults() - before)
 """
 
 
-def page_faults(module: str, **settings: str) -> int:
+def page_faults(module: str, nbytes: int = LARGE, **settings: str) -> int:
     """Of ten steps that need as much memory and free it."""
     told = [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_"))]
     environment = {**{k: v for k, v in os.environ.items() if k not in told}, **settings}
-    command = [sys.executable, "-c", FAULTS.format(module=module, nbytes=NBYTES)]
+    command = [sys.executable, "-c", FAULTS.format(module=module, nbytes=nbytes)]
     return int(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is glibc's own")
 def test_memory_that_a_step_has_freed_serves_the_next_one():
-    pages = NBYTES // os.sysconf("SC_PAGESIZE")
+    pages = LARGE // os.sysconf("SC_PAGESIZE")
     assert page_faults("os") > 9 * pages  # as it is by default
     assert page_faults("fedgan_mpi.environment") < pages / 10
+    assert page_faults("fedgan_mpi.environment", nbytes=SMALL) < pages / 10
+    assert page_faults("os", nbytes=SMALL, MALLOC_TRIM_THRESHOLD_=str(2**30)) > 2000
     assert page_faults("fedgan_mpi.environment", MALLOC_TRIM_THRESHOLD_="0") > 9 * pages

@@ -564,6 +564,34 @@ def test_integer_counters_are_never_averaged(comm):
     assert counter.item() == expected
 
 
+def test_who_looks_ahead_changes_no_bit(comm, monkeypatch):
+    """Which devices begin the next round while G trains is a question of time alone."""
+    link = Link(comm)
+    rooms = {
+        "all": lambda before, call: True,
+        "some": lambda before, call: before % 2 == call % 3 // 2,
+        "none": lambda before, call: False,
+    }
+    results = {}
+    for who, room in rooms.items():
+        calls = []
+
+        def has_room(self, before, room=room, calls=calls):
+            calls.append(before)
+            return room(before, len(calls))
+
+        monkeypatch.setattr("fedgan_mpi.cluster.cores.Cores.has_room_beside_server", has_room)
+        algorithm = toy_algorithm(link, toy_config(), toy_shards(UNEQUAL))
+        losses = [(line["d_loss"], line["g_loss"]) for line in play(algorithm, 6)]
+        results[who] = (*vectors(algorithm), losses)
+        assert link.is_server or len(calls) == 6
+    theta, phi, losses = results["all"]
+    for other_theta, other_phi, other_losses in results.values():
+        assert losses == other_losses
+        if link.is_server:
+            assert torch.equal(theta, other_theta) and torch.equal(phi, other_phi)
+
+
 def test_same_seed_gives_the_same_losses(comm):
     link = Link(comm)
     runs = [play(toy_algorithm(link, toy_config(), toy_shards(UNEQUAL)), 3) for _ in range(2)]

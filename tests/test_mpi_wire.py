@@ -51,19 +51,27 @@ def narrow_config(wire="bfloat16", feedback=False, precision="float64", **change
     return config
 
 
+UP, SUMS = ("Reduce", "Gather", "Alltoallv"), ("Gatherv",)
+
+
 class Spy:
-    """A communicator that notes what its collectives and messages are given."""
+    """A communicator that notes what its collectives and messages send or receive."""
 
     def __init__(self, comm: MPI.Comm) -> None:
         self._comm, self.seen = comm, []
 
     def __getattr__(self, name):
         act = getattr(self._comm, name)
-        if name not in ("Bcast", "Reduce", "Gather", "Isend", "Irecv"):
+        if name not in (*UP, *SUMS, "Bcast", "Isend", "Irecv"):
             return act
 
         def noted(buffer, *rest, **named):
-            self.seen.append((name, buffer.dtype, buffer.nbytes))
+            vector, counts = buffer if name == "Alltoallv" else (buffer, None)
+            nbytes = vector.nbytes if counts is None else vector.itemsize * sum(counts[0])
+            if not (
+                name in (*UP, *SUMS) and self._comm.rank == 0
+            ):  # there the server sends nothing
+                self.seen.append((name, vector.dtype, nbytes))
             return act(buffer, *rest, **named)
 
         return noted
@@ -134,15 +142,22 @@ def test_half_as_many_bytes_cross_and_mpi_adds_none_up(comm, road, average):
             link.permute({link.rank: torch.zeros(1000)}, to)
         else:
             link.permute({}, {})
-        crossed[dtype] = sum(nbytes for _, _, nbytes in spy.seen)
+        sums = [(kind, nbytes) for name, kind, nbytes in spy.seen if name in SUMS]
+        seen = [one for one in spy.seen if one[0] not in SUMS]
+        crossed[dtype] = sum(nbytes for _, _, nbytes in seen)
         counted = (link.bytes_down, link.bytes_up)
         if dtype == "bfloat16":
-            assert {kind for _, kind, _ in spy.seen} == {torch.int16}
-            assert "Reduce" not in {name for name, _, _ in spy.seen}
+            assert {kind for _, kind, _ in seen} == {torch.int16}
+            assert "Reduce" not in {name for name, _, _ in seen}
+            # With more than two devices, each adds up a slice, whose sums are not rounded.
+            slices = [1000 * rank // (link.size - 1) for rank in range(link.size)]
+            mine = [4 * (slices[r] - slices[r - 1]) for r in [link.rank] if r and link.size > 3]
+            assert sums == [(torch.float32, nbytes) for nbytes in mine]
             assert counted == (4000, 6000 if not link.is_server else 4000)
         else:
             assert counted == (8000, 12000 if not link.is_server else 8000)
-            assert ("Reduce" in {name for name, _, _ in spy.seen}) == (average == "reduce")
+            reduces = average == "reduce" and not link.is_server
+            assert ("Reduce" in {name for name, _, _ in seen}) == reduces
     assert 2 * crossed["bfloat16"] == crossed["float32"] > 0
 
 

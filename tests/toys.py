@@ -160,7 +160,8 @@ def play(
 ) -> list[dict[str, Any]]:
     """Collective. So many rounds; their lines of stats.jsonl. images_seen: before them."""
     progress = {"images_seen": images_seen}
-    return [play_round(algorithm, t, progress) for t in range(start, start + rounds)]
+    with algorithm.cores.held():
+        return [play_round(algorithm, t, progress) for t in range(start, start + rounds)]
 
 
 def through_a_file(state: dict[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class DPFedAvgGAN(Ren):
     def round(self, t: int) -> None:
         self.link.broadcast(self.flat.gan)
         self.uplink.remember()
+        self.begin_generator()  # meanwhile
         self.train_discriminators(t)  # and leave Σ clipped (φ_k - φ_t) / N in the uplink
         self.link.average(self.uplink.rows, into=self.update)
         if self.link.is_server:

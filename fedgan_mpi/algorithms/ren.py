@@ -60,6 +60,7 @@ class Ren(Algorithm):
 
     def serial_round(self, t: int) -> None:
         self.downlink()
+        self.begin_generator()  # meanwhile
         self.train_discriminators(t)  # n_d local steps for each participant hosted here
         self.cores.stand_beside_server()
         self.uplink.finish()
@@ -107,6 +108,12 @@ class Ren(Algorithm):
             with self.computing("seconds_local"):
                 self.devices[k].look_ahead(t)
             self.seconds_ahead[k] = time.perf_counter() - start
+
+    def begin_generator(self) -> None:
+        """The part of the server's first step that can do without the D that devices are at."""
+        if self.server is not None:
+            with self.computing("seconds_server"):
+                self.server.look_ahead()
 
     def start_over(self) -> None:
         self.has_new_discriminator = False

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 
@@ -29,58 +29,69 @@ class Cores:
     def __init__(self, link: Link, pin: bool, *, server_computes_too: bool = False) -> None:
         """Collective. server_computes_too: at the same time as the devices."""
         self._cores: Sequence[int] = link.shared_cores
-        self._mine = link.rank
-        self._place = self._together = self._beside = 0
+        # The threads of a pool would stay where the pin was when they were made.
+        self._pins = bool(self._cores) and pin and torch.get_num_threads() == 1
         self._is_held = self._is_beside = False
         self._always_beside = server_computes_too
         if not self._cores:
             return
         # A line a rank: its place, by number in `_cores`, whether it computes there, nanoseconds
-        # that its last work took, of a device's beside the server, and the name of its thread,
+        # that its last step took, of a device's beside the server, and the name of its thread,
         # which means something in its own container only.
-        self._lines = link.shared_lines()
+        self._lines, self._mine = link.shared_lines(), link.rank
         line = self._lines[link.rank]
-        line[_NAMESPACE] = os.stat("/proc/self/ns/pid").st_ino
-        line[_THREAD] = threading.get_native_id()
+        line[_THREAD], line[_NAMESPACE] = threading.get_native_id(), _namespace()
         link.barrier()
         # Two jobs of this kind need not have their servers on the same core.
         first = int(self._lines[0, _THREAD]) % len(self._cores)
         self._cores = [*self._cores[first:], *self._cores[:first]]
-        self._moves_others = bool((self._lines[:, _NAMESPACE] == line[_NAMESPACE]).all())
+        here = line[_NAMESPACE]
+        self._moves_others = bool(here and (self._lines[:, _NAMESPACE] == here).all())
+        self._together = self._beside = self._place = 0
         if not link.is_server:
-            self._beside = 1 + (link.rank - 1) % (len(self._cores) - 1)
             self._together = (link.rank - 1) % len(self._cores)
-        # The threads of a pool would stay where the pin was when they were made.
-        if not pin or torch.get_num_threads() > 1:
-            self._cores = []
+            self._beside = 1 + (link.rank - 1) % (len(self._cores) - 1)
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Rounds: this thread has a place in them, among all cores at first, none afterwards."""
-        self._is_held = True
+        self._is_held = self._pins
         self.stand_together()
         try:
             yield
         finally:
             self._is_held = False
+            if self._pins:
+                run_anywhere(self._cores)
+
+    @contextmanager
+    def released(self) -> Iterator[None]:
+        """Between rounds: work that all ranks share, and the operating system deals out."""
+        held, self._is_held = self._is_held, False
+        if held:
             run_anywhere(self._cores)
+        try:
+            yield
+        finally:
+            self._is_held = held and self._pins
+            self.stand_together()
 
     def stand_together(self) -> None:
         """From now on, this rank waits and computes as one of all on all cores, but for the
         server's where it computes at the same time."""
         self._is_beside = self._always_beside
-        self._stand(self._beside if self._is_beside else self._together)
+        self._stand()
 
     def stand_beside_server(self) -> None:
         """From now on, a device rank waits and computes on the cores that the server leaves."""
         self._is_beside = True
-        self._stand(self._beside)
+        self._stand()
 
     @contextmanager
     def work(self, *, is_step: bool = True) -> Iterator[None]:
         """What this rank computes, at its place or on a core that has nothing to do; afterwards
         another rank may have its core. is_step: of the method, and not beside it."""
-        if not self._cores or not self._is_held:
+        if not self._is_held:
             yield
             return
         self._begin()
@@ -95,7 +106,7 @@ class Cores:
     def has_room_beside_server(self, before: int) -> bool:
         """Whether there is time for one more device's work beside the server, after so many others'
         of this kind. By the quickest that they last were, since one may have been held up."""
-        if not self._cores:
+        if not self._pins:
             return True
         server, *devices = self._lines[:, _TOOK].tolist()
         one = min(filter(None, devices), default=0)
@@ -103,9 +114,10 @@ class Cores:
 
     def _begin(self) -> None:
         place, computing = self._place, set(self._computing().values())
-        # Beside the server, a core may seem idle that it is about to take.
-        if place in computing and not self._is_beside:
-            place = next((core for core in range(len(self._cores)) if core not in computing), place)
+        if place in computing:
+            # The server's core may seem idle when it is about to come.
+            open_ones = range(int(self._is_beside), len(self._cores))
+            place = next((core for core in open_ones if core not in computing), place)
         self._lines[self._mine, :2] = place, 1
         self._go_to(place)
 
@@ -113,7 +125,7 @@ class Cores:
         mine = self._lines[self._mine]
         mine[_COMPUTES], place = 0, int(mine[_PLACE])
         computing = self._computing()
-        if not self._moves_others or place in computing.values():
+        if not (self._pins and self._moves_others) or place in computing.values():
             return
         # Whom it moves may just end, too: each puts itself in its place before the next work.
         crowds = [core for core, there in Counter(computing.values()).most_common(1) if there > 1]
@@ -121,7 +133,7 @@ class Cores:
             self._lines[last, _PLACE] = place
             try:
                 os.sched_setaffinity(int(self._lines[last, _THREAD]), {self._cores[place]})
-            except OSError:  # it is of the dead, or another user's
+            except OSError:  # it is of the dead, or the cores have changed
                 self._moves_others = False
 
     def _computing(self) -> dict[int, int]:
@@ -129,10 +141,10 @@ class Cores:
         lines = self._lines[:, :2].tolist()
         return {rank: place for rank, (place, computes) in enumerate(lines) if computes}
 
-    def _stand(self, place: int) -> None:
-        self._place = place
-        if self._cores and self._is_held:
-            self._go_to(place)
+    def _stand(self) -> None:
+        if self._is_held:
+            self._place = self._beside if self._is_beside else self._together
+            self._go_to(self._place)
 
     def _go_to(self, place: int) -> None:
         core = {self._cores[place]}
@@ -140,14 +152,23 @@ class Cores:
             if os.sched_getaffinity(0) != core:  # to ask takes far less time
                 os.sched_setaffinity(0, core)
         except OSError:  # a container's cores may change
+            self._pins = self._is_held = False
+            self._lines[self._mine, _COMPUTES] = 0
             run_anywhere(self._cores)
-            self._cores = []
 
 
 def run_anywhere(cores: Sequence[int]) -> None:
     """This thread from now on, on any of these cores; of none, where it likes."""
-    if cores:
-        try:
-            os.sched_setaffinity(0, cores)
-        except OSError:
-            os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    for wanted in (cores, range(4096)):  # they may have changed; the kernel leaves out what is not
+        with suppress(OSError):
+            if cores:
+                os.sched_setaffinity(0, wanted)
+                return
+
+
+def _namespace() -> int:
+    """In which threads' names are this process's; 0 where nobody knows."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0

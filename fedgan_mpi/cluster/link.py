@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, cast
 
@@ -123,7 +124,7 @@ class Link:
         """Whether an average adds device by device."""
         self._asked_route: Literal["auto", "host", "cuda"] = "auto"
         self._staging: Staging | None = None  # there is one where any rank has a GPU
-        self._everyone: dict[tuple[int, ...], Tensor] = {}
+        self._rooms: dict[Hashable, Tensor] = {}
         self.reset_counters()
 
     # ---------------------------------------------------------------- verbs that move models
@@ -182,7 +183,7 @@ class Link:
             if self.is_server:
                 self._land(into, total)
         elif self.in_order:
-            self._gather_in_order(packed, into)
+            self._add_in_order(packed, into)
         elif self.is_server:
             self._arrive()
             pieces = zip(self._outgoing(uplink.view(-1)), self._incoming(into), strict=True)
@@ -359,7 +360,7 @@ class Link:
         if config.survive:
             # A sleeper in shared memory would not be told of a death.
             self.road = "mpi" if self.road == "mpi" else "naps"
-            self._bell, self._mailboxes = None, {}
+            self._bell, self._mailboxes, self.shared_cores = None, {}, []
             self._comm = self._comm.Dup()
             self._survives = True
 
@@ -526,8 +527,13 @@ class Link:
                 self._land(packed[device], hosts[device])
                 self.wire.unpack(packed[device], row)
 
+    def _add_in_order(self, packed: Tensor, into: Tensor) -> None:
+        """Add everyone's rows to the server's `into`, device by device."""
+        few = self.device_ranks * self.wire.nbytes(into) <= into.nbytes
+        (self._gather_in_order if few else self._add_slices_in_order)(packed, into)
+
     def _gather_in_order(self, packed: Tensor, into: Tensor) -> None:
-        """Add everyone's rows to the server's `into`, piece by piece: it keeps none of them."""
+        """The server adds them up, piece by piece: it keeps none of them."""
         total = self._host(into, "total", load=False) if self.is_server else into
         if self.is_server:
             total.zero_()
@@ -535,14 +541,51 @@ class Link:
         for row in packed:
             start = 0
             for piece in self._outgoing(row):
-                everyone = self._room_for_all(piece) if self.is_server else None
-                self._comm.Gather(piece, everyone, root=0)
-                if everyone is not None:
-                    for theirs in everyone[1:]:
-                        self.wire.add(theirs, total[start : start + len(piece)])
+                shape = (self.size if self.is_server else 0, len(piece))
+                everyone = self._room("everyone", shape, piece, piece.dtype)
+                self._comm.Gather(piece, everyone if self.is_server else None, root=0)
+                for theirs in everyone[1:]:
+                    self.wire.add(theirs, total[start : start + len(piece)])
                 start += len(piece)
         if self.is_server:
             self._land(into, total)
+
+    def _add_slices_in_order(self, packed: Tensor, into: Tensor) -> None:
+        """Each device rank adds up a slice of every piece, and the server takes in the sums: no
+        rank takes in more the more there are."""
+        sums: list[tuple[int, Tensor]] = []  # each piece's length, and what my slice adds up to
+        self._arrive()
+        for row in packed:
+            for number, piece in enumerate(self._outgoing(row)):
+                slices = self._exchange_slices(piece)
+                if number == len(sums):
+                    mine = self._room(("sum", number), slices.shape[1:], piece, into.dtype)
+                    sums.append((len(piece), mine.zero_()))
+                for theirs in slices:
+                    self.wire.add(theirs, sums[number][1])
+        total = self._host(into, "total", load=False) if self.is_server else into
+        start = 0
+        for length, mine in sums:
+            there = [total[start : start + length], self._slices_of(length)]
+            self._comm.Gatherv(mine, there if self.is_server else None, root=0)
+            start += length
+        if self.is_server:
+            self._land(into, total)
+
+    def _exchange_slices(self, piece: Tensor) -> Tensor:
+        """Everyone's slice that is this rank's, (device ranks, length); the server's are empty."""
+        counts, starts = self._slices_of(len(piece))
+        ranks, mine = self.device_ranks, counts[self.rank]
+        slices = self._room("slices", (ranks, mine), piece, piece.dtype)
+        sends = ([0] * self.size, starts) if self.is_server else (counts, starts)
+        receives = [0] + [mine] * ranks, [0] + [mine * n for n in range(ranks)]
+        self._comm.Alltoallv([piece, sends], [slices, receives])
+        return slices
+
+    def _slices_of(self, length: int) -> tuple[list[int], list[int]]:
+        """(lengths, starts) of all ranks' slices of so many numbers; the server has none."""
+        ends = [0] + [length * rank // self.device_ranks for rank in range(self.size)]
+        return [end - start for start, end in pairwise(ends)], ends[:-1]
 
     def _add(self, tables: Sequence[Tensor], into: Tensor) -> None:
         """Overwrite `into` with the sum of all rows of all device ranks' tables, in the order of
@@ -591,10 +634,15 @@ class Link:
         """Where MPI writes a 1-D vector, in the same pieces."""
         return iter((vector,)) if self._staging is None else self._staging.incoming(vector, "in")
 
-    def _room_for_all(self, one: Tensor) -> Tensor:
-        room = self._everyone.get(one.shape)
-        if room is None or room.dtype != one.dtype or len(room) != self.size:
-            self._everyone[one.shape] = room = one.new_empty((self.size, *one.shape))
+    def _room(self, purpose: Hashable, shape: Sequence[int], like: Tensor, dtype: Any) -> Tensor:
+        """Memory where `like` lies; the same at every call."""
+        room = self._rooms.get(purpose)
+        if (
+            room is None
+            or room.shape != tuple(shape)
+            or (room.dtype, room.device) != (dtype, like.device)
+        ):
+            self._rooms[purpose] = room = like.new_empty(tuple(shape), dtype=dtype)
         return room
 
     def _largest(self, rows: Mapping[int, Tensor]) -> int:

@@ -13,7 +13,7 @@ from fedgan_mpi.cluster.pair import Pair
 from fedgan_mpi.config import Config
 from fedgan_mpi.learning.graphs import Step
 from fedgan_mpi.learning.optimizers import make_optimizer
-from fedgan_mpi.learning.steps import Batch, generator_step
+from fedgan_mpi.learning.steps import Batch, generator_step, generator_step_on
 from fedgan_mpi.streams import Purpose, torch_stream
 
 
@@ -30,12 +30,19 @@ class Server:
         )
         self.noise_stream = torch_stream(config.run.seed, Purpose.FAKE, 0)
         self.step_of_generator = Step(self._of_generator, pair.recorder)
+        self._begun: Batch | None = None
         self.ema = config.model.ema
         self.average = pair.flat.whole_generator.clone() if self.ema else None
         """G's exponential moving average, with its BatchNorm statistics."""
         feeds_back = config.link.error_feedback
         self.residual = torch.zeros_like(pair.flat.vector) if feeds_back else None
         """What rounding took from its downlinks and is still to be sent."""
+
+    def look_ahead(self) -> None:
+        """Begin `train_generator`: make the fakes of its first step, which need no D. Where steps
+        are recorded, they are so as a whole, and there is nothing to begin."""
+        if self.training.server_steps > 0 and self.pair.recorder is None:
+            self._begun = self.make_fakes(self.training.generator_batch_size)
 
     def train_generator(self) -> float | None:
         """n_g steps of θ against the φ that stands in the vector. Gives the mean loss, None for no
@@ -48,18 +55,24 @@ class Server:
         before = statistics.clone()
         loss = torch.zeros((), dtype=pair.flat.vector.dtype, device=pair.torch_device)
         for _ in range(steps):
-            z = pair.noise(self.training.generator_batch_size, self.noise_stream)
-            loss += self.step_of_generator(*z)[0]
+            loss += self._generator_step()
             self.follow()
         statistics.copy_(before)
         return float(loss) / steps if steps else None
+
+    def _generator_step(self) -> Tensor:
+        pair, (fakes, self._begun) = self.pair, (self._begun, None)
+        if fakes is not None:
+            return generator_step_on(fakes, pair.D, pair.loss, self.optimizer)
+        z = pair.noise(self.training.generator_batch_size, self.noise_stream)
+        return self.step_of_generator(*z)[0]
 
     def _of_generator(self, z: Tensor, classes: Tensor | None) -> tuple[Tensor]:
         pair = self.pair
         return (generator_step(pair.G, pair.D, pair.loss, self.optimizer, Batch(z, classes)),)
 
     def make_fakes(self, count: int) -> Batch:
-        """Fakes from fresh noise, with the graph through which `descend` goes back."""
+        """Fakes from fresh noise, with the graph through which a step of θ goes back."""
         z = self.pair.noise(count, self.noise_stream)
         return Batch(z.through(self.pair.G), z.classes)
 
@@ -85,6 +98,7 @@ class Server:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
+        self._begun = None
         self.pair.flat.vector.copy_(state["vector"])
         for counter, saved in zip(self.pair.counters(), state["counters"], strict=True):
             counter.copy_(saved)

@@ -90,8 +90,13 @@ def generator_step(
 
     Source: Ren et al. 2021, the server's step. D's parameters get no gradient.
     """
+    return generator_step_on(Batch(z.through(G), z.classes), D, loss, optimizer)
+
+
+def generator_step_on(fake: Batch, D: nn.Module, loss: Loss, optimizer: Optimizer) -> Tensor:
+    """The rest of a step whose fakes there are, with the graph through G that made them."""
     optimizer.zero_gradient()
-    value = _generator_gradient(D, loss, Batch(z.through(G), z.classes))
+    value = _generator_gradient(D, loss, fake)
     optimizer.step()
     return value
 
