@@ -210,10 +210,21 @@ def write_blocks(
             _shrink(temporary, written, image_shape)
         with h5py.File(temporary, "r+", locking=False, libver=_CHECKED) as file:
             file.attrs["format_version"] = FORMAT_VERSION
-            file.attrs["pixels_sha256"] = sha256
-            for key, value in attributes.items():
-                file.attrs[key] = value if isinstance(value, int | str) else json.dumps(value)
+            for key, value in {"pixels_sha256": sha256, **attributes}.items():
+                _describe(file, key, value)
     return sha256
+
+
+def _describe(file: h5py.File, key: str, value: Any) -> None:
+    """Add an attribute: an integer, a text, or anything else as JSON."""
+    if isinstance(value, int):
+        file.attrs[key] = value
+        return
+    text = (value if isinstance(value, str) else json.dumps(value)).encode()
+    # Texts of variable length lie in a heap without checksums, in which HDF5 can lose its way for
+    # ever once it is damaged; those of a length are part of a header with one, which has limits.
+    length = len(text) if 0 < len(text) < 2**15 else None
+    file.attrs.create(key, text, dtype=h5py.string_dtype("utf-8", length))
 
 
 def _fill(
@@ -345,7 +356,8 @@ def _check_shard(
         raise UserError(
             f"{path}: labels are {labels.dtype} {labels.shape}, but must be int64 ({len(images)},)"
         )
-    sha256 = str(file.attrs.get("pixels_sha256"))
+    sha256 = file.attrs.get("pixels_sha256")
+    sha256 = sha256.decode() if isinstance(sha256, bytes) else str(sha256)
     indices = file["indices"][...] if "indices" in file else np.empty(0, np.int64)
     shard = Shard(path=path, images=images, labels=labels, sha256=sha256, indices=indices)
     offset = images.id.get_offset()  # None where the pixels do not lie in one piece

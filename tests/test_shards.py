@@ -39,6 +39,25 @@ def test_round_trip(path, images):
     assert [p.name for p in path.parent.iterdir()] == [path.name]  # no temporary file is left
 
 
+def test_what_describes_a_shard_lies_where_damage_is_noticed(path, tmp_path):
+    """In headers, which have checksums, and not in a heap, which has none."""
+    assert b"GCOL" not in path.read_bytes()
+    long = {"skipped": ["x" * 100] * 1000, "note": ""}  # more than a header takes, and nothing
+    write_shard(tmp_path / "long.h5", np.zeros((1, *SHAPE), np.uint8), None, np.arange(1), long)
+    with h5py.File(tmp_path / "long.h5") as file:
+        assert json.loads(file.attrs["skipped"]) == long["skipped"] and file.attrs["note"] == ""
+    assert b"GCOL" in (tmp_path / "long.h5").read_bytes()  # it would have been seen
+
+
+def test_a_text_of_variable_length_is_read_as_well(path):
+    sha256 = read_shard(path, image_shape=SHAPE).sha256
+    with h5py.File(path, "r+") as file:
+        assert isinstance(file.attrs["pixels_sha256"], bytes)
+        file.attrs["pixels_sha256"] = sha256
+        assert isinstance(file.attrs["pixels_sha256"], str)
+    assert read_shard(path, image_shape=SHAPE).sha256 == sha256
+
+
 def test_from_the_file_as_from_memory(path, images):
     indices = np.array([5, 22, 0, 5, 7])
     for in_memory in (True, False):
