@@ -165,13 +165,18 @@ def test_half_as_many_bytes_cross_in_shared_memory(comm):
     link = Link(comm, road="mailbox")
     link.configure(LinkConfig(wire_dtype="float16"))
     link.broadcast(torch.zeros(1000))
-    box, crossed = link._mailboxes["models"], []
-    down, up = box.down, box.up
-    box.down = lambda vector: (crossed.append(vector.nbytes), down(vector))
-    box.up = lambda vector, take: (crossed.append(vector.nbytes), up(vector, take))
+    link.average(torch.zeros(1, 500), torch.zeros(500))
+    boxes, crossed = link._mailboxes, []
+    down, up = boxes["down"].down, boxes["up"].up
+    boxes["down"].down = lambda vector: (crossed.append(vector.nbytes), down(vector))
+    boxes["up"].up = lambda vector, take: (crossed.append(vector.nbytes), up(vector, take))
     link.broadcast(torch.zeros(1000))
     link.average(torch.zeros(1, 500), torch.zeros(500))
-    assert crossed == [2000, 1000] and box.capacity == 2000
+    assert crossed == [2000, 1000]
+    # Nobody has room for what only others write.
+    written = {name: [part.size for part in box._data] for name, box in boxes.items()}
+    ups = [1000] * (link.size - 1)
+    assert written == {"down": [2000, *[0] * len(ups)], "up": [0, *ups]}
 
 
 # ------------------------------------------------------------ rounds ≡ a plain loop

@@ -146,9 +146,10 @@ class Link:
         start = time.perf_counter()
         wire = _AS_IT_IS if traffic == "other" else self.wire
         packed = wire.pack(vector.detach(), ("down", vector.numel()), load=self.is_server)
-        if self._mailbox("models", packed.nbytes):
+        box = self._mailbox("down", packed.nbytes)
+        if box is not None:
             host = self._host(packed, "down", load=self.is_server)
-            self._mailboxes["models"].down(_bytes(host))
+            box.down(_bytes(host))
             if not self.is_server:
                 self._land(packed, host)
         else:
@@ -174,12 +175,11 @@ class Link:
         """
         start = time.perf_counter()
         packed = self.wire.pack(uplink, "up", load=not self.is_server)
-        if self._mailbox("models", packed.nbytes):
+        box = self._mailbox("up", packed.nbytes)
+        if box is not None:
             host = self._host(packed, "up", load=not self.is_server)
             total = self._host(into, "total", load=False)
-            self._mailboxes["models"].up(
-                _bytes(host), lambda parts: self._add(_tables(parts, host), total)
-            )
+            box.up(_bytes(host), lambda parts: self._add(_tables(parts, host), total))
             if self.is_server:
                 self._land(into, total)
         elif self.in_order:
@@ -262,8 +262,8 @@ class Link:
         """The elementwise sum over ranks, the same on every rank; exact where one rank alone has a
         number."""
         total = np.zeros_like(numbers)
-        if self._mailbox("numbers", max(numbers.nbytes, 4096)):
-            box = self._mailboxes["numbers"]
+        box = self._mailbox("numbers", max(numbers.nbytes, 4096))
+        if box is not None:
 
             def add(parts: list[Bytes]) -> None:
                 np.sum([numbers, *(part.view(np.float64) for part in parts)], 0, out=total)
@@ -605,15 +605,18 @@ class Link:
         while not MPI.Request.Testall(requests):
             time.sleep(_NAP)
 
-    def _mailbox(self, purpose: str, nbytes: int) -> bool:
-        """Whether vectors go by shared memory; makes room on first use, and for longer ones."""
+    def _mailbox(self, purpose: Literal["down", "up", "numbers"], nbytes: int) -> Mailbox | None:
+        """What vectors cross in where they go by shared memory; made on first use, and anew for
+        longer ones."""
         if self._bell is None or (self._staging is not None and self._staging.direct):
-            return False
+            return None
         box = self._mailboxes.get(purpose)
         if box is None or box.capacity < nbytes:
+            writers = {"down": range(1), "up": range(1, self.size), "numbers": range(self.size)}
             self._arrive()
-            self._mailboxes[purpose] = Mailbox(self._comm, self._bell, nbytes)
-        return True
+            box = Mailbox(self._comm, self._bell, nbytes, writers[purpose])
+            self._mailboxes[purpose] = box
+        return box
 
     def _host(self, vector: Tensor, purpose: Hashable, *, load: bool) -> Tensor:
         """The memory that MPI reads and writes for a vector: its own, or for a GPU's a buffer."""

@@ -66,20 +66,25 @@ class Bell:
 
 
 class Mailbox:
-    """A segment for the server, and one for each other rank, in one shared window; a turn a call.
+    """A segment for each rank that writes, in one shared window; a turn a call.
 
-    All ranks make the same calls in the same order. Each rank counts in its header the turns it has
+    All ranks make the same calls in the same order. Each rank counts in a header the turns it has
     finished.
     """
 
-    def __init__(self, comm: MPI.Comm, bell: Bell, capacity: int) -> None:
-        """Collective. capacity: bytes of the longest vector, in either direction, per rank."""
+    def __init__(self, comm: MPI.Comm, bell: Bell, capacity: int, writers: range) -> None:
+        """Collective. capacity: bytes of the longest vector. writers: the server, rank 0, for what
+        goes down; the others for what goes up."""
         self._comm, self._bell, self.capacity = comm, bell, capacity
-        stride = -(-(_HEADER + capacity) // mmap.PAGESIZE) * mmap.PAGESIZE
-        memory = np.frombuffer(shared_memory(comm, comm.size * stride), np.uint8)
-        segments = memory.reshape(comm.size, stride)
+        lengths = [_HEADER + (capacity if rank in writers else 0) for rank in range(comm.size)]
+        pages = [-(-length // mmap.PAGESIZE) * mmap.PAGESIZE for length in lengths]
+        ends = np.cumsum(pages)
+        memory = np.frombuffer(shared_memory(comm, int(ends[-1])), np.uint8)
+        segments = [
+            part[:length] for part, length in zip(np.split(memory, ends[:-1]), lengths, strict=True)
+        ]
         self._finished = [segment[:8].view(np.int64) for segment in segments]
-        self._data = [segment[_HEADER : _HEADER + capacity] for segment in segments]
+        self._data = [segment[_HEADER:] for segment in segments]
         self._turn = 0
 
     def down(self, vector: Bytes) -> None:
