@@ -110,8 +110,9 @@ class Ren(Algorithm):
             self.seconds_ahead[k] = time.perf_counter() - start
 
     def begin_generator(self) -> None:
-        """The part of the server's first step that can do without the D that devices are at."""
-        if self.server is not None:
+        """The part of the server's first step that can do without the D that devices are at. Where
+        ranks share cores, it would only be in their way."""
+        if self.server is not None and not self.link.shared_cores:
             with self.computing("seconds_server"):
                 self.server.look_ahead()
 

@@ -565,7 +565,8 @@ class Link:
                     self.wire.add(theirs, sums[number][1])
         total = self._host(into, "total", load=False) if self.is_server else into
         start = 0
-        for length, mine in sums:
+        for number, (length, mine) in enumerate(sums):
+            mine = self._host(mine, ("sum", number), load=True)  # what was added is there
             there = [total[start : start + length], self._slices_of(length)]
             self._comm.Gatherv(mine, there if self.is_server else None, root=0)
             start += length
@@ -639,14 +640,10 @@ class Link:
 
     def _room(self, purpose: Hashable, shape: Sequence[int], like: Tensor, dtype: Any) -> Tensor:
         """Memory where `like` lies; the same at every call."""
-        room = self._rooms.get(purpose)
-        if (
-            room is None
-            or room.shape != tuple(shape)
-            or (room.dtype, room.device) != (dtype, like.device)
-        ):
-            self._rooms[purpose] = room = like.new_empty(tuple(shape), dtype=dtype)
-        return room
+        key = (purpose, tuple(shape), dtype, like.device)
+        if key not in self._rooms:
+            self._rooms[key] = like.new_empty(tuple(shape), dtype=dtype)
+        return self._rooms[key]
 
     def _largest(self, rows: Mapping[int, Tensor]) -> int:
         """Bytes that one participant sends or receives; 0 on a rank without one."""
