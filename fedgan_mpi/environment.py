@@ -17,10 +17,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's names for them
-_LARGEST = (
-    2**31 - 1,
-    2**25,
-)  # bytes: mallopt takes an int, and before glibc 2.35 no more than 32 MiB
+# Bytes: mallopt takes an int, and that of older glibc no more than 32 MiB.
+_LARGEST = (2**31 - 1, 2**25)
 
 
 def keep_freed_memory() -> None:
