@@ -9,8 +9,8 @@ the link's. γ: additions on one core as measured for results.md, 2,765,568 numb
 Costs of collectives are those of Thakur, Rabenseifner and Gropp 2005 (Optimization of Collective
 Communication Operations in MPICH) for long messages and a power of two of ranks p: a broadcast is
 a scatter and an allgather, 2 log2(p) α + 2 (p - 1)/p n β, and a reduction a reduce-scatter and a
-gather, the same and (p - 1)/p n γ. Numbers of 16 bits are exchanged pairwise, so that each rank adds
-up a slice, (p - 1) α + (p - 1)/p n β + n γ, and the sums, in 4 bytes, gathered at the server,
+gather, the same and (p - 1)/p n γ. Numbers of 16 bits are exchanged pairwise, so that each rank
+adds up a slice, (p - 1) α + (p - 1)/p n β + n γ, and the sums, in 4 bytes, gathered at the server,
 log2(p) α + (p - 1)/p n β. Prints Markdown.
 """
 
