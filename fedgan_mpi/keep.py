@@ -128,7 +128,7 @@ class Keeper:
             self.last, self.progress["ended_early"] = round, True
         ends = round == self.last
         scores = ends or self._scores_after(round)
-        if scores or self._draws_after(round):
+        if ends or self._draws_after(round):
             self._draw(round)
         if scores:
             self.pending = self._show(round)

@@ -3,8 +3,8 @@
 The operating system wakes a rank where there is room at that moment and moves it late: two ranks
 then share a core for milliseconds while another one idles. Here a rank that waits already has the
 core that it will compute on, so that it neither wakes behind another's work nor takes the server's
-core; and a core's last rank takes over one from a core that has several. All other threads go
-anywhere.
+core; and a core's last rank takes over one from a core that has several. A thread that is begun in
+rounds inherits its place, and must call `run_anywhere`.
 """
 
 from __future__ import annotations
@@ -125,16 +125,19 @@ class Cores:
         mine = self._lines[self._mine]
         mine[_COMPUTES], place = 0, int(mine[_PLACE])
         computing = self._computing()
-        if not (self._pins and self._moves_others) or place in computing.values():
+        if not computing or place in computing.values():
             return
-        # Whom it moves may just end, too: each puts itself in its place before the next work.
-        crowds = [core for core, there in Counter(computing.values()).most_common(1) if there > 1]
-        for last in [rank for rank, core in computing.items() if core in crowds][-1:]:
-            self._lines[last, _PLACE] = place
-            try:
-                os.sched_setaffinity(int(self._lines[last, _THREAD]), {self._cores[place]})
-            except OSError:  # it is of the dead, or the cores have changed
-                self._moves_others = False
+        fullest, there = Counter(computing.values()).most_common(1)[0]
+        if there > 1 and self._pins and self._moves_others:
+            self._take_over(max(rank for rank, at in computing.items() if at == fullest), place)
+
+    def _take_over(self, rank: int, place: int) -> None:
+        """It may just end, too: each puts itself in its place before the next work."""
+        self._lines[rank, _PLACE] = place
+        try:
+            os.sched_setaffinity(int(self._lines[rank, _THREAD]), {self._cores[place]})
+        except OSError:  # it is of the dead, or the cores have changed
+            self._moves_others = False
 
     def _computing(self) -> dict[int, int]:
         """Rank -> place, of those that compute."""
@@ -159,11 +162,12 @@ class Cores:
 
 def run_anywhere(cores: Sequence[int]) -> None:
     """This thread from now on, on any of these cores; of none, where it likes."""
+    if not cores:
+        return
     for wanted in (cores, range(4096)):  # they may have changed; the kernel leaves out what is not
         with suppress(OSError):
-            if cores:
-                os.sched_setaffinity(0, wanted)
-                return
+            os.sched_setaffinity(0, wanted)
+            return
 
 
 def _namespace() -> int:

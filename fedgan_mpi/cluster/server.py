@@ -61,7 +61,8 @@ class Server:
         return float(loss) / steps if steps else None
 
     def _generator_step(self) -> Tensor:
-        pair, (fakes, self._begun) = self.pair, (self._begun, None)
+        pair = self.pair
+        fakes, self._begun = self._begun, None
         if fakes is not None:
             return generator_step_on(fakes, pair.D, pair.loss, self.optimizer)
         z = pair.noise(self.training.generator_batch_size, self.noise_stream)
