@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -58,20 +59,19 @@ def test_a_restarted_job_removes_what_its_dead_left_and_nothing_of_a_job_that_be
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
     """A place to submit from; its environment finds the cluster and this machine's site.sh."""
-    directory = tmp_path_factory.mktemp("slurm")
-    place = directory / "place"
+    place = tmp_path_factory.mktemp("slurm") / "place"
     shutil.copytree(ROOT / "jobs", place / "jobs")
     (place / "jobs" / "site.sh").write_text(
         f'export PATH="{Path(sys.executable).parent}:$PATH" PYTHONPATH="{ROOT}"\n'
         'LAUNCH="srun --mpi=pmi2 --kill-on-bad-exit=1"\n'
     )
-    for parent in [directory, *directory.parents][:3]:
-        parent.chmod(0o755)  # munged is another user
-    subprocess.run([ROOT / ".ci" / "slurm", "up", directory], check=True, timeout=60)
-    os.environ["SLURM_CONF"] = str(directory / "slurm.conf")
-    yield place
-    subprocess.run([ROOT / ".ci" / "slurm", "down", directory], check=True, timeout=60)
-    del os.environ["SLURM_CONF"]
+    # Not in pytest's directory: munged is another user, to whom every pytest that begins closes it.
+    with tempfile.TemporaryDirectory(prefix="slurm-") as cluster:
+        subprocess.run([ROOT / ".ci" / "slurm", "up", cluster], check=True, timeout=150)
+        os.environ["SLURM_CONF"] = f"{cluster}/slurm.conf"
+        yield place
+        del os.environ["SLURM_CONF"]
+        subprocess.run([ROOT / ".ci" / "slurm", "down", cluster], check=True, timeout=60)
 
 
 def submit(place: Path, *arguments: str) -> str:
