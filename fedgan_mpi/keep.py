@@ -109,8 +109,8 @@ class Keeper:
 
     def meanwhile(self, round: int) -> None:
         """What a rank does with its part of the last of so many rounds behind it: a device rank
-        scores its part of what is pending, while the server trains on, and begins to write its part
-        of a checkpoint; all say what they want agreed."""
+        scores its part of what is pending, while the server trains on; all begin with their part of
+        a checkpoint, and say what they want agreed."""
         self._see()
         self._cast_vote()
         if self._is_checkpoint_planned(round):

@@ -71,7 +71,7 @@ def with_board(directory: Path) -> None:
     from fedgan_mpi import keep, train
     from fedgan_mpi.cluster import link
     from fedgan_mpi.cluster.launcher import announced_rank
-    from fedgan_mpi.run import checkpoint_writer, record
+    from fedgan_mpi.run import checkpoint_parts, checkpoint_writer, record
 
     board = Board(directory, announced_rank())
     for verb in link._VERBS[1:]:
@@ -85,7 +85,7 @@ def with_board(directory: Path) -> None:
     board.during("copy", checkpoint_writer.Checkpoints, "begin")
     board.during("complete", checkpoint_writer.Checkpoints, "complete")
     board.during("record", record.Record, "round")
-    board.during("write", checkpoint_writer, "_write")
+    board.during("write", checkpoint_parts, "_write")
     board.during("seal", checkpoint_writer._Seal, "run")
 
 

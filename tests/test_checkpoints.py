@@ -75,6 +75,7 @@ def seal(run: Path, round: int, *, keep_last: int, best: int | None = None) -> l
         keep_last=keep_last,
         best=best,
         gone=[],
+        reuses=False,
         manifest={"round": round, "files": {}},
     ).run()
     return [int(path.name.removeprefix("round_")) for path in checkpoints_of(run)]

@@ -334,15 +334,15 @@ def test_a_disk_that_is_full_for_a_while_costs_a_checkpoint_and_not_the_run(whol
     program = tmp_path / "full.py"
     program.write_text(
         "import errno, sys\n"
-        "from fedgan_mpi.run import checkpoint_writer\n"
-        "honest = checkpoint_writer.write_synced\n"
+        "from fedgan_mpi import files\n"
+        "honest = files.write_over\n"
         "def full(path, content):\n"
         "    if '000010' in str(path) and path.name == 'device_0001.safetensors':\n"
         "        raise OSError(errno.ENOSPC, 'No space left on device', str(path))\n"
         "    if '000015' in str(path) and path.name == 'checkpoint.json':\n"
         "        raise OSError(errno.ENOSPC, 'No space left on device', str(path))\n"
         "    honest(path, content)\n"
-        "checkpoint_writer.write_synced = full\n"
+        "files.write_over = full\n"
         "from fedgan_mpi.__main__ import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )

@@ -1,17 +1,17 @@
 """Checkpoints as a job writes them.
 
-Training waits for a copy in memory and no longer: a thread brings each rank's part to disk, what
-the parts are goes with the numbers of a later round, and a thread of the server's makes the whole
-valid.
+Training waits for a copy in memory and no longer: threads bring parts to disk
+(checkpoint_parts.py), what the parts are goes with the numbers of a later round, and a thread of
+the server's makes the whole valid.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import stat
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,15 +31,12 @@ from fedgan_mpi.run.checkpoint import (
     checkpoint_name,
     checkpoints_of,
     device_file,
-    files_of,
     read_manifest,
 )
-from fedgan_mpi.run.states import Packed
+from fedgan_mpi.run.checkpoint_parts import SPARE, Files, make_parts
 from fedgan_mpi.run.stats import STATS
 
 _PIECES = 8  # of 32 bits, in a SHA-256
-Files = Mapping[str, Mapping[str, Any]]
-"""Name -> bytes and sha256."""
 
 
 class Checkpoints:
@@ -67,11 +64,8 @@ class Checkpoints:
         self._threads = ThreadPoolExecutor(
             2, "checkpoint", initializer=run_anywhere, initargs=(node.link.shared_cores,)
         )
-        self._contents: dict[str, Packed] = {}
-        """File name -> content, of a rank that keeps one state: filled anew each time."""
+        self._parts = make_parts(node, self._threads, run / STATS)
         self._under_way: _Writing | None = None
-        self._ahead: _Writing | None = None
-        """This rank's part of the next one."""
         self._sealing: Future[None] | None = None
         node.link.from_server(lambda: _sentence(self._sweep, self.directory))
 
@@ -81,33 +75,18 @@ class Checkpoints:
         progress: JSON, the server's; what the train loop itself must remember.
         """
         self._tell(self._wait_for_parts())
-        self._under_way, self._ahead = self._ahead or self._write(round, progress), None
+        temporary = self._temporary(round)
+        self._under_way = _Writing(
+            round=round,
+            temporary=temporary,
+            progress=json.dumps(progress) if self.node.link.is_server else "",
+            files=self._parts.begin(temporary),
+        )
 
     def begin_ahead(self, round: int) -> None:
-        """A device rank's, while it waits for the server in the last of `round` rounds, after which
-        a checkpoint is due: its own part is ready, and its core may be idle."""
-        before = self._under_way
-        if not self.node.link.is_server and (before is None or before.files.done()):
-            self._ahead = self._write(round, {})
-
-    def _write(self, round: int, progress: Mapping[str, Any]) -> _Writing:
-        """Copy this rank's part, and have a thread bring it to disk."""
-        states = {name: owner.state() for name, owner in files_of(self.node).items()}
-        contents = self._contents
-        for name, state in states.items():
-            if name in contents:
-                contents[name].fill(state)
-            else:
-                contents[name] = Packed(state)
-        temporary = self.directory / f".{checkpoint_name(round)}.tmp"
-        # What the run has told of its rounds must last as long as they do.
-        is_server = self.node.link.is_server
-        record = self.directory.parent / STATS if is_server else None
-        files = self._threads.submit(_write, temporary, contents, record)
-        if len(contents) > 1:  # many devices: their memory is their moments' alone
-            self._contents = {}
-        told = json.dumps(progress) if is_server else ""
-        return _Writing(round=round, temporary=temporary, progress=told, files=files)
+        """All do, with their part of the last of `round` rounds behind them, after which a
+        checkpoint is due."""
+        self._parts.begin_ahead(self._temporary(round))
 
     @property
     def waits(self) -> bool:
@@ -122,7 +101,8 @@ class Checkpoints:
             return writing is not None, False, self._nothing
         if writing.problem() is not None:
             return False, True, self._nothing
-        return False, False, encode(writing.files.result(), self.names)
+        files = writing.files.result()
+        return False, False, encode(files, self.names) if files else self._nothing
 
     def seal(self, parts: NDArray[np.float64]) -> None:
         """All parts are on disk, and all ranks have the sum of what they told: the server makes
@@ -138,6 +118,7 @@ class Checkpoints:
             keep_last=self.keep_last,
             best=self.best,
             gone=self._gone(),
+            reuses=self._parts.reuses,
             manifest={
                 "round": writing.round,
                 "progress": json.loads(writing.progress),
@@ -152,9 +133,9 @@ class Checkpoints:
         """Collective. Wait until the last one is valid. Gives what was in the way, the same on
         every rank, and does not say it."""
         problem = self._wait_for_parts()
-        self._forget_ahead()
+        self._parts.forget_ahead()
         try:
-            self.node.link.from_server(self._raise_problem)
+            self.node.link.from_server(self._finish)
         except AgreedError as error:
             problem = str(error)
         return problem
@@ -165,20 +146,13 @@ class Checkpoints:
 
     def abandon(self) -> None:
         """Collective: what is being written will not be whole."""
-        self._forget_ahead()
+        self._parts.forget_ahead()
         writing, self._under_way = self._under_way, None
         if writing is not None:
             writing.problem()
         self._tell(self._finish_sealing())
         self.node.link.barrier()
         self.node.link.from_server(lambda: _sentence(self._sweep, self.directory))
-
-    def _forget_ahead(self) -> None:
-        """A checkpoint that was due does not come."""
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None:
-            ahead.problem()
-            shutil.rmtree(ahead.temporary, ignore_errors=True)
 
     def _wait_for_parts(self) -> str | None:
         """Collective. The slow way, where a round's numbers have not told yet that all are there.
@@ -208,8 +182,12 @@ class Checkpoints:
         if problem is not None:
             self.say(problem)
 
-    def _raise_problem(self) -> None:
+    def _temporary(self, round: int) -> Path:
+        return self.directory / f".{checkpoint_name(round)}.tmp"
+
+    def _finish(self) -> None:
         problem = self._finish_sealing()
+        shutil.rmtree(self.directory / SPARE, ignore_errors=True)
         if problem is not None:
             raise UserError(problem)
 
@@ -248,19 +226,6 @@ class _Writing:
         return None
 
 
-def _write(temporary: Path, contents: dict[str, Packed], record: Path | None) -> Files:
-    """Bring a rank's part to disk, and with the server's the run's record."""
-    temporary.mkdir(exist_ok=True)
-    files = {}
-    for name, packed in contents.items():
-        content = packed.content
-        write_synced(temporary / name, content)
-        files[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    if record is not None:
-        sync(record)
-    return files
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Seal:
     """The server's part: a manifest, and the name that makes all parts together a checkpoint."""
@@ -270,6 +235,7 @@ class _Seal:
     keep_last: int
     best: int | None
     gone: list[str]
+    reuses: bool
     manifest: dict[str, Any]
 
     def run(self) -> None:
@@ -298,7 +264,16 @@ class _Seal:
         there = checkpoints_of(self.directory.parent)
         for old in there[: there.index(final) + 1][: -self.keep_last]:
             if old.name != kept:
-                shutil.rmtree(old)
+                self._retire(old)
+
+    def _retire(self, old: Path) -> None:
+        """Remove a checkpoint; its files may serve once more."""
+        spare = self.directory / SPARE
+        names = {MANIFEST, *self.manifest["files"]}
+        if self.reuses and not spare.exists() and _is_ours_alone(old, names):
+            os.replace(old, spare)
+        else:
+            shutil.rmtree(old)
 
     def _carry_over(self) -> None:
         """Take the files of devices whose rank has died from the checkpoint before; those that it
@@ -314,6 +289,14 @@ class _Seal:
                 self.manifest["files"][name] = manifests[0].files[name]
             else:
                 self.manifest["lost"].append(name)
+
+
+def _is_ours_alone(directory: Path, names: Iterable[str]) -> bool:
+    """Whether it holds these files, which nobody has linked to, and nothing else."""
+    with os.scandir(directory) as entries:
+        found = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
+    plain = all(stat.S_ISREG(one.st_mode) and one.st_nlink == 1 for one in found.values())
+    return plain and found.keys() == set(names)
 
 
 def encode(files: Files, names: Sequence[str]) -> NDArray[np.float64]:

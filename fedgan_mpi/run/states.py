@@ -16,11 +16,15 @@ class Packed:
     """Bytes of a state of tables and lists of tensors and of integers: made once, as new memory
     costs more than a copy into it, and filled again and again."""
 
-    def __init__(self, state: dict[str, Any]) -> None:
+    def __init__(self, state: dict[str, Any], into: memoryview | None = None) -> None:
+        """into: room of the right length; None: of its own."""
         leaves = dict(_leaves(state))
-        self.content = bytearray(save(leaves))
+        self.content: bytearray | memoryview = bytearray(save(leaves))
+        if into is not None:
+            into[:] = self.content
+            self.content = into
         start = 8 + int.from_bytes(self.content[:8], "little")
-        header = json.loads(self.content[8:start])
+        header = json.loads(bytes(self.content[8:start]))
         self._tensors = {
             name: torch.frombuffer(
                 self.content,

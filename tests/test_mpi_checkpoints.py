@@ -1,0 +1,172 @@
+"""What a checkpoint holds is what ranks had when it was begun, whoever writes it."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toys import play, through_a_file, toy_algorithm, toy_config, toy_shards
+
+from fedgan_mpi import files
+from fedgan_mpi.cluster.link import Link
+from fedgan_mpi.cluster.node import Node
+from fedgan_mpi.run.checkpoint import checkpoints_of, files_of, load_checkpoint, read_manifest
+from fedgan_mpi.run.checkpoint_parts import OwnPart, SharedParts
+from fedgan_mpi.run.checkpoint_writer import Checkpoints
+from fedgan_mpi.run.stats import STATS
+
+pytestmark = pytest.mark.mpi(min_size=2)
+
+WRITERS = {"mailbox": SharedParts, "mpi": OwnPart}
+
+
+def states(node: Node) -> dict[str, dict[str, Any]]:
+    return {name: through_a_file(owner.state()) for name, owner in files_of(node).items()}
+
+
+def assert_equal(one: Any, other: Any) -> None:
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_equal(one[key], other[key])
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for mine, theirs in zip(one, other, strict=True):
+            assert_equal(mine, theirs)
+    else:
+        assert one == other
+
+
+@pytest.fixture(params=WRITERS)
+def job(request, mpi_tmp_path):
+    """An algorithm, its checkpoints, and what they said."""
+    link = Link(road=request.param)
+    shards = toy_shards([20] * max(1, link.device_ranks))
+    algorithm = toy_algorithm(link, toy_config(), shards)
+    run, said = Path(mpi_tmp_path), []
+    if link.is_server:
+        (run / STATS).touch()
+    checkpoints = Checkpoints(algorithm.node, run, keep_last=1, about=ABOUT, say=said.append)
+    assert type(checkpoints._parts) is WRITERS[request.param]
+    return algorithm, checkpoints, said
+
+
+ABOUT = {"configuration": {}, "shards_sha256": ""}
+
+
+def keep(checkpoints: Checkpoints, round: int, *, ahead: bool) -> None:
+    if ahead:
+        checkpoints.begin_ahead(round)
+        checkpoints.node.link.barrier()  # a round's numbers are added up
+    checkpoints.begin(round, {"round": round})
+
+
+def holds(node: Node, checkpoints: Checkpoints, round: int, then: dict[str, Any]) -> None:
+    """The one checkpoint that is there, its files, and what is read of them."""
+    (checkpoint,) = checkpoints_of(checkpoints.directory.parent)
+    manifest = read_manifest(checkpoint)
+    assert manifest.round == round and manifest.progress == {"round": round}
+    there = {path.name for path in checkpoint.iterdir()}
+    assert there == {"checkpoint.json", *checkpoints.names} == {"checkpoint.json", *manifest.files}
+    load_checkpoint(node, manifest)
+    assert_equal(states(node), then)
+    node.link.barrier()
+
+
+def test_a_checkpoint_holds_what_was_when_it_was_begun(job):
+    algorithm, checkpoints, said = job
+    node = algorithm.node
+    for round, ahead in [(1, True), (2, True), (3, False), (4, True), (5, False)]:
+        play(algorithm, 1, start=round - 1)
+        then = states(node)
+        keep(checkpoints, round, ahead=ahead)
+        play(algorithm, 1, start=round)  # goes on while it is written
+        if round < 4:
+            continue  # the next one waits for it
+        assert checkpoints.complete() is None
+        now = states(node)
+        with pytest.raises(AssertionError):
+            assert_equal(now, then)
+        holds(node, checkpoints, round, then)
+        assert not list(checkpoints.directory.glob(".*"))
+    assert said == []
+
+
+def test_a_planned_checkpoint_that_does_not_come_leaves_nothing(job):
+    algorithm, checkpoints, _ = job
+    play(algorithm, 1)
+    checkpoints.begin_ahead(1)
+    assert checkpoints.complete() is None
+    play(algorithm, 1, start=1)
+    then = states(algorithm.node)
+    keep(checkpoints, 2, ahead=False)
+    assert checkpoints.complete() is None
+    assert not list(checkpoints.directory.glob(".*"))
+    holds(algorithm.node, checkpoints, 2, then)
+
+
+def failing(part: str) -> Callable[..., None]:
+    honest = files.write_over
+
+    def write_over(path, content):
+        if part in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        honest(path, content)
+
+    return write_over
+
+
+def test_a_part_that_cannot_be_written_costs_the_checkpoint_and_not_the_one_before(
+    job, monkeypatch
+):
+    algorithm, checkpoints, _ = job
+    play(algorithm, 1)
+    then = states(algorithm.node)
+    keep(checkpoints, 1, ahead=True)
+    assert checkpoints.complete() is None
+    with monkeypatch.context() as full:
+        for module in ("files", "run.checkpoint_parts"):
+            full.setattr(f"fedgan_mpi.{module}.write_over", failing("round_000002.tmp/device_0001"))
+        play(algorithm, 1, start=1)
+        keep(checkpoints, 2, ahead=True)
+        told = checkpoints.complete()
+        assert told is not None and told.startswith("no checkpoint of round 2: ")
+        assert told.endswith("cannot be written: No space left on device")
+    assert not list(checkpoints.directory.glob(".*"))
+    holds(algorithm.node, checkpoints, 1, then)
+
+
+def test_files_are_written_over_once_nobody_keeps_them(job):
+    """And never those of a checkpoint that is still there, or that has another name."""
+    algorithm, checkpoints, _ = job
+    link = algorithm.link
+    seen: list[int] = []
+    for round in range(1, 6):
+        play(algorithm, 1, start=round - 1)
+        keep(checkpoints, round, ahead=True)
+        checkpoints._wait_for_parts()
+        if link.is_server:
+            checkpoints._finish_sealing()
+        link.barrier()
+        path = checkpoints.directory / f"round_{round:06d}" / "server.safetensors"
+        seen.append(path.stat().st_ino)
+        if round == 3 and link.is_server:
+            backup, content = checkpoints.directory.parent / "backup", path.read_bytes()
+            backup.hardlink_to(path)
+        link.barrier()
+    if isinstance(checkpoints._parts, SharedParts):
+        assert seen[0] == seen[2] and seen[1] == seen[3]
+    assert all(one != next for one, next in zip(seen, seen[1:], strict=False))
+    assert seen[4] != seen[2]  # the backup's
+    if link.is_server:
+        assert backup.read_bytes() == content
+    assert checkpoints.complete() is None
+    manifest = json.loads((checkpoints.directory / "round_000005/checkpoint.json").read_text())
+    assert manifest["round"] == 5
