@@ -1,13 +1,14 @@
 """Kills a job in each of its phases, again and again, until it has ended; then looks for a
 difference.
 
-    python benchmarks/kills.py [--kills 20] [--algorithms ren fedgan …]
+    python benchmarks/kills.py [--kills 20] [--algorithms ren fedgan …] [--devices 3]
 
 For each algorithm: a run without interruption, and runs whose server or a device rank gets SIGKILL,
 so many times in all, each followed by `--resume`. Every second kill is aimed: its rank dies the
 next time that it is in a phase drawn from those that the run without interruption went through.
 The others fall at random moments of its rounds. The rank is stopped first and its board read
-(tests/phases.py), so that the table says where each kill fell.
+(tests/phases.py), so that the table says where each kill fell. Ranks are three; with two devices
+they share cores and copy their states into shared memory, and the server alone writes.
 
 Prints, as JSON: kills by phase; `hung`, jobs that did not end within 10 s; `unnoticed`, those that
 ended with 0; `left`, ranks that outlived their job; `lost`, runs that could not go on; `different`,
@@ -33,7 +34,7 @@ from phases import kill_in, phases_seen, start, wait_for_rounds
 
 ALGORITHMS = ("ren", "fedgan", "mdgan", "uagan", "dp_fedavg_gan", "fegan")
 FLAGS = [
-    "--training.rounds=150", "--data.devices=3", "--model.width=4", "--model.nz=8",
+    "--training.rounds=150", "--model.width=4", "--model.nz=8",
     "--evaluation.every=7", "--evaluation.samples=64", "--checkpoint.every=3",
     "--participation.policy=random", "--participation.count=2",
 ]  # fmt: skip
@@ -118,11 +119,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--algorithms", nargs="+", default=ALGORITHMS)
+    parser.add_argument("--devices", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     failures = 0
     for name in asked.algorithms:
-        flags = [f"--algorithm.name={name}", *OF_ALGORITHM.get(name, []), *FLAGS, "--run.name=a"]
+        job = [f"--algorithm.name={name}", f"--data.devices={asked.devices}", "--run.name=a"]
+        flags = [*job, *OF_ALGORITHM.get(name, []), *FLAGS]
         moments = random.Random(f"{asked.seed} {name}")
         with tempfile.TemporaryDirectory() as cwd:
             row = kills(flags, asked.kills, moments, Path(cwd))

@@ -83,6 +83,7 @@ def with_board(directory: Path) -> None:
     board.during("grid", keep.Keeper, "_draw")
     board.during("report", keep.Keeper, "finish")
     board.during("copy", checkpoint_writer.Checkpoints, "begin")
+    board.during("copy", checkpoint_writer.Checkpoints, "begin_ahead")
     board.during("complete", checkpoint_writer.Checkpoints, "complete")
     board.during("record", record.Record, "round")
     board.during("write", checkpoint_parts, "_write")

@@ -11,22 +11,35 @@ from test_jobs_survival import assert_same, wait_for_round
 
 pytestmark = [pytest.mark.jobs, pytest.mark.timeout(600)]
 JOB = (
-    "--run.name", "a", "--data.devices", "3", "--model.width", "4", "--model.nz", "8",
-    "--training.rounds", "300", "--evaluation.every", "20", "--evaluation.samples", "64",
-    "--checkpoint.every", "3", "--participation.policy", "random", "--participation.count", "2",
+    "--run.name", "a", "--model.width", "4", "--model.nz", "8", "--training.rounds", "300",
+    "--evaluation.every", "20", "--evaluation.samples", "64", "--checkpoint.every", "3",
     "--algorithm.name", "mdgan",
 )  # fmt: skip
-KILLS = [
-    ("compute", 1), ("score", 2), ("write", 1), ("write", 0), ("seal", 0), ("gather", 0),
-    ("sum", 2),
-]  # fmt: skip
+HOSTED = (
+    *JOB, "--data.devices", "3", "--participation.policy", "random", "--participation.count", "2",
+)  # fmt: skip
+"""One rank hosts two devices, and each writes its own part of a checkpoint."""
+ALONE = (*JOB, "--data.devices", "2")
+"""A device a rank: where they share cores, the server writes all parts."""
+KILLS = {
+    HOSTED: [
+        ("compute", 1), ("score", 2), ("write", 1), ("write", 0), ("seal", 0), ("gather", 0),
+        ("sum", 2),
+    ],
+    ALONE: [("sum", 1), ("write", 0), ("seal", 0), ("compute", 2)],
+}  # fmt: skip
 """Phase and rank; 0 is the server."""
 
 
+@pytest.fixture(scope="module", params=KILLS, ids=["hosted", "alone"])
+def job(request) -> tuple[str, ...]:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
+def whole(job, tmp_path_factory) -> Path:
     cwd = tmp_path_factory.mktemp("whole")
-    assert start(cwd, *JOB).wait(200) == 0, (cwd / "log.txt").read_text()
+    assert start(cwd, *job).wait(200) == 0, (cwd / "log.txt").read_text()
     return cwd
 
 
@@ -41,19 +54,19 @@ def test_a_board_tells_the_phases_of_a_job(whole):
     assert label(["start", "rounds", "compute", "write"]) == "write"
 
 
-def test_a_job_that_is_killed_in_every_phase_goes_on_bitwise(whole, tmp_path):
+def test_a_job_that_is_killed_in_every_phase_goes_on_bitwise(job, whole, tmp_path):
     here = tmp_path / "runs" / "a"
     fell = []
-    for number, (phase, rank) in enumerate(KILLS, start=1):
-        job = start(tmp_path, *JOB, "--resume=auto")
-        wait_for_round(here, 10 * number, job)
-        kill = kill_in(phase, job, tmp_path, rank, patience=100)
+    for number, (phase, rank) in enumerate(KILLS[job], start=1):
+        running = start(tmp_path, *job, "--resume=auto")
+        wait_for_round(here, 10 * number, running)
+        kill = kill_in(phase, running, tmp_path, rank, patience=100)
         assert kill is not None, (tmp_path / "log.txt").read_text()
         fell.append((kill.phase, kill.rank))
         assert kill.status not in (0, None), kill
         assert kill.seconds < 10 and kill.left == 0, kill
-    assert fell == KILLS
+    assert fell == KILLS[job]
     assert [path.name for path in here.parent.iterdir()] == ["a"]  # none began anew
-    done = start(tmp_path, *JOB, "--resume=auto")
+    done = start(tmp_path, *job, "--resume=auto")
     assert done.wait(200) == 0, (tmp_path / "log.txt").read_text()
     assert_same(whole / "runs" / "a", here)
