@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from toys import play, through_a_file, toy_algorithm, toy_config, toy_shards
@@ -19,7 +20,7 @@ from fedgan_mpi.cluster.link import Link
 from fedgan_mpi.cluster.node import Node
 from fedgan_mpi.run import checkpoint_parts
 from fedgan_mpi.run.checkpoint import checkpoints_of, files_of, load_checkpoint, read_manifest
-from fedgan_mpi.run.checkpoint_parts import OwnPart, SharedParts
+from fedgan_mpi.run.checkpoint_parts import OwnPart, SharedParts, make_parts
 from fedgan_mpi.run.checkpoint_writer import Checkpoints
 from fedgan_mpi.run.stats import STATS
 
@@ -186,3 +187,15 @@ def test_files_are_written_over_once_nobody_keeps_them(job):
     assert checkpoints.complete() is None
     manifest = json.loads((checkpoints.directory / "round_000005/checkpoint.json").read_text())
     assert manifest["round"] == 5
+
+
+def test_ranks_of_large_states_or_several_write_their_own(job, monkeypatch):
+    algorithm, checkpoints, _ = job
+    node, parts = algorithm.node, checkpoints._parts
+    writer = type(parts)
+    total = node.link.sum(np.array([checkpoint_parts._length(node)], np.float64))[0]
+    for limit, expected in [(total, writer), (total - 1, OwnPart)]:
+        monkeypatch.setattr(checkpoint_parts, "SMALL", int(limit))
+        assert type(make_parts(node, parts.threads, parts.record)) is expected
+    hosting = toy_algorithm(node.link, toy_config(), toy_shards([20] * (node.link.size + 1))).node
+    assert type(make_parts(hosting, parts.threads, parts.record)) is OwnPart

@@ -1,8 +1,8 @@
 """How the states of ranks come to disk: copied at once, and written by a thread.
 
-Each rank writes its own, but for ranks that share the cores of one machine: they copy into memory
-that they share, and one thread of the server's writes for all. With a thread for each, training
-would wait for what threads cost.
+Each rank writes its own, but for small states of ranks that share the cores of one machine: they
+copy into memory that they share, and one thread of the server's writes for all. With a thread for
+each, training would wait for what threads cost.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fedgan_mpi.cluster.link import AgreedError
 from fedgan_mpi.cluster.node import Node
 from fedgan_mpi.files import sync, sync_content, write_over
@@ -26,6 +28,8 @@ from fedgan_mpi.run.states import Packed
 Files = Mapping[str, Mapping[str, Any]]
 """Name -> bytes and sha256."""
 
+SMALL = 16 * 2**20
+"""Bytes of all states together, which one thread hashes in 10 ms."""
 SPARE = ".round_spare.tmp"
 """Beside checkpoints, one that is no longer kept: to write over files costs a third of new ones."""
 
@@ -116,9 +120,8 @@ class SharedParts(Parts):
         self._mine: list[Packed | None] = []
         self._everyones: list[dict[str, memoryview]] = []
         state = next(iter(self._states().values()), None)
-        length = 0 if state is None else len(Packed(state).content)
         for _ in range(2):
-            rooms = link.shared_rooms(length)
+            rooms = link.shared_rooms(_length(node))
             self._mine.append(None if state is None else Packed(state, into=rooms[link.rank]))
             devices = range(1, node.participation.devices + 1)
             hosts = {device_file(k): link.rank_of(k) for k in devices}
@@ -157,10 +160,17 @@ def make_parts(node: Node, threads: Executor, record: Path) -> Parts:
     link = node.link
     # A death would leave its part half copied.
     share = link.road == "mailbox" and not node.config.link.survive
-    if share and not link.any(len(node.owners) > 1):
+    if share and link.sum(np.array([_length(node)], np.float64))[0] <= SMALL:
         with suppress(AgreedError):  # no room
             return SharedParts(node, threads, record)
     return OwnPart(node, threads, record)
+
+
+def _length(node: Node) -> int:
+    """Bytes of this rank's state; too many where there are several."""
+    if len(node.owners) > 1:
+        return SMALL + 1
+    return sum(len(Packed(owner.state()).content) for owner in node.owners)
 
 
 def _write(
