@@ -5,7 +5,9 @@
 
 Ideal and rounds alternate in blocks of one run, and the ratio is taken in each block, since
 machines are noisy. The ideal counts n_d steps of D for every device and n_g of G, on one thread,
-while the other ranks sleep.
+while the other ranks sleep. `ratio_busy` is against the same steps while as many processes as
+there are cores take them at once and exchange nothing: what cores cost each other (memory, caches,
+a host's threads that share a core) is in that ideal, and not in the first.
 """
 
 from __future__ import annotations
@@ -61,15 +63,19 @@ def main() -> None:
     images = [len(pixels)] * devices
     node = build_node(link, config, build_pair(config, shape), shards, images)
     algorithm = ALGORITHMS["ren"](node)
-    alone = Alone(config, shape, shard) if link.is_server else None
+    workers = min(link.cores_here, link.size)
+    alone = Alone(config, shape, shard) if link.rank < workers else None
 
     progress = {"images_seen": 0}
-    t, ratios, rounds, ideals = 0, [], [], []
+    t, rounds, ideals, busy_ideals = 0, [], [], []
     lines = []
     for block in range(args.blocks + 1):
         # Where ranks share cores, those that wait in a sum are asleep; in other verbs they nap.
-        mine = alone.seconds(devices, link.cores_here) if alone else 0.0
+        mine = alone.seconds(devices, link.cores_here) if alone and link.is_server else 0.0
         ideal = float(link.sum(np.array([mine]))[0])
+        alone_ms = alone.last if alone else {}
+        mine = alone.seconds(devices, link.cores_here) if alone else 0.0
+        busy_ideal = float(link.sum(np.array([mine]))[0]) / workers
         start = time.perf_counter()
         with algorithm.cores.held():
             for _ in range(args.rounds):
@@ -77,21 +83,25 @@ def main() -> None:
                 t += 1
         seconds = (time.perf_counter() - start) / args.rounds
         if block > 0:  # the first warms up
-            ratios.append(seconds / ideal)
             rounds.append(seconds)
             ideals.append(ideal)
+            busy_ideals.append(busy_ideal)
+    ratios = [seconds / ideal for seconds, ideal in zip(rounds, ideals, strict=True)]
+    busy = [seconds / ideal for seconds, ideal in zip(rounds, busy_ideals, strict=True)]
     if link.is_server:
         result = {
             "benchmark": "round / ideal",
             "ratio": round(statistics.median(ratios), 3),
             "ratios": [round(ratio, 3) for ratio in ratios],
+            "ratio_busy": round(statistics.median(busy), 3),
             "round_ms": round(1e3 * statistics.median(rounds), 2),
             "ideal_ms": round(1e3 * statistics.median(ideals), 2),
+            "ideal_busy_ms": round(1e3 * statistics.median(busy_ideals), 2),
             "phases_ms": {
                 key: round(1e3 * statistics.median(line[f"seconds_{key}"] for line in lines), 2)
                 for key in ("downlink", "local", "uplink", "server")
             },
-            "alone_ms": alone.last if alone else {},
+            "alone_ms": alone_ms,
             "ranks": link.size,
             "cores": link.cores_here,
             "road": link.road,
