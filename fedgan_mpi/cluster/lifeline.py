@@ -61,7 +61,7 @@ class Listener:
             ("", 0),
             family=socket.AF_INET6 if both else socket.AF_INET,
             dualstack_ipv6=both,
-            backlog=len(ranks),
+            backlog=len(ranks) + 128,  # strangers may come, too
         )
         words = secrets.token_bytes(_WORD), secrets.token_bytes(_WORD)
         self.invitation = Invitation(_addresses(), self._ear.getsockname()[1], *words)
