@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from types import SimpleNamespace
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import pytest
 
@@ -26,8 +27,9 @@ from fedgan_mpi.cluster.lifeline import Lifeline, connect
 invitation = pickle.loads(bytes.fromhex(sys.argv[1]))
 line = Lifeline(connect(invitation, int(sys.argv[2])), [], [])
 print("here", flush=True)
-if input() == "sign off":
-    line.sign_off()
+said = input()
+if said:
+    line.sign_off(ends_job=said == "end the job")
 """
 
 SERVER = """
@@ -38,8 +40,9 @@ listener = Listener(range(1, int(input()) + 1))
 print(pickle.dumps(listener.invitation).hex(), flush=True)
 line = Lifeline(listener.accept(), [], [])
 print("here", flush=True)
-if input() == "sign off":
-    line.sign_off()
+said = input()
+if said:
+    line.sign_off(ends_job=said == "end the job")
 """
 
 
@@ -97,6 +100,17 @@ def test_a_far_rank_sees_how_the_server_ends(word, dead):
         process.kill()
     process.communicate(word)
     assert dead_within(line, 0.2) == dead
+
+
+def test_who_ends_the_job_tells_the_other_end_and_is_no_death():
+    process, invitation = server(1)
+    line = Lifeline(connect(invitation, 1), [1], HOSTS)
+    process.communicate("end the job\n")
+    assert dead_within(line, 0.2) == [] and line.job_ends
+    process, invitation = server(1)
+    line = Lifeline(connect(invitation, 1), [1], HOSTS)
+    process.communicate("sign off\n")
+    assert dead_within(line, 0.2) == [] and not line.job_ends
 
 
 def test_one_that_looks_no_more_is_no_death():
@@ -175,35 +189,71 @@ def test_ranks_are_named_with_their_hosts():
     assert ranks_on_hosts([2, 0, 3, 1], HOSTS) == "ranks 0, 1 on a, ranks 2, 3 on b"
 
 
-@pytest.mark.parametrize(
-    "rank, first_here, dead, out_of_reach, said",
-    [
-        (0, 0, [3], False, "rank 3 on b has died"),
-        (0, 0, [2, 3, 4], True, "ranks 2, 3 on b, rank 4 on c have died or been cut off"),
-        (2, 2, [0], False, "rank 0 on a has died"),
-        (3, 2, [0, 2], False, "rank 0 on a, rank 2 on b have died"),
-        (3, 2, [0], False, None),  # 2 speaks
-        (2, 2, [3], False, None),  # the server speaks
-    ],
-)
-def test_one_speaks_for_all(
-    rank, first_here, dead, out_of_reach, said, tmp_path, capfd, monkeypatch
-):
+@pytest.fixture
+def boards(tmp_path, monkeypatch) -> Iterator[list[Board]]:
+    """A machine's two, of the rank that they are asked for and the next."""
     monkeypatch.setattr(watchdog, "GRACE", 0.2)
     # Both ranks are this process, which its own locks do not keep out.
     monkeypatch.setattr(Board, "dead", lambda self: [])
     path = tmp_path / "board"
     path.write_bytes(bytes(Board.length(2)))
-    boards = [
-        Board(open(path, "r+b"), line, first_here + line)  # noqa: SIM115 - they must stay open
-        for line in (0, 1)
-    ]
-    line = SimpleNamespace(dead=lambda: dead, far=[2, 3, 4], hosts=HOSTS, out_of_reach=out_of_reach)
+    with open(path, "r+b") as file, open(path, "r+b") as other:
+        yield [Board(file, 0, 2), Board(other, 1, 3)]
+
+
+class FakeLine:
+    far, hosts = (2, 3, 4), HOSTS
+
+    def __init__(self, dead: Sequence[int] = (), *, cut: bool = False, job_ends: bool = False):
+        self._dead, self.out_of_reach, self.job_ends = list(dead), cut, job_ends
+        self.said: list[bool] = []
+
+    def dead(self) -> list[int]:
+        return self._dead
+
+    def sign_off(self, *, ends_job: bool = False) -> None:
+        self.said.append(ends_job)
+
+
+def what_it_says(board: Board, rank: int, line: FakeLine | None, capfd) -> str:
+    """Until it has ended the job."""
     ended = threading.Event()
-    dog = Watchdog(boards[rank - first_here], rank, [""], 1.0, ended.set, lifeline=line)
+    dog = Watchdog(board, rank, [""], 1.5, ended.set, lifeline=cast(Any, line))
     dog.start()
     assert ended.wait(5)
     dog.join()
-    told = capfd.readouterr().err
-    here = f"[rank {rank} on {os.uname().nodename}]"
-    assert told == ("" if said is None else f"{here} {said}, and the job ends\n")
+    here, told = f"[rank {rank} on {os.uname().nodename}] ", capfd.readouterr().err
+    assert told == "" or (told.startswith(here) and told.endswith(", and the job ends\n"))
+    return told.removeprefix(here).removesuffix(", and the job ends\n")
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        (FakeLine([3]), "rank 3 on b has died"),
+        (FakeLine([2, 3, 4], cut=True), "ranks 2, 3 on b, rank 4 on c have died or been cut off"),
+    ],
+)
+def test_the_server_speaks_for_all(line, said, boards, capfd):
+    boards[0]._mine[2] = 0
+    assert what_it_says(boards[0], 0, line, capfd) == said
+
+
+@pytest.mark.parametrize(
+    "rank, dead, said",
+    [
+        (2, [0], "rank 0 on a has died"),
+        (3, [0, 2], "rank 0 on a, rank 2 on b have died"),
+        (3, [0], ""),  # 2 speaks
+        (2, [3], ""),  # the server speaks
+    ],
+)
+def test_the_first_far_rank_speaks_where_the_server_cannot(rank, dead, said, boards, capfd):
+    assert what_it_says(boards[rank - 2], rank, FakeLine(dead), capfd) == said
+
+
+def test_who_learns_that_the_job_ends_tells_all_it_knows_and_ends(boards, capfd):
+    line = FakeLine(job_ends=True)
+    assert what_it_says(boards[0], 2, line, capfd) == ""
+    assert line.said == [True]
+    assert what_it_says(boards[1], 3, None, capfd) == ""  # from the board of its machine

@@ -1,5 +1,5 @@
 """Connections between the server and the ranks of other machines, by which each finds that the
-other has died; beside MPI, of which it knows nothing.
+other has died or ends the job; beside MPI, of which it knows nothing.
 
 The kernel closes what a process leaves open, however it ends. Who ends in order says so before, by
 a byte, and that is all that ever travels. A machine without power or network does not answer the
@@ -31,7 +31,7 @@ _ATTEMPT = 4.0  # of them for one address: a lost packet is sent again after 1 a
 # and late enough for a network that falters to go on with a job that MPI goes on with.
 _KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 4}
 
-_GOODBYE = b"."
+_LEAVES, _ENDS_JOB = b".", b"!"
 _WORD = 16  # bytes
 _RANK = struct.Struct("!i")
 _SIOCGIFADDR = 0x8915
@@ -141,6 +141,8 @@ class Lifeline:
         self.far, self.hosts = far, hosts
         self.out_of_reach = False
         """Whether some of the dead may live, and their machine does not answer."""
+        self.job_ends = False
+        """Whether a rank at the other end has said so."""
         self._lines = lines
         self._dead: list[int] = []
         self._selector = selectors.DefaultSelector()
@@ -165,15 +167,17 @@ class Lifeline:
                 pass
             except OSError:
                 self.out_of_reach = True
-            if said != _GOODBYE:
+            if said == _ENDS_JOB:
+                self.job_ends = True
+            elif said != _LEAVES:
                 self._dead.append(key.data)
         return sorted(self._dead)
 
-    def sign_off(self) -> None:
-        """This process ends, which is no death."""
+    def sign_off(self, *, ends_job: bool = False) -> None:
+        """This process ends, which is no death; or the whole job does."""
         for line in self._lines.values():
             with suppress(OSError):
-                line.send(_GOODBYE)
+                line.send(_ENDS_JOB if ends_job else _LEAVES)
 
     def close(self) -> None:
         """Sign off, and look no more."""

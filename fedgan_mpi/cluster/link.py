@@ -33,7 +33,7 @@ from fedgan_mpi.cluster.lifeline import Invitation, Lifeline, Listener, connect
 from fedgan_mpi.cluster.mailbox import Bell, Bytes, Mailbox, shared_file, shared_memory
 from fedgan_mpi.cluster.route import cuda_aware, numbers_travel
 from fedgan_mpi.cluster.staging import Accelerator, Cuda, Staging
-from fedgan_mpi.cluster.watchdog import Board, Watchdog, exit_soon, ranks_on_hosts
+from fedgan_mpi.cluster.watchdog import GRACE, Board, Watchdog, exit_soon, ranks_on_hosts
 from fedgan_mpi.cluster.wire import Wire
 from fedgan_mpi.config import LinkConfig
 from fedgan_mpi.errors import AgreedError, UserError
@@ -459,7 +459,7 @@ class Link:
         atexit.register(self._sign_off)
 
         def end() -> None:
-            exit_soon(5.0)
+            exit_soon(GRACE)
             self.abort()
 
         self._watchdog = Watchdog(
@@ -486,7 +486,7 @@ class Link:
     def abort(self, code: int = 1) -> None:
         """End the whole job at once; for a bug on this rank, which the others cannot be told of.
         Where deaths are survived, a device rank ends alone."""
-        self._sign_off()
+        self._sign_off(ends_job=True)
         if self._survives and not self.is_server:
             os._exit(code)
         self._comm.Abort(code)
@@ -547,11 +547,9 @@ class Link:
             return None
         return Lifeline(lines, far, hosts) if lines else None
 
-    def _sign_off(self) -> None:
-        if self._board is not None:
-            self._board.sign_off()
-        if self._lifeline is not None:
-            self._lifeline.sign_off()
+    def _sign_off(self, *, ends_job: bool = False) -> None:
+        if self._watchdog is not None:
+            self._watchdog.sign_off(ends_job=ends_job)
 
     def _arrive(self) -> None:
         """Wait for all ranks without taking the core that they compute on; the payload comes

@@ -32,6 +32,7 @@ it stands. One that is stopped as a whole cannot, and is named by the others. As
 launcher has to end a job in which a rank has died."""
 
 _ENTERED, _VERB, _WORLD_RANK, _LEFT, _NUMBERS = 0, 1, 2, 3, 8  # a cache line each
+_ALONE, _WITH_ALL = 1, 2  # how a rank has left
 
 
 class Board:
@@ -81,9 +82,13 @@ class Board:
         line = self._lines[:, _WORLD_RANK].tolist().index(world_rank)
         return int(self._lines[line, _VERB])
 
-    def sign_off(self) -> None:
-        """This process ends, which is no death."""
-        self._mine[_LEFT] = 1
+    def sign_off(self, *, ends_job: bool = False) -> None:
+        """This process ends, which is no death; or the whole job does."""
+        self._mine[_LEFT] = _WITH_ALL if ends_job else _ALONE
+
+    def job_ends(self) -> bool:
+        """Whether a rank of this machine has said so."""
+        return bool((self._lines[:, _LEFT] == _WITH_ALL).any())
 
     def dead(self) -> list[int]:
         """World ranks of this machine whose process ended without having signed off."""
@@ -135,10 +140,16 @@ class Watchdog(threading.Thread):
         self._over.set()
         self.join()
 
+    def sign_off(self, *, ends_job: bool = False) -> None:
+        """This process ends, which is no death; or the whole job does."""
+        self.board.sign_off(ends_job=ends_job)
+        if self.lifeline is not None:
+            self.lifeline.sign_off(ends_job=ends_job)
+
     def run(self) -> None:
         pause = min(0.5, self.deadline / 10)  # seconds
         last, since = self.board.stamp, time.monotonic()
-        before, died = since, math.inf
+        before, died, over = since, math.inf, math.inf
         while not self._over.wait(pause):
             now, stamp = time.monotonic(), self.board.stamp
             if now - before > pause + 1:
@@ -148,7 +159,12 @@ class Watchdog(threading.Thread):
                 last, since = stamp, now
             dead = [] if self.survives else self._dead()
             died = min(died, now) if dead else math.inf
+            if over == math.inf and not self.survives and self._job_ends():
+                over = now
+                self.sign_off(ends_job=True)  # so that all machines learn of it
             message = self._message(stamp[1], now - since) or self._last_words(dead, now - died)
+            if message is None and now - over > GRACE:
+                message = ""
             if message is not None:
                 print(message, end="", file=sys.stderr, flush=True)
                 self.end()
@@ -157,6 +173,12 @@ class Watchdog(threading.Thread):
     def _dead(self) -> list[int]:
         far = [] if self.lifeline is None else self.lifeline.dead()
         return sorted({*self.board.dead(), *far})
+
+    def _job_ends(self) -> bool:
+        """Whether a rank has ended the job, which its Abort may not have told this one: SLURM's
+        leaves ranks to its KillWait."""
+        far = self.lifeline is not None and self.lifeline.job_ends
+        return far or self.board.job_ends()
 
     def _last_words(self, dead: Sequence[int], seconds: float) -> str | None:
         """What to say so many seconds after ranks were found dead: one speaks for all, and the
