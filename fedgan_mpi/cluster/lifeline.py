@@ -63,11 +63,12 @@ class Listener:
             dualstack_ipv6=both,
             backlog=len(ranks) + 128,  # strangers may come, too
         )
+        self._ear.setblocking(False)
         words = secrets.token_bytes(_WORD), secrets.token_bytes(_WORD)
         self.invitation = Invitation(_addresses(), self._ear.getsockname()[1], *words)
 
     def accept(self) -> dict[int, socket.socket]:
-        """The connections of those ranks that came in time; strangers are left standing. After
+        """The connections of those ranks that came in time; strangers are turned away. After
         this nobody can come any more."""
         lines: dict[int, socket.socket] = {}
         until = time.monotonic() + PATIENCE
@@ -77,9 +78,10 @@ class Listener:
                 while len(lines) < len(self._ranks) and (left := until - time.monotonic()) > 0:
                     for key, _ in selector.select(left):
                         if key.data is None:
-                            guest, _ = self._ear.accept()
-                            guest.setblocking(False)
-                            selector.register(guest, selectors.EVENT_READ, guest)
+                            with suppress(BlockingIOError, ConnectionError):  # it has gone
+                                guest, _ = self._ear.accept()
+                                guest.setblocking(False)
+                                selector.register(guest, selectors.EVENT_READ, guest)
                             continue
                         selector.unregister(key.data)
                         rank = self._rank_of(key.data)
@@ -103,7 +105,8 @@ class Listener:
 
 
 def connect(invitation: Invitation, rank: int) -> dict[int, socket.socket]:
-    """The rank's connection to the server, rank 0; empty where none comes about in time."""
+    """The rank's connection to the server, by the server's rank, 0; empty where none comes about in
+    time."""
     until = time.monotonic() + PATIENCE
 
     def left() -> float:

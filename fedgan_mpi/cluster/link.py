@@ -459,7 +459,7 @@ class Link:
         atexit.register(self._sign_off)
 
         def end() -> None:
-            exit_soon(GRACE)
+            exit_soon(GRACE)  # under srun Abort waits for the others
             self.abort()
 
         self._watchdog = Watchdog(
