@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -27,20 +29,26 @@ JOB = (
 
 
 class Hosts:
-    """Two of them; the launcher and the server are on the first, the devices on the second."""
+    """Two of them; the launcher and the server are on the first."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def start(self, cwd: Path, *arguments: str, spread: bool = True) -> subprocess.Popen[str]:
-        """A job; with `spread`, 1 and 3 ranks on the hosts, else 3 on the first."""
-        slots = f"{self.name}0:1,{self.name}1:3" if spread else f"{self.name}0:3"
+    def start(
+        self,
+        cwd: Path,
+        *arguments: str,
+        ranks: tuple[int, int] = (1, 3),
+        launcher: Sequence[str] = (),
+    ) -> subprocess.Popen[str]:
+        """A job of so many ranks on each. launcher: more options of it."""
+        slots = ",".join(f"{self.name}{host}:{n}" for host, n in enumerate(ranks) if n)
         if OPEN_MPI:
             how = ["--bind-to", "none", "-H", slots]
         else:
             how = ["-launcher", "rsh", "-launcher-exec", str(SCRIPT), "-hosts", slots]
-        ranks = "4" if spread else "3"
-        job = [MPIRUN, *how, "-n", ranks, sys.executable, "-m", "fedgan_mpi", *arguments]
+        how += [*launcher, "-n", str(sum(ranks))]
+        job = [MPIRUN, *how, sys.executable, "-m", "fedgan_mpi", *arguments]
         shell = f"cd {shlex.quote(str(cwd))} && exec {shlex.join(job)}"
         environment = {
             **ENVIRONMENT,
@@ -60,6 +68,11 @@ class Hosts:
             ["ip", "netns", "pids", f"{self.name}{host}"], capture_output=True, text=True
         )
         return [int(pid) for pid in told.stdout.split()]
+
+    def ranks(self, host: int) -> list[int]:
+        """Processes of the job itself, without its launcher's."""
+        lines = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in self.processes(host)}
+        return [pid for pid, line in lines.items() if line.startswith(f"{sys.executable}\0-m\0")]
 
     def wait_until_empty(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -125,22 +138,54 @@ def test_a_hosts_death_ends_the_job_and_it_goes_on_where_there_is_room(hosts, wh
     assert job.returncode != 0 or OPEN_MPI
     assert not (here / "generator.safetensors").exists()
     assert checkpoints_of(here)
-    again = hosts.start(tmp_path, "--resume", "runs/a", spread=False)
+    again = hosts.start(tmp_path, "--resume", "runs/a", ranks=(3, 0))
     out, err = again.communicate(timeout=120)
     assert again.returncode == 0, out + err
     assert losses(here) == losses(whole)
     assert generator(here) == generator(whole)
 
 
+@pytest.mark.skipif(OPEN_MPI, reason="its launcher ends a job in which a rank dies")
+@pytest.mark.parametrize("dead, ranks", [(3, (3, 1)), (0, (1, 3))])
+def test_a_rank_that_dies_alone_on_its_host_is_named_and_ends_the_job(hosts, tmp_path, dead, ranks):
+    endless = (*JOB, "--training.rounds", "100000")
+    job = hosts.start(tmp_path, *endless, ranks=ranks, launcher=["-disable-auto-cleanup"])
+    wait_for_rounds(job, tmp_path / "runs" / "a", 12)
+    host = int(dead > 0)
+    (process,) = hosts.ranks(host)
+    os.kill(process, signal.SIGKILL)
+    killed = time.monotonic()
+    _, err = job.communicate(timeout=30)
+    assert job.returncode != 0
+    assert time.monotonic() - killed < 10
+    (told,) = [line for line in err.splitlines() if "[rank" in line]
+    assert f"rank {dead} on {hosts.name}{host} has died, and the job ends" in told
+    hosts.wait_until_empty(10)
+
+
 @pytest.mark.skipif(OPEN_MPI, reason="its launcher waits for a host that does not answer")
 def test_a_cut_link_ends_the_job_on_both_sides(hosts, tmp_path):
-    job = hosts.start(tmp_path, *JOB, "--training.rounds", "100000", "--link.deadline", "6")
+    job = hosts.start(tmp_path, *JOB, "--training.rounds", "100000")
     wait_for_rounds(job, tmp_path / "runs" / "a", 12)
-    ranks = hosts.processes(1)
+    ranks = hosts.ranks(1)
     hosts.cut()
-    _, err = job.communicate(timeout=60)
+    _, err = job.communicate(timeout=20)
     assert job.returncode != 0
     (told,) = [line for line in err.splitlines() if "[rank" in line]
-    assert "[rank 0 on " in told and "link.deadline is 6; a rank of another machine hangs" in told
-    assert len(ranks) >= 3
-    hosts.wait_until_empty(60)  # those that nobody reaches end by themselves
+    who = f"ranks 1, 2, 3 on {hosts.name}1"
+    assert "[rank 0 on " in told and f"{who} have died or been cut off, and the job ends" in told
+    assert len(ranks) == 3
+    hosts.wait_until_empty(30)  # those that nobody reaches end by themselves
+
+
+@pytest.mark.skipif(OPEN_MPI, reason="its launcher waits for processes that are stopped")
+def test_ranks_of_another_host_that_hang_end_the_job(hosts, tmp_path):
+    job = hosts.start(tmp_path, *JOB, "--training.rounds", "100000", "--link.deadline", "3")
+    wait_for_rounds(job, tmp_path / "runs" / "a", 12)
+    for process in hosts.ranks(1):
+        os.kill(process, signal.SIGSTOP)
+    _, err = job.communicate(timeout=30)
+    assert job.returncode != 0
+    (told,) = [line for line in err.splitlines() if "[rank" in line]
+    assert "[rank 0 on " in told and "link.deadline is 3; a rank of another machine hangs" in told
+    hosts.wait_until_empty(10)

@@ -159,3 +159,35 @@ def test_the_cuda_route_is_refused_without_a_gpu(link):
 def test_crowded_ranks_of_one_machine_take_shared_memory(comm):
     link = Link(comm)
     assert link.road == ("mailbox" if link.ranks_here > link.cores_here else "mpi")
+
+
+def test_far_ranks_get_a_lifeline_to_the_server(comm):
+    link = Link(comm)
+    line = link._connect_machines(leader=0 if link.rank < 2 else 2)  # as if of two machines
+    assert (line is not None) == (link.rank != 1)
+    link.barrier()
+    assert line is None or (line.far == [*range(2, link.size)] and line.dead() == [])
+    link.barrier()
+    if line is not None and not link.is_server:
+        line.close()
+    link.barrier()
+    if line is not None and link.is_server:
+        assert line.dead() == []
+        line.close()
+
+
+def test_ranks_of_one_machine_open_no_connection(comm, monkeypatch):
+    monkeypatch.setattr("fedgan_mpi.cluster.link.Listener", None)
+    assert Link(comm)._connect_machines(leader=0) is None
+
+
+def test_where_a_rank_cannot_connect_the_server_says_so_and_the_job_goes_on(
+    comm, monkeypatch, capfd
+):
+    link = Link(comm)
+    monkeypatch.setattr("fedgan_mpi.cluster.lifeline.PATIENCE", 1.0)
+    if link.rank == 2:
+        monkeypatch.setattr("fedgan_mpi.cluster.link.connect", lambda invitation, rank: {})
+    assert link._connect_machines(leader=0 if link.rank < 2 else 2) is None
+    told = capfd.readouterr().err
+    assert ("rank 2 on" in told and "cannot connect to this host" in told) == link.is_server

@@ -12,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from test_jobs import SMALL, lines
 
@@ -184,6 +185,17 @@ def test_an_array_trains_each_algorithm_in_each_seed_and_evaluate_scores_them(sl
     assert (slurm / "runs" / f"sweep-{names[0]}" / "evaluation.jsonl").exists()
 
 
+def ranks_of(run: str) -> list[psutil.Process]:
+    """The processes of a job, in the order of their ranks."""
+    ranks = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if {"fedgan_mpi", run, "train"} <= set(process.info["cmdline"] or [])
+        and "srun" not in process.info["cmdline"][0]
+    ]
+    return sorted(ranks, key=lambda process: int(process.environ()["SLURM_PROCID"]))
+
+
 @needs_slurm
 def test_a_killed_rank_ends_its_job_which_goes_on_when_requeued(slurm):
     flags = [
@@ -198,15 +210,7 @@ def test_a_killed_rank_ends_its_job_which_goes_on_when_requeued(slurm):
     job = submit(slurm, "--job-name=k", "--ntasks=3", "jobs/train.sbatch", *flags)
     run = slurm / "runs" / "k"
     wait_for_rounds(job, slurm / f"k-{job}.log", run, 9)
-    import psutil
-
-    ranks = [
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if {"fedgan_mpi", "k", "train"} <= set(process.info["cmdline"] or [])
-        and "srun" not in process.info["cmdline"][0]
-    ]
-    ranks[-1].kill()
+    ranks_of("k")[-1].kill()
     # srun ends the others with SIGTERM, which they take for "after this round", and a KillWait
     # later, 30 seconds here as by default, with SIGKILL. They end the job before that.
     assert wait_for(job, "COMPLETED", "FAILED", seconds=20)["JobState"] == "FAILED"
@@ -217,3 +221,18 @@ def test_a_killed_rank_ends_its_job_which_goes_on_when_requeued(slurm):
     wait_for_rounds(job, slurm / f"k-{job}.log", run, before + 9)
     subprocess.run(["scancel", job], check=True)
     wait_for(job, "CANCELLED")
+
+
+@needs_slurm
+def test_a_rank_that_is_killed_alone_on_its_node_ends_its_job(slurm):
+    flags = [*SMALL, "--data.devices", "2", "--training.rounds", "100000"]
+    spread = ["--nodes=2", "--ntasks=3", "--distribution=block"]
+    job = submit(slurm, "--job-name=o", *spread, "jobs/train.sbatch", *flags)
+    log = slurm / f"o-{job}.log"
+    wait_for_rounds(job, log, slurm / "runs" / "o", 9)
+    *_, alone = ranks_of("o")
+    assert alone.environ()["SLURMD_NODENAME"] == "n2"
+    alone.kill()
+    # Without its connection to the server it takes SLURM its KillWait of 30 seconds.
+    assert wait_for(job, "COMPLETED", "FAILED", seconds=10)["JobState"] == "FAILED"
+    assert re.search(r"rank 2 on \S+ has died, and the job ends", log.read_text())

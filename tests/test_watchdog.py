@@ -18,6 +18,8 @@ print("here", flush=True)
 said = input()
 if said == "sign off":
     board.sign_off()
+if said == "end the job":
+    board.sign_off(ends_job=True)
 if said == "who is dead?":
     print(board.dead())
 """
@@ -62,3 +64,12 @@ def test_each_rank_sees_the_dead(path):
     assert board.dead() == [11, 12]
     assert board.dead() == [11, 12]  # asking takes nothing
     assert other.communicate("who is dead?\n")[0] == "[11, 12]\n"
+
+
+def test_who_ends_the_job_tells_its_machine_and_is_no_death(path):
+    board, others = Board(open(path, "r+b"), 0, 10), [child(path, line) for line in (1, 2, 3)]  # noqa: SIM115
+    others[0].communicate("sign off\n")
+    assert not board.job_ends()
+    others[1].communicate("end the job\n")
+    assert board.job_ends() and board.dead() == []
+    others[2].communicate("sign off\n")

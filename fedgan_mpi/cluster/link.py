@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import functools
 import os
+import platform
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -28,10 +29,11 @@ from numpy.typing import NDArray
 
 from fedgan_mpi.cluster.gpu import cuda_devices
 from fedgan_mpi.cluster.launcher import world_size_problem
+from fedgan_mpi.cluster.lifeline import Invitation, Lifeline, Listener, connect
 from fedgan_mpi.cluster.mailbox import Bell, Bytes, Mailbox, shared_file, shared_memory
 from fedgan_mpi.cluster.route import cuda_aware, numbers_travel
 from fedgan_mpi.cluster.staging import Accelerator, Cuda, Staging
-from fedgan_mpi.cluster.watchdog import Board, Watchdog, exit_soon
+from fedgan_mpi.cluster.watchdog import GRACE, Board, Watchdog, exit_soon, ranks_on_hosts
 from fedgan_mpi.cluster.wire import Wire
 from fedgan_mpi.config import LinkConfig
 from fedgan_mpi.errors import AgreedError, UserError
@@ -112,6 +114,7 @@ class Link:
         self._bell = Bell(self._comm) if road == "mailbox" else None
         self._mailboxes: dict[str, Mailbox] = {}
         self._board: Board | None = None
+        self._lifeline: Lifeline | None = None
         self._watchdog: Watchdog | None = None
         self._survives = False
         self._deadline: float | None = None
@@ -439,6 +442,9 @@ class Link:
         self._deadline = deadline
         if self._watchdog is not None:
             self._watchdog.stop()
+        if self._lifeline is not None:
+            self._lifeline.close()
+            self._lifeline = None
         if deadline is None and (self.size == 1 or self._survives):
             return
         machine = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
@@ -448,6 +454,7 @@ class Link:
             board = Board(file, machine.rank, self.rank)
         except (AgreedError, OSError) as error:  # of one machine, whose file system has no locks
             problem = str(error)
+        leader = machine.bcast(self.rank)
         machine.Free()
         if deadline is not None:
             self.agree(problem)
@@ -455,13 +462,23 @@ class Link:
             return  # whoever asked for nothing is refused nothing
         self._board = board
         self.barrier()  # from here on all count alike, and have their locks
-        atexit.register(board.sign_off)
+        if not self._survives:
+            self._lifeline = self._connect_machines(leader)
+        atexit.register(self._sign_off)
 
         def end() -> None:
-            exit_soon(5.0)
+            exit_soon(GRACE)  # under srun Abort waits for the others
             self.abort()
 
-        self._watchdog = Watchdog(board, self.rank, _VERBS, deadline, end, survives=self._survives)
+        self._watchdog = Watchdog(
+            board,
+            self.rank,
+            _VERBS,
+            deadline,
+            end,
+            lifeline=self._lifeline,
+            survives=self._survives,
+        )
         self._watchdog.start()
 
     @staticmethod
@@ -477,7 +494,7 @@ class Link:
     def abort(self, code: int = 1) -> None:
         """End the whole job at once; for a bug on this rank, which the others cannot be told of.
         Where deaths are survived, a device rank ends alone."""
-        self._sign_off()
+        self._sign_off(ends_job=True)
         if self._survives and not self.is_server:
             os._exit(code)
         self._comm.Abort(code)
@@ -501,9 +518,46 @@ class Link:
 
     # ---------------------------------------------------------------- inside
 
-    def _sign_off(self) -> None:
-        if self._board is not None:
-            self._board.sign_off()
+    def _connect_machines(self, leader: int) -> Lifeline | None:
+        """Collective. The server's and each far rank's, where there are other machines than the
+        server's and all their ranks can connect to it.
+
+        leader: the lowest rank of this rank's machine.
+        """
+        everyone = self._comm.allgather((leader, platform.node()))
+        far = [rank for rank, (theirs, _) in enumerate(everyone) if theirs != everyone[0][0]]
+        hosts = [host for _, host in everyone]
+        if not far:
+            return None
+        listener: Listener | None = None
+        if self.is_server:
+            with contextlib.suppress(OSError):
+                listener = Listener(far)
+        invitation: Invitation | None = self._comm.bcast(listener and listener.invitation)
+        lines = {}
+        if listener is not None:
+            lines = listener.accept()
+        elif invitation is not None and self.rank in far:
+            lines = connect(invitation, self.rank)
+        self._arrive()
+        connected = self._comm.allgather(bool(lines))
+        missing = [rank for rank in far if not connected[rank]]
+        if missing and self.is_server:
+            print(
+                f"[rank 0 on {hosts[0]}] {ranks_on_hosts(missing, hosts)} cannot connect to this "
+                "host by TCP: a death is noticed by ranks of the same machine only",
+                file=sys.stderr,
+                flush=True,
+            )
+        if missing:
+            for line in lines.values():
+                line.close()
+            return None
+        return Lifeline(lines, far, hosts) if lines else None
+
+    def _sign_off(self, *, ends_job: bool = False) -> None:
+        if self._watchdog is not None:
+            self._watchdog.sign_off(ends_job=ends_job)
 
     def _arrive(self) -> None:
         """Wait for all ranks without taking the core that they compute on; the payload comes

@@ -2,8 +2,8 @@
 launcher leaves the others waiting for it for ever, or for long: SLURM's for its KillWait.
 
 Each rank writes on a board, in memory that the ranks of its machine share, which exchange it has
-entered, and holds a lock that the kernel takes back from the dead. A thread beside the training
-looks at both.
+entered, and holds a lock that the kernel takes back from the dead. Those of other machines are the
+lifeline's. A thread beside the training looks at all of them.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fedgan_mpi.cluster.lifeline import Lifeline
 
 GRACE = 2.0
 """Seconds after the deadline that waiting ranks leave to the one that hangs, which can show where
@@ -29,6 +32,7 @@ it stands. One that is stopped as a whole cannot, and is named by the others. As
 launcher has to end a job in which a rank has died."""
 
 _ENTERED, _VERB, _WORLD_RANK, _LEFT, _NUMBERS = 0, 1, 2, 3, 8  # a cache line each
+_ALONE, _WITH_ALL = 1, 2  # how a rank has left
 
 
 class Board:
@@ -78,9 +82,13 @@ class Board:
         line = self._lines[:, _WORLD_RANK].tolist().index(world_rank)
         return int(self._lines[line, _VERB])
 
-    def sign_off(self) -> None:
-        """This process ends, which is no death."""
-        self._mine[_LEFT] = 1
+    def sign_off(self, *, ends_job: bool = False) -> None:
+        """This process ends, which is no death; or the whole job does."""
+        self._mine[_LEFT] = _WITH_ALL if ends_job else _ALONE
+
+    def job_ends(self) -> bool:
+        """Whether a rank of this machine has said so."""
+        return bool((self._lines[:, _LEFT] == _WITH_ALL).any())
 
     def dead(self) -> list[int]:
         """World ranks of this machine whose process ended without having signed off."""
@@ -105,8 +113,8 @@ class Board:
 
 
 class Watchdog(threading.Thread):
-    """Ends the job where a rank of this machine has died or this one makes no progress for
-    `deadline` seconds."""
+    """Ends the job where a rank of this machine or at the lifeline has died, or this one makes no
+    progress for `deadline` seconds."""
 
     def __init__(
         self,
@@ -116,13 +124,14 @@ class Watchdog(threading.Thread):
         deadline: float | None,
         end: Callable[[], None],
         *,
+        lifeline: Lifeline | None = None,
         survives: bool = False,
     ) -> None:
         """deadline: None for none. survives: deaths are others' worry."""
         super().__init__(name="watchdog", daemon=True)
         self.board, self.rank, self.verbs = board, rank, verbs
         self.deadline, self.end = math.inf if deadline is None else deadline, end
-        self.survives = survives
+        self.lifeline, self.survives = lifeline, survives
         self._main = threading.main_thread().ident
         self._over = threading.Event()
 
@@ -131,10 +140,16 @@ class Watchdog(threading.Thread):
         self._over.set()
         self.join()
 
+    def sign_off(self, *, ends_job: bool = False) -> None:
+        """This process ends, which is no death; or the whole job does."""
+        self.board.sign_off(ends_job=ends_job)
+        if self.lifeline is not None:
+            self.lifeline.sign_off(ends_job=ends_job)
+
     def run(self) -> None:
         pause = min(0.5, self.deadline / 10)  # seconds
         last, since = self.board.stamp, time.monotonic()
-        before, died = since, math.inf
+        before, died, over = since, math.inf, math.inf
         while not self._over.wait(pause):
             now, stamp = time.monotonic(), self.board.stamp
             if now - before > pause + 1:
@@ -142,21 +157,47 @@ class Watchdog(threading.Thread):
             before = now
             if stamp != last:
                 last, since = stamp, now
-            dead = [] if self.survives else self.board.dead()
+            dead = [] if self.survives else self._dead()
             died = min(died, now) if dead else math.inf
+            if over == math.inf and not self.survives and self._job_ends():
+                over = now
+                self.sign_off(ends_job=True)  # so that all machines learn of it
             message = self._message(stamp[1], now - since) or self._last_words(dead, now - died)
+            if message is None and now - over > GRACE:
+                message = ""
             if message is not None:
                 print(message, end="", file=sys.stderr, flush=True)
                 self.end()
                 return
 
+    def _dead(self) -> list[int]:
+        far = [] if self.lifeline is None else self.lifeline.dead()
+        return sorted({*self.board.dead(), *far})
+
+    def _job_ends(self) -> bool:
+        """Whether a rank has ended the job, which its Abort may not have told this one: SLURM's
+        leaves ranks to its KillWait."""
+        far = self.lifeline is not None and self.lifeline.job_ends
+        return far or self.board.job_ends()
+
     def _last_words(self, dead: Sequence[int], seconds: float) -> str | None:
         """What to say so many seconds after ranks were found dead: one speaks for all, and the
         others, should its Abort not reach them, end in silence."""
-        if self.board.is_first(dead) and seconds > GRACE:
+        lifeline = self.lifeline
+        speaks, turn = self.board.is_first(dead), 1
+        if lifeline is not None and self.rank in lifeline.far:
+            # The server learns of every death, and its machine of the server's: theirs is the word.
+            # But the whole machine may be gone.
+            speaks, turn = 0 in dead and self.rank == min({*lifeline.far} - {*dead}), 2
+        if speaks and seconds > turn * GRACE:
             here = f"[rank {self.rank} on {platform.node()}]"
-            return f"{here} {_ranks(dead)} of this machine has died, and the job ends\n"
-        return "" if seconds > 2 * GRACE else None
+            if lifeline is None:
+                who, how = f"{_ranks(dead)} of this machine", "died"
+            else:
+                who = ranks_on_hosts(dead, lifeline.hosts)
+                how = "died or been cut off" if lifeline.out_of_reach else "died"
+            return f"{here} {who} {'has' if len(dead) == 1 else 'have'} {how}, and the job ends\n"
+        return "" if seconds > (turn + 1) * GRACE else None
 
     def _message(self, verb: int, seconds: float) -> str | None:
         """What to say after so many seconds in an exchange or, with 0, outside of any."""
@@ -202,3 +243,9 @@ def exit_soon(seconds: float) -> None:
 def _ranks(ranks: Sequence[int]) -> str:
     names = ", ".join(map(str, ranks))
     return f"rank {names}" if len(ranks) == 1 else f"ranks {names}"
+
+
+def ranks_on_hosts(ranks: Sequence[int], hosts: Sequence[str]) -> str:
+    """In words. hosts: each rank's."""
+    groups = groupby(sorted(ranks, key=lambda rank: (hosts[rank], rank)), hosts.__getitem__)
+    return ", ".join(f"{_ranks(list(group))} on {host}" for host, group in groups)
