@@ -169,13 +169,13 @@ def test_a_cut_link_ends_the_job_on_both_sides(hosts, tmp_path):
     wait_for_rounds(job, tmp_path / "runs" / "a", 12)
     ranks = hosts.ranks(1)
     hosts.cut()
-    _, err = job.communicate(timeout=20)
+    _, err = job.communicate(timeout=45)
     assert job.returncode != 0
     (told,) = [line for line in err.splitlines() if "[rank" in line]
     who = f"ranks 1, 2, 3 on {hosts.name}1"
     assert "[rank 0 on " in told and f"{who} have died or been cut off, and the job ends" in told
     assert len(ranks) == 3
-    hosts.wait_until_empty(30)  # those that nobody reaches end by themselves
+    hosts.wait_until_empty(45)  # those that nobody reaches end by themselves
 
 
 @pytest.mark.skipif(OPEN_MPI, reason="its launcher waits for processes that are stopped")

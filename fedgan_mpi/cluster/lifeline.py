@@ -27,9 +27,9 @@ PATIENCE = 10.0
 """Seconds that all connections together may take to come about."""
 _ATTEMPT = 4.0  # of them for one address: a lost packet is sent again after 1 and 3
 
-# A silent machine is found 8 to 13 seconds after its last answer: soon enough for those who wait,
+# A silent machine is found 20 to 30 seconds after its last answer: soon enough for those who wait,
 # and late enough for a network that falters to go on with a job that MPI goes on with.
-_KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 4}
+_KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 
 _LEAVES, _ENDS_JOB = b".", b"!"
 _WORD = 16  # bytes
