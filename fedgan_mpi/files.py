@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fedgan_mpi.errors import UserError
@@ -46,7 +46,9 @@ def write_over(path: Path, content: bytes | bytearray | memoryview) -> None:
         file.flush()
         if os.fstat(file.fileno()).st_size != len(content):
             file.truncate()
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # does not wait
+        if hasattr(os, "posix_fadvise"):
+            with suppress(OSError):  # advice only, and no waiting
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def write_synced(path: Path, content: bytes) -> None:
@@ -87,7 +89,7 @@ def sync(path: Path) -> None:
 
 def sync_content(path: Path) -> None:
     """The same of a file, but for the time that it was written, which costs more."""
-    _with(path, os.fdatasync)
+    _with(path, getattr(os, "fdatasync", os.fsync))
 
 
 def _with(path: Path, act: Callable[[int], None]) -> None:

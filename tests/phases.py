@@ -109,7 +109,8 @@ class Kill:
 
 
 def start(cwd: Path, *arguments: str, ranks: int = 3) -> subprocess.Popen[bytes]:
-    """A job under `cwd`, whose output goes to log.txt and whose boards go to phases/."""
+    """A job under `cwd`, whose output goes to log.txt and whose boards go to phases/. On two cores
+    at most, so that more ranks share them on any machine."""
     boards = cwd / "phases"
     boards.mkdir(exist_ok=True)
     for old in boards.glob("rank_*"):
@@ -118,8 +119,12 @@ def start(cwd: Path, *arguments: str, ranks: int = 3) -> subprocess.Popen[bytes]
     with open(cwd / "log.txt", "ab") as log:
         return subprocess.Popen(
             command, cwd=cwd, env={**os.environ, "PHASES": str(boards)},
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_stay_on_two_cores,
         )  # fmt: skip
+
+
+def _stay_on_two_cores() -> None:
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
 
 
 def phases_seen(cwd: Path) -> list[str]:

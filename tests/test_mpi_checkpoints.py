@@ -158,6 +158,11 @@ def test_a_part_that_cannot_be_written_costs_the_checkpoint_and_not_the_one_befo
         assert told.endswith("cannot be written: No space left on device")
     assert not list(checkpoints.directory.glob(".*"))
     holds(algorithm.node, checkpoints, 1, then)
+    play(algorithm, 1, start=1)
+    then = states(algorithm.node)
+    keep(checkpoints, 3, ahead=True)
+    assert checkpoints.complete() is None
+    holds(algorithm.node, checkpoints, 3, then)
 
 
 def test_files_are_written_over_once_nobody_keeps_them(job):

@@ -234,5 +234,5 @@ def test_a_rank_that_is_killed_alone_on_its_node_ends_its_job(slurm):
     assert alone.environ()["SLURMD_NODENAME"] == "n2"
     alone.kill()
     # Without its connection to the server it takes SLURM its KillWait of 30 seconds.
-    assert wait_for(job, "COMPLETED", "FAILED", seconds=10)["JobState"] == "FAILED"
+    assert wait_for(job, "COMPLETED", "FAILED", seconds=20)["JobState"] == "FAILED"
     assert re.search(r"rank 2 on \S+ has died, and the job ends", log.read_text())

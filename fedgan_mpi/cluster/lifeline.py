@@ -25,7 +25,7 @@ from platform import node
 
 PATIENCE = 10.0
 """Seconds that all connections together may take to come about."""
-_ATTEMPT = 4.0  # of them for one address: a lost packet is sent again after 1 and 3
+_ATTEMPT = 4.0  # at most, for one of several addresses: a lost packet is sent again after 1 and 3
 
 # A silent machine is found 20 to 30 seconds after its last answer: soon enough for those who wait,
 # and late enough for a network that falters to go on with a job that MPI goes on with.
@@ -112,9 +112,10 @@ def connect(invitation: Invitation, rank: int) -> dict[int, socket.socket]:
     def left() -> float:
         return max(0.1, until - time.monotonic())
 
+    attempt = min(_ATTEMPT, PATIENCE / max(1, len(invitation.addresses)))
     for address in invitation.addresses:
         with suppress(OSError):
-            line = socket.create_connection((address, invitation.port), min(_ATTEMPT, left()))
+            line = socket.create_connection((address, invitation.port), min(attempt, left()))
             # It waits for the server as long as it can: were it to come a second time, the end of
             # its first connection would look like its death.
             line.settimeout(left())
@@ -161,15 +162,16 @@ class Lifeline:
         """Ranks at the other ends whose process ended without having signed off, or whose machine
         cannot be reached."""
         for key, _ in self._selector.select(0):
-            line = self._lines[key.data]
-            self._selector.unregister(line)  # what comes first is all that counts
-            said = b""
+            line, said = self._lines[key.data], b""
             try:
                 said = line.recv(1)
+            except BlockingIOError:
+                continue
             except ConnectionResetError:
                 pass
             except OSError:
                 self.out_of_reach = True
+            self._selector.unregister(line)  # what comes first is all that counts
             if said == _ENDS_JOB:
                 self.job_ends = True
             elif said != _LEAVES:
@@ -194,7 +196,7 @@ def _addresses() -> list[str]:
     """This machine's own, numeric: its name's come first, and last what leads to a machine from
     itself only."""
     found: list[str] = []
-    with suppress(OSError):
+    with suppress(OSError, UnicodeError):  # a host's name may be none that DNS could know
         named = socket.getaddrinfo(node(), None, type=socket.SOCK_STREAM)
         found += [str(address[0]) for *_, address in named]
     with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asks:
