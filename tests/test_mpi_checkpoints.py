@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import mmap
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -165,12 +166,13 @@ def test_a_part_that_cannot_be_written_costs_the_checkpoint_and_not_the_one_befo
     holds(algorithm.node, checkpoints, 3, then)
 
 
-def test_files_are_written_over_once_nobody_keeps_them(job):
-    """And never those of a checkpoint that is still there, or that has another name."""
+def test_files_are_written_over_once_nobody_has_a_hold_of_them(job):
+    """Not those of a checkpoint that is still there, nor what has another name or is mapped."""
     algorithm, checkpoints, _ = job
     link = algorithm.link
-    seen: list[int] = []
-    for round in range(1, 6):
+    backup = checkpoints.directory.parent / "backup"
+    files_seen: list[int] = []
+    for round in range(1, 8):
         play(algorithm, 1, start=round - 1)
         keep(checkpoints, round, ahead=True)
         checkpoints._wait_for_parts()
@@ -178,20 +180,24 @@ def test_files_are_written_over_once_nobody_keeps_them(job):
             checkpoints._finish_sealing()
         link.barrier()
         path = checkpoints.directory / f"round_{round:06d}" / "server.safetensors"
-        seen.append(path.stat().st_ino)
-        if round == 3 and link.is_server:
-            backup, content = checkpoints.directory.parent / "backup", path.read_bytes()
+        files_seen.append(path.stat().st_ino)
+        if link.is_server and round == 3:
+            linked = path.read_bytes()
             backup.hardlink_to(path)
+        if link.is_server and round == 4:
+            read = path.read_bytes()
+            with open(path, "rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         link.barrier()
     if isinstance(checkpoints._parts, SharedParts):
-        assert seen[0] == seen[2] and seen[1] == seen[3]
-    assert all(one != next for one, next in pairwise(seen))
-    assert seen[4] != seen[2]  # the backup's
+        assert files_seen[0] == files_seen[2] and files_seen[1] == files_seen[3]
+    assert all(one != next for one, next in pairwise(files_seen))
+    assert files_seen[2] not in files_seen[3:] and files_seen[3] not in files_seen[4:]
     if link.is_server:
-        assert backup.read_bytes() == content
+        assert backup.read_bytes() == linked and mapped[:] == read
     assert checkpoints.complete() is None
-    manifest = json.loads((checkpoints.directory / "round_000005/checkpoint.json").read_text())
-    assert manifest["round"] == 5
+    manifest = json.loads((checkpoints.directory / "round_000007/checkpoint.json").read_text())
+    assert manifest["round"] == 7
 
 
 def test_ranks_of_large_states_or_several_write_their_own(job, monkeypatch):

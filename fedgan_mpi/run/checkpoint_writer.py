@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from fedgan_mpi.cluster.cores import run_anywhere
 from fedgan_mpi.cluster.link import AgreedError
 from fedgan_mpi.cluster.node import Node
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.files import sync, write_synced
+from fedgan_mpi.files import is_ours_alone, sync, write_synced
 from fedgan_mpi.run.checkpoint import (
     MANIFEST,
     SERVER,
@@ -267,13 +266,17 @@ class _Seal:
                 self._retire(old)
 
     def _retire(self, old: Path) -> None:
-        """Remove a checkpoint; its files may serve once more."""
+        """Remove a checkpoint. Its files serve once more, where nobody else has a hold of them."""
         spare = self.directory / SPARE
-        names = {MANIFEST, *self.manifest["files"]}
-        if self.reuses and not spare.exists() and _is_ours_alone(old, names):
-            os.replace(old, spare)
-        else:
-            shutil.rmtree(old)
+        if self.reuses and not spare.exists():
+            os.replace(old, spare)  # from here on nobody finds it
+            names = {MANIFEST, *self.manifest["files"]}
+            if {path.name for path in spare.iterdir()} == names and all(
+                is_ours_alone(spare / name) for name in names
+            ):
+                return
+            old = spare
+        shutil.rmtree(old)
 
     def _carry_over(self) -> None:
         """Take the files of devices whose rank has died from the checkpoint before; those that it
@@ -289,14 +292,6 @@ class _Seal:
                 self.manifest["files"][name] = manifests[0].files[name]
             else:
                 self.manifest["lost"].append(name)
-
-
-def _is_ours_alone(directory: Path, names: Iterable[str]) -> bool:
-    """Whether it holds these files, which nobody has linked to, and nothing else."""
-    with os.scandir(directory) as entries:
-        found = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
-    plain = all(stat.S_ISREG(one.st_mode) and one.st_nlink == 1 for one in found.values())
-    return plain and found.keys() == set(names)
 
 
 def encode(files: Files, names: Sequence[str]) -> NDArray[np.float64]:
