@@ -69,12 +69,10 @@ class Parts(ABC):
 class OwnPart(Parts):
     """Each rank writes what it has copied."""
 
-    _contents: dict[str, Packed]
-    """File name -> content, of a rank that keeps one state: filled anew each time."""
-
     def __init__(self, node: Node, threads: Executor, record: Path) -> None:
         super().__init__(node, threads, record)
-        self._contents = {}
+        self._contents: dict[str, Packed] = {}
+        """File name -> content, of a rank that keeps one state: filled anew each time."""
         self._last: Future[Files] | None = None
         self._ahead: tuple[Path, Future[Files]] | None = None
 
@@ -119,12 +117,12 @@ class SharedParts(Parts):
         link = node.link
         self._mine: list[Packed | None] = []
         self._everyones: list[dict[str, memoryview]] = []
-        state = next(iter(self._states().values()), None)
+        state, length = next(iter(self._states().values()), None), _length(node)
+        devices = range(1, node.participation.devices + 1)
+        hosts = {device_file(k): link.rank_of(k) for k in devices}
         for _ in range(2):
-            rooms = link.shared_rooms(_length(node))
+            rooms = link.shared_rooms(length)
             self._mine.append(None if state is None else Packed(state, into=rooms[link.rank]))
-            devices = range(1, node.participation.devices + 1)
-            hosts = {device_file(k): link.rank_of(k) for k in devices}
             self._everyones.append(
                 {SERVER: rooms[0], **{name: rooms[rank] for name, rank in hosts.items() if rank}}
             )
