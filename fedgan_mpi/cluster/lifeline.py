@@ -77,21 +77,26 @@ class Listener:
             with suppress(OSError):  # no file is left for one more
                 while len(lines) < len(self._ranks) and (left := until - time.monotonic()) > 0:
                     for key, _ in selector.select(left):
-                        if key.data is None:
-                            with suppress(BlockingIOError, ConnectionError):  # it has gone
-                                guest, _ = self._ear.accept()
-                                guest.setblocking(False)
-                                selector.register(guest, selectors.EVENT_READ, guest)
+                        guest = key.data
+                        if guest is None:
+                            self._let_in(selector)
                             continue
-                        selector.unregister(key.data)
-                        rank = self._rank_of(key.data)
+                        selector.unregister(guest)
+                        rank = self._rank_of(guest)
                         if rank is None:
-                            key.data.close()
+                            guest.close()
                         else:
-                            lines[rank] = key.data
+                            lines[rank] = guest
             for key in selector.get_map().values():
                 (key.data or self._ear).close()
         return lines
+
+    def _let_in(self, selector: selectors.BaseSelector) -> None:
+        """Whoever is at the door; what it says is awaited like the others'."""
+        with suppress(BlockingIOError, ConnectionError):  # it has gone
+            guest, _ = self._ear.accept()
+            guest.setblocking(False)
+            selector.register(guest, selectors.EVENT_READ, guest)
 
     def _rank_of(self, guest: socket.socket) -> int | None:
         """Whom the guest has shown to be; None for a stranger."""

@@ -114,7 +114,6 @@ class Link:
         self._bell = Bell(self._comm) if road == "mailbox" else None
         self._mailboxes: dict[str, Mailbox] = {}
         self._board: Board | None = None
-        self._lifeline: Lifeline | None = None
         self._watchdog: Watchdog | None = None
         self._survives = False
         self._deadline: float | None = None
@@ -442,9 +441,6 @@ class Link:
         self._deadline = deadline
         if self._watchdog is not None:
             self._watchdog.stop()
-        if self._lifeline is not None:
-            self._lifeline.close()
-            self._lifeline = None
         if deadline is None and (self.size == 1 or self._survives):
             return
         machine = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
@@ -462,8 +458,7 @@ class Link:
             return  # whoever asked for nothing is refused nothing
         self._board = board
         self.barrier()  # from here on all count alike, and have their locks
-        if not self._survives:
-            self._lifeline = self._connect_machines(leader)
+        lifeline = None if self._survives else self._connect_machines(leader)
         atexit.register(self._sign_off)
 
         def end() -> None:
@@ -476,7 +471,7 @@ class Link:
             _VERBS,
             deadline,
             end,
-            lifeline=self._lifeline,
+            lifeline=lifeline,
             survives=self._survives,
         )
         self._watchdog.start()

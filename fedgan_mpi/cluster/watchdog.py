@@ -139,6 +139,8 @@ class Watchdog(threading.Thread):
         """Collective of a rank's own two threads: it looks no more."""
         self._over.set()
         self.join()
+        if self.lifeline is not None:
+            self.lifeline.close()
 
     def sign_off(self, *, ends_job: bool = False) -> None:
         """This process ends, which is no death; or the whole job does."""

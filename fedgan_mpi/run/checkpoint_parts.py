@@ -110,14 +110,14 @@ class SharedParts(Parts):
 
     reuses = True
 
-    def __init__(self, node: Node, threads: Executor, record: Path) -> None:
-        """Collective, where all ranks share one machine and keep one state at most. Raises
-        AgreedError where there is no room."""
+    def __init__(self, node: Node, threads: Executor, record: Path, length: int) -> None:
+        """Collective, where all ranks share one machine and keep one state at most. length: bytes
+        of this rank's. Raises AgreedError where there is no room."""
         super().__init__(node, threads, record)
         link = node.link
         self._mine: list[Packed | None] = []
         self._everyones: list[dict[str, memoryview]] = []
-        state, length = next(iter(self._states().values()), None), _length(node)
+        state = next(iter(self._states().values()), None)
         devices = range(1, node.participation.devices + 1)
         hosts = {device_file(k): link.rank_of(k) for k in devices}
         for _ in range(2):
@@ -147,8 +147,8 @@ class SharedParts(Parts):
 
     def _copy(self) -> None:
         mine = self._mine[self._turn]
-        for state in self._states().values():
-            assert mine is not None
+        if mine is not None:
+            (state,) = self._states().values()
             mine.fill(state)
         self._is_copied = True
 
@@ -157,10 +157,11 @@ def make_parts(node: Node, threads: Executor, record: Path) -> Parts:
     """Collective."""
     link = node.link
     # A death would leave its part half copied.
-    share = link.road == "mailbox" and not node.config.link.survive
-    if share and link.sum(np.array([_length(node)], np.float64))[0] <= SMALL:
-        with suppress(AgreedError):  # no room
-            return SharedParts(node, threads, record)
+    if link.road == "mailbox" and not node.config.link.survive:
+        length = _length(node)
+        if link.sum(np.array([length], np.float64))[0] <= SMALL:
+            with suppress(AgreedError):  # no room
+                return SharedParts(node, threads, record, length)
     return OwnPart(node, threads, record)
 
 
