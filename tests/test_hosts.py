@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from test_jobs import ENVIRONMENT, MPIRUN, SMALL, generator, losses
+from test_jobs import ENVIRONMENT, MPIRUN, SMALL, generator, losses, rounds_told
 from test_jobs import run as run_here
 
 from fedgan_mpi.run.checkpoint import checkpoints_of
@@ -108,7 +108,7 @@ def whole(tmp_path_factory) -> Path:
 
 def wait_for_rounds(job: subprocess.Popen[str], run: Path, rounds: int) -> None:
     deadline = time.monotonic() + 120
-    while not (run / "stats.jsonl").exists() or len(losses(run)) < rounds:
+    while rounds_told(run) < rounds:
         assert job.poll() is None and time.monotonic() < deadline, job.communicate()
         time.sleep(0.01)
 

@@ -38,6 +38,13 @@ def lines(run_directory: Path) -> list[dict]:
     return [json.loads(line) for line in (run_directory / "stats.jsonl").read_text().splitlines()]
 
 
+def rounds_told(run_directory: Path) -> int:
+    """How many a job has told of, which may be in the middle of a line."""
+    path = run_directory / "stats.jsonl"
+    whole, _, _ = (path.read_text() if path.exists() else "").rpartition("\n")
+    return sum('"participants"' in line for line in whole.splitlines())
+
+
 def losses(run_directory: Path) -> list[tuple]:
     return [
         (line["round"], line["d_loss"], line["g_loss"])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_jobs import SMALL, lines
+from test_jobs import SMALL, lines, rounds_told
 
 from fedgan_mpi.run.checkpoint import checkpoints_of
 
@@ -97,7 +97,7 @@ def wait_for(job: str, *states: str, seconds: float = 200) -> dict[str, str]:
 
 def wait_for_rounds(job: str, log: Path, run: Path, rounds: int) -> None:
     deadline = time.monotonic() + 200
-    while not (run / "stats.jsonl").exists() or len(rounds_of(run)) < rounds:
+    while rounds_told(run) < rounds:
         told = log.read_text() if log.exists() else "no log"
         assert time.monotonic() < deadline, (about(job), told)
         time.sleep(0.2)
@@ -216,7 +216,7 @@ def test_a_killed_rank_ends_its_job_which_goes_on_when_requeued(slurm):
     assert wait_for(job, "COMPLETED", "FAILED", seconds=20)["JobState"] == "FAILED"
     assert "of this machine has died, and the job ends" in (slurm / f"k-{job}.log").read_text()
     # The same job again meets what its dead ranks have left in shared memory.
-    before = len(rounds_of(run))
+    before = rounds_told(run)
     subprocess.run(["scontrol", "requeue", job], check=True)
     wait_for_rounds(job, slurm / f"k-{job}.log", run, before + 9)
     subprocess.run(["scancel", job], check=True)
