@@ -79,14 +79,18 @@ def write_synced(path: Path, content: bytes) -> None:
     sync_content(path)
 
 
-def read_whole(path: Path, *, follow: bool = True) -> bytes:
-    """A file's content. Raises OSError for a pipe or a device, which may never end, and for a link
-    where such are not to be followed."""
+def read_whole(
+    path: Path, *, follow: bool = True, start: int = 0, nbytes: int | None = None
+) -> bytes:
+    """A file's content, or what there is of so many bytes of it. Raises OSError for a pipe or a
+    device, which may never end, and for a link where such are not to be followed."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
     with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file", str(path))
-        return file.read()
+        file.seek(min(start, found.st_size))
+        return file.read() if nbytes is None else file.read(min(nbytes, found.st_size))
 
 
 def refuse_links(run: Path) -> None:

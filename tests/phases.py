@@ -86,7 +86,8 @@ def with_board(directory: Path) -> None:
     board.during("copy", checkpoint_writer.Checkpoints, "begin_ahead")
     board.during("complete", checkpoint_writer.Checkpoints, "complete")
     board.during("record", record.Record, "round")
-    board.during("write", checkpoint_parts, "_write")
+    board.during("write", checkpoint_parts, "_write_own")
+    board.during("write", checkpoint_parts, "_write_together")
     board.during("seal", checkpoint_writer._Seal, "run")
 
 

@@ -28,7 +28,12 @@ from safetensors.torch import save as save_tensors
 from fedgan_mpi.__main__ import main
 from fedgan_mpi.cluster.link import Link
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.run.checkpoint import checkpoints_of, read_manifest, read_shown_generator
+from fedgan_mpi.run.checkpoint import (
+    checkpoints_of,
+    read_content,
+    read_manifest,
+    read_shown_generator,
+)
 from fedgan_mpi.run.export import load
 from fedgan_mpi.run.record import forget_after
 from fedgan_mpi.shards import Manifest, read_shard
@@ -289,6 +294,79 @@ MANIFESTS: dict[str, Callable[[dict], object]] = {
     "an older version's": lambda m: m["files"].update({"server.pt": {}}),
     "no hash": lambda m: m["files"]["server.safetensors"].pop("sha256"),
 }
+
+
+def put_together(run: Path) -> dict[str, tuple[int, int]]:
+    """Have the files in one, as where one process writes for all; where each begins and ends."""
+    path = checkpoint(run) / "checkpoint.json"
+    manifest = json.loads(path.read_text())
+    whole, places = b"", {}
+    for name, told in manifest["files"].items():
+        whole += b"\0" * 7
+        content = (checkpoint(run) / name).read_bytes()
+        told["at"] = len(whole)
+        whole += content
+        places[name] = told["at"], len(whole)
+        (checkpoint(run) / name).unlink()
+    (checkpoint(run) / "states.bin").write_bytes(whole)
+    path.write_text(json.dumps(manifest))
+    return places
+
+
+def test_files_in_one_are_read_as_those_apart(run, original):
+    names = put_together(run)
+    together, apart = read_manifest(checkpoint(run)), read_manifest(checkpoint(original))
+    assert len(names) == 2
+    for name in names:
+        assert read_content(together, name) == read_content(apart, name)
+    generator = read_shown_generator(checkpoint(run), 10)
+    assert torch.equal(generator, read_shown_generator(checkpoint(original), 10))
+    assert main(["--resume", str(run), "--training.rounds", "3"]) == 0
+
+
+@pytest.mark.parametrize("name", ["server.safetensors", "device_0001.safetensors"])
+def test_a_flipped_byte_of_files_in_one(run, tmp_path, capsys, name):
+    places = put_together(run)
+    path = checkpoint(run) / "states.bin"
+    whole = path.read_bytes()
+    start, end = places[name]
+    for place in (start, (start + end) // 2, end - 1):
+        flipped = bytearray(whole)
+        flipped[place] ^= 0x10
+        path.write_bytes(flipped)
+        said = refused_resume(run, tmp_path, capsys)
+        assert f"{path} is not what its checkpoint recorded of {name}" in said
+    path.write_bytes(whole[: end - 1])
+    said = refused_resume(run, tmp_path, capsys)
+    assert f"{path} is not what its checkpoint recorded of " in said
+    path.unlink()
+    assert f"{path} cannot be read: No such file" in refused_resume(run, tmp_path, capsys)
+
+
+def test_places_that_are_none(run, tmp_path, capsys):
+    put_together(run)
+    path = checkpoint(run) / "checkpoint.json"
+    whole = json.loads(path.read_text())
+    for name in whole["files"]:
+        told = whole["files"][name]
+        for change in (
+            {"at": told["at"] - 1}, {"at": -1}, {"at": 2**80}, {"at": "0"}, {"at": None},
+            {"at": True}, {"at": 0.5}, {"bytes": 2**80}, {"bytes": told["bytes"] + 1},
+            {"bytes": -1}, {"bytes": None}, {"sha256": None},
+        ):  # fmt: skip
+            files = {**whole["files"], name: {**told, **change}}
+            path.write_text(json.dumps({**whole, "files": files}))
+            said = refused_resume(run, tmp_path, capsys)
+            assert f"states.bin is not what its checkpoint recorded of {name}" in said, change
+
+
+def test_a_hostile_file_among_those_in_one(run, tmp_path, capsys):
+    path = checkpoint(run) / "checkpoint.json"
+    (checkpoint(run) / "device_0001.safetensors").write_bytes(HOSTILE["a pickle that calls"])
+    rehash(run, "device_0001.safetensors")
+    put_together(run)
+    said = refused_resume(run, tmp_path, capsys)
+    assert f"{path.parent}/states.bin is not a checkpoint of this program" in said
 
 
 def test_manifests_of_another_make(run, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -9,7 +10,13 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from fedgan_mpi.run.checkpoint import checkpoint_name, checkpoints_of
+from fedgan_mpi.errors import UserError
+from fedgan_mpi.run.checkpoint import (
+    checkpoint_name,
+    checkpoints_of,
+    read_content,
+    read_manifest,
+)
 from fedgan_mpi.run.checkpoint_writer import _Seal
 from fedgan_mpi.run.states import Packed, restore, unpack
 
@@ -64,7 +71,12 @@ def test_a_state_of_other_parts_is_refused(other):
         restore(unpack(Packed(other).content), state())
 
 
-def seal(run: Path, round: int, *, keep_last: int, best: int | None = None) -> list[int]:
+ABOUT = {"progress": {}, "configuration": {}, "shards_sha256": ""}
+
+
+def seal(
+    run: Path, round: int, *, keep_last: int, best: int | None = None, gone: tuple[str, ...] = ()
+) -> list[int]:
     """Make a checkpoint valid; the rounds of those that are there then."""
     temporary = run / "checkpoints" / f".{checkpoint_name(round)}.tmp"
     temporary.mkdir()
@@ -74,9 +86,9 @@ def seal(run: Path, round: int, *, keep_last: int, best: int | None = None) -> l
         temporary=temporary,
         keep_last=keep_last,
         best=best,
-        gone=[],
+        gone=[*gone],
         reuses=False,
-        manifest={"round": round, "files": {}},
+        manifest={"round": round, **ABOUT, "files": {}, "lost": []},
     ).run()
     return [int(path.name.removeprefix("round_")) for path in checkpoints_of(run)]
 
@@ -99,3 +111,28 @@ def test_the_last_ones_are_those_before_and_not_damaged_ones_of_later_rounds(run
 
 def test_the_best_is_kept_however_old_it_is(run):
     assert seal(run, 31, keep_last=1, best=10) == [10, 31]
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["of one file", "of its own"])
+def test_the_dead_devices_state_is_that_of_the_checkpoint_before(run, together):
+    """Wherever it stands there: a job of one machine may go on as one that survives."""
+    before, name, content = (
+        run / "checkpoints" / checkpoint_name(30),
+        "device_0002.safetensors",
+        b"2",
+    )
+    (before / ("states.bin" if together else name)).write_bytes(b"012" if together else content)
+    told = {"bytes": 1, "sha256": hashlib.sha256(content).hexdigest()}
+    files = {name: {**told, "at": 2} if together else told}
+    (before / "checkpoint.json").write_text(json.dumps({"round": 30, **ABOUT, "files": files}))
+    gone = (name, "device_0003.safetensors")
+    assert seal(run, 31, keep_last=1, gone=gone) == [31]
+    manifest = read_manifest(run / "checkpoints" / checkpoint_name(31))
+    assert manifest.lost == ["device_0003.safetensors"] and manifest.files == {name: told}
+    assert read_content(manifest, name) == content
+    (manifest.path / name).write_bytes(b"3")
+    with pytest.raises(
+        UserError, match=r"^no checkpoint of round 32: .*31/device_0002.* is not what"
+    ):
+        seal(run, 32, keep_last=1, gone=gone)
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["round_000031"]

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load
+
+from fedgan_mpi.run.checkpoint import read_content, read_manifest
 
 pytestmark = pytest.mark.jobs
 
@@ -220,9 +223,7 @@ def test_a_loss_that_is_not_a_number_stops_all_ranks(tmp_path):
     assert re.search(r"_loss of (the server|device \d) is (nan|inf|-inf) in round", done.stderr)
     assert "start anew with lower learning rates" in done.stderr
     kept = sorted((tmp_path / "runs" / "a" / "checkpoints").iterdir())
-    from safetensors.torch import load_file
-
-    state = load_file(kept[-1] / "server.safetensors")
+    state = load(read_content(read_manifest(kept[-1]), "server.safetensors"))
     assert state["vector"].isfinite().all()
     assert all("NaN" not in line for line in (tmp_path / "runs/a/stats.jsonl").read_text().split())
 

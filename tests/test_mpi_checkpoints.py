@@ -20,7 +20,13 @@ from fedgan_mpi import files
 from fedgan_mpi.cluster.link import Link
 from fedgan_mpi.cluster.node import Node
 from fedgan_mpi.run import checkpoint_parts
-from fedgan_mpi.run.checkpoint import checkpoints_of, files_of, load_checkpoint, read_manifest
+from fedgan_mpi.run.checkpoint import (
+    TOGETHER,
+    checkpoints_of,
+    files_of,
+    load_checkpoint,
+    read_manifest,
+)
 from fedgan_mpi.run.checkpoint_parts import OwnPart, SharedParts, make_parts
 from fedgan_mpi.run.checkpoint_writer import Checkpoints
 from fedgan_mpi.run.states import Packed, unpack
@@ -74,7 +80,9 @@ def holds(node: Node, checkpoints: Checkpoints, round: int, then: dict[str, torc
     manifest = read_manifest(checkpoint)
     assert manifest.round == round and manifest.progress == {"round": round}
     there = {path.name for path in checkpoint.iterdir()}
-    assert there == {"checkpoint.json", *checkpoints.names} == {"checkpoint.json", *manifest.files}
+    assert list(manifest.files) == checkpoints.names
+    is_together = isinstance(checkpoints._parts, SharedParts)
+    assert there == {"checkpoint.json", *([TOGETHER] if is_together else checkpoints.names)}
     load_checkpoint(node, manifest)
     assert equal(states(node), then)
     node.link.barrier()
@@ -145,7 +153,8 @@ def test_a_part_that_cannot_be_written_costs_the_checkpoint_and_not_the_one_befo
     assert checkpoints.complete() is None
     with monkeypatch.context() as full:
         for module in ("files", "run.checkpoint_parts"):
-            full.setattr(f"fedgan_mpi.{module}.write_over", failing("round_000002.tmp/device_0001"))
+            part = TOGETHER if isinstance(checkpoints._parts, SharedParts) else "device_0001"
+            full.setattr(f"fedgan_mpi.{module}.write_over", failing(f"round_000002.tmp/{part}"))
         play(algorithm, 1, start=1)
         keep(checkpoints, 2, ahead=True)
         told = checkpoints.complete()
@@ -173,7 +182,9 @@ def test_files_are_written_over_once_nobody_has_a_hold_of_them(job):
         if link.is_server:
             checkpoints._finish_sealing()
         link.barrier()
-        path = checkpoints.directory / f"round_{round:06d}" / "server.safetensors"
+        is_together = isinstance(checkpoints._parts, SharedParts)
+        name = TOGETHER if is_together else "server.safetensors"
+        path = checkpoints.directory / f"round_{round:06d}" / name
         files_seen.append(path.stat().st_ino)
         if link.is_server and round == 3:
             linked = path.read_bytes()
@@ -183,7 +194,7 @@ def test_files_are_written_over_once_nobody_has_a_hold_of_them(job):
             with open(path, "rb") as file:
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         link.barrier()
-    if isinstance(checkpoints._parts, SharedParts):
+    if is_together:
         assert files_seen[0] == files_seen[2] and files_seen[1] == files_seen[3]
     assert all(one != next for one, next in pairwise(files_seen))
     assert files_seen[2] not in files_seen[3:] and files_seen[3] not in files_seen[4:]
@@ -201,6 +212,6 @@ def test_ranks_of_large_states_or_several_write_their_own(job, monkeypatch):
     total = node.link.sum(np.array([checkpoint_parts._length(node)], np.float64))[0]
     for limit, expected in [(total, writer), (total - 1, OwnPart)]:
         monkeypatch.setattr(checkpoint_parts, "SMALL", int(limit))
-        assert type(make_parts(node, parts.threads, parts.record)) is expected
+        assert type(make_parts(node, parts.threads, parts.run)) is expected
     hosting = toy_algorithm(node.link, toy_config(), toy_shards([20] * (node.link.size + 1))).node
-    assert type(make_parts(hosting, parts.threads, parts.record)) is OwnPart
+    assert type(make_parts(hosting, parts.threads, parts.run)) is OwnPart

@@ -283,13 +283,16 @@ class Link:
         memory = shared_memory(self._comm, 64 * self.size)  # a cache line each
         return np.frombuffer(memory, np.int64).reshape(self.size, 8)
 
-    def shared_rooms(self, nbytes: int) -> list[memoryview]:
-        """Collective, where all ranks share one machine. Each rank's room, of so many bytes of this
-        rank's own wish, that all read and write. Raises AgreedError where there is none."""
+    def shared_rooms(self, nbytes: int) -> tuple[memoryview, list[slice]]:
+        """Collective, where all ranks share one machine. Memory that all read and write, and where
+        in it each rank's room is, of so many bytes of this rank's own wish. Raises AgreedError
+        where there is none."""
         sizes = self._comm.allgather(nbytes)
         starts = list(accumulate((-(-size // 64) * 64 for size in sizes), initial=0))  # cache lines
         memory = memoryview(shared_memory(self._comm, starts[-1]))
-        return [memory[start : start + size] for start, size in zip(starts, sizes, strict=False)]
+        return memory, [
+            slice(start, start + size) for start, size in zip(starts, sizes, strict=False)
+        ]
 
     def any(self, flag: bool) -> bool:
         """Whether any rank says so."""

@@ -1,13 +1,15 @@
 """What a checkpoint is: `checkpoints/round_NNNNNN/`, complete or absent, a file a device and one
 for the server, and a manifest that says what they are.
 
-A file per device and not per rank, so that a run can go on with other ranks.
+A file per device and not per rank, so that a run can go on with other ranks. Where one process
+writes for all, their contents stand in one file, one after the other.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +26,8 @@ from fedgan_mpi.run.states import restore, unpack
 
 MANIFEST = "checkpoint.json"
 SERVER = "server.safetensors"
+TOGETHER = "states.bin"
+"""What all files would hold, where one process wrote them."""
 
 
 def device_file(device: int) -> str:
@@ -44,14 +48,18 @@ def checkpoint_name(round: int) -> str:
 
 def checkpoints_of(run: Path) -> list[Path]:
     """Those of a run, oldest first; a link is none."""
-    found = [
-        (int(match[1]), path)
-        for path in (run / "checkpoints").glob("round_*")
-        if (match := re.fullmatch(r"round_(\d{6,})", path.name))
-        and path.is_dir()
-        and not path.is_symlink()
-    ]
-    return [path for _, path in sorted(found)]
+    directory = run / "checkpoints"
+    try:
+        with os.scandir(directory) as entries:
+            found = [
+                (int(match[1]), entry.name)
+                for entry in entries
+                if (match := re.fullmatch(r"round_(\d{6,})", entry.name))
+                and entry.is_dir(follow_symlinks=False)
+            ]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [directory / name for _, name in sorted(found)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +73,8 @@ class CheckpointManifest:
     configuration: dict[str, Any]
     shards_sha256: str
     files: dict[str, Any]
-    """Name -> bytes and sha256."""
+    """Name -> bytes and sha256; and at, the byte where it begins, where it is not a file of its
+    own."""
     lost: list[str] = field(default_factory=list)
     """Names of devices that died before any checkpoint; they begin anew."""
 
@@ -120,16 +129,39 @@ def read_shown_generator(checkpoint: Path, whole_generator: int) -> Tensor:
     return shown[:whole_generator]
 
 
-def _read(manifest: CheckpointManifest, name: str) -> dict[str, Tensor]:
-    path, recorded = manifest.path / name, manifest.files.get(name)
+def fingerprint(content: bytes | bytearray | memoryview) -> dict[str, Any]:
+    """What a manifest says of a file."""
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def read_content(manifest: CheckpointManifest, name: str) -> bytes:
+    """What a file of a checkpoint holds, its own or its part of all. Raises UserError where that is
+    not what the checkpoint recorded."""
+    recorded, (path, stretch) = manifest.files.get(name), _place(manifest, name)
     try:
-        content = read_whole(path, follow=False)
+        content = read_whole(path, follow=False, **stretch)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    found = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    if found != recorded:
-        raise UserError(f"{path} is not what its checkpoint recorded")
+    if not isinstance(recorded, dict) or {**recorded, **fingerprint(content)} != recorded:
+        whose = f" of {name}" if stretch else ""
+        raise UserError(f"{path} is not what its checkpoint recorded{whose}")
+    return content
+
+
+def _place(manifest: CheckpointManifest, name: str) -> tuple[Path, dict[str, int]]:
+    """Its own file, or the stretch of the one that holds all; an empty one for what is none."""
+    recorded = manifest.files.get(name)
+    if not isinstance(recorded, dict) or "at" not in recorded:
+        return manifest.path / name, {}
+    stretch = {"start": recorded["at"], "nbytes": recorded.get("bytes")}
+    sound = all(type(number) is int and number >= 0 for number in stretch.values())
+    return manifest.path / TOGETHER, stretch if sound else {"start": 0, "nbytes": 0}
+
+
+def _read(manifest: CheckpointManifest, name: str) -> dict[str, Tensor]:
+    content = read_content(manifest, name)
     try:
         return unpack(content)
     except ValueError:
+        path, _ = _place(manifest, name)
         raise UserError(f"{path} is not a checkpoint of this program") from None

@@ -1,13 +1,13 @@
 """How the states of ranks come to disk: copied at once, and written by a thread.
 
 Each rank writes its own, but for small states of ranks that share the cores of one machine: they
-copy into memory that they share, and one thread of the server's writes for all. With a thread for
-each, training would wait for what threads cost.
+copy into memory that they share, and one thread of the server's writes it as one file. With a
+thread for each, training would wait for what threads cost, and with a file for each, for what disks
+do.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from abc import ABC, abstractmethod
@@ -22,11 +22,19 @@ import numpy as np
 from fedgan_mpi.cluster.link import AgreedError
 from fedgan_mpi.cluster.node import Node
 from fedgan_mpi.files import sync, sync_content, write_over
-from fedgan_mpi.run.checkpoint import SERVER, device_file, files_of
+from fedgan_mpi.run.checkpoint import (
+    SERVER,
+    TOGETHER,
+    checkpoint_name,
+    device_file,
+    files_of,
+    fingerprint,
+)
 from fedgan_mpi.run.states import Packed
+from fedgan_mpi.run.stats import STATS
 
 Files = Mapping[str, Mapping[str, Any]]
-"""Name -> bytes and sha256."""
+"""Name -> what a manifest says of it."""
 
 SMALL = 16 * 2**20
 """Bytes of all states together, which one thread hashes in 10 ms."""
@@ -40,16 +48,20 @@ class Parts(ABC):
     reuses = False
     """Whether it writes over the spare."""
 
-    def __init__(self, node: Node, threads: Executor, record: Path) -> None:
-        """record: what the run has told of its rounds, which must last as long as they do."""
-        self.node, self.threads, self.record = node, threads, record
+    def __init__(self, node: Node, threads: Executor, run: Path) -> None:
+        self.node, self.threads, self.run = node, threads, run
+
+    def temporary(self, round: int) -> Path:
+        """Where a checkpoint is written."""
+        return self.run / "checkpoints" / f".{checkpoint_name(round)}.tmp"
 
     @abstractmethod
-    def begin_ahead(self, temporary: Path) -> None:
-        """All do, with their part of a round behind them, after which a checkpoint is planned."""
+    def begin_ahead(self, round: int) -> None:
+        """All do, with their part of the last of so many rounds behind them, after which a
+        checkpoint is planned."""
 
     @abstractmethod
-    def begin(self, temporary: Path) -> Future[Files]:
+    def begin(self, round: int) -> Future[Files]:
         """Collective, after that round or an unplanned one; what was written before is on disk.
         Copy this rank's states and begin to write. Gives what it writes, in a while."""
 
@@ -61,39 +73,35 @@ class Parts(ABC):
         """File name -> state, of this rank."""
         return {name: owner.state() for name, owner in files_of(self.node).items()}
 
-    def _write(self, temporary: Path, contents: Mapping[str, Packed | memoryview]) -> Future[Files]:
-        record = self.record if self.node.link.is_server else None
-        return self.threads.submit(_write, temporary, contents, record, reuses=self.reuses)
-
 
 class OwnPart(Parts):
     """Each rank writes what it has copied."""
 
-    def __init__(self, node: Node, threads: Executor, record: Path) -> None:
-        super().__init__(node, threads, record)
+    def __init__(self, node: Node, threads: Executor, run: Path) -> None:
+        super().__init__(node, threads, run)
         self._contents: dict[str, Packed] = {}
         """File name -> content, of a rank that keeps one state: filled anew each time."""
         self._last: Future[Files] | None = None
-        self._ahead: tuple[Path, Future[Files]] | None = None
+        self._ahead: tuple[int, Future[Files]] | None = None
 
-    def begin_ahead(self, temporary: Path) -> None:
+    def begin_ahead(self, round: int) -> None:
         # A device rank waits for the server now: its part is ready, and its core may be idle.
         if not self.node.link.is_server and (self._last is None or self._last.done()):
-            self._ahead = temporary, self._copy(temporary)
+            self._ahead = round, self._copy(round)
 
-    def begin(self, temporary: Path) -> Future[Files]:
+    def begin(self, round: int) -> Future[Files]:
         ahead, self._ahead = self._ahead, None
-        self._last = self._copy(temporary) if ahead is None else ahead[1]
+        self._last = self._copy(round) if ahead is None else ahead[1]
         return self._last
 
     def forget_ahead(self) -> None:
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
-            temporary, files = ahead
+            round, files = ahead
             files.exception()
-            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(self.temporary(round), ignore_errors=True)
 
-    def _copy(self, temporary: Path) -> Future[Files]:
+    def _copy(self, round: int) -> Future[Files]:
         contents = self._contents
         for name, state in self._states().items():
             if name in contents:
@@ -102,45 +110,52 @@ class OwnPart(Parts):
                 contents[name] = Packed(state)
         if len(contents) > 1:  # many devices: their memory is their moments' alone
             self._contents = {}
-        return self._write(temporary, contents)
+        record = self.run / STATS if self.node.link.is_server else None
+        return self.threads.submit(_write_own, self.temporary(round), contents, record)
 
 
 class SharedParts(Parts):
-    """The server writes what all have copied. Rooms are two: the one before is being written."""
+    """The server writes what all have copied, into two memories in turn: the one before is being
+    written."""
 
     reuses = True
 
-    def __init__(self, node: Node, threads: Executor, record: Path, length: int) -> None:
+    def __init__(self, node: Node, threads: Executor, run: Path, length: int) -> None:
         """Collective, where all ranks share one machine and keep one state at most. length: bytes
         of this rank's. Raises AgreedError where there is no room."""
-        super().__init__(node, threads, record)
+        super().__init__(node, threads, run)
         link = node.link
         self._mine: list[Packed | None] = []
-        self._everyones: list[dict[str, memoryview]] = []
+        self._memories: list[memoryview] = []
         state = next(iter(self._states().values()), None)
+        for _ in range(2):
+            memory, rooms = link.shared_rooms(length)
+            mine = memory[rooms[link.rank]]
+            self._mine.append(None if state is None else Packed(state, into=mine))
+            self._memories.append(memory)
         devices = range(1, node.participation.devices + 1)
         hosts = {device_file(k): link.rank_of(k) for k in devices}
-        for _ in range(2):
-            rooms = link.shared_rooms(length)
-            self._mine.append(None if state is None else Packed(state, into=rooms[link.rank]))
-            self._everyones.append(
-                {SERVER: rooms[0], **{name: rooms[rank] for name, rank in hosts.items() if rank}}
-            )
+        self._rooms = {SERVER: rooms[0]}
+        self._rooms |= {name: rooms[rank] for name, rank in hosts.items() if rank}
         self._turn = 0
         self._is_copied = False
         self._nothing: Future[Files] = Future()
         self._nothing.set_result({})
 
-    def begin_ahead(self, temporary: Path) -> None:
+    def begin_ahead(self, round: int) -> None:
         self._copy()
 
-    def begin(self, temporary: Path) -> Future[Files]:
+    def begin(self, round: int) -> Future[Files]:
         if not self._is_copied:
             self._copy()
             self.node.link.barrier()
-        everyones = self._everyones[self._turn]
+        memory = self._memories[self._turn]
         self._turn, self._is_copied = 1 - self._turn, False
-        return self._write(temporary, everyones) if self.node.link.is_server else self._nothing
+        if not self.node.link.is_server:
+            return self._nothing
+        return self.threads.submit(
+            _write_together, self.temporary(round), memory, self._rooms, self.run / STATS
+        )
 
     def forget_ahead(self) -> None:
         self._is_copied = False
@@ -148,12 +163,12 @@ class SharedParts(Parts):
     def _copy(self) -> None:
         mine = self._mine[self._turn]
         if mine is not None:
-            (state,) = self._states().values()
-            mine.fill(state)
+            (owner,) = self.node.owners
+            mine.fill(owner.state())
         self._is_copied = True
 
 
-def make_parts(node: Node, threads: Executor, record: Path) -> Parts:
+def make_parts(node: Node, threads: Executor, run: Path) -> Parts:
     """Collective."""
     link = node.link
     # A death would leave its part half copied.
@@ -161,8 +176,8 @@ def make_parts(node: Node, threads: Executor, record: Path) -> Parts:
         length = _length(node)
         if link.sum(np.array([length], np.float64))[0] <= SMALL:
             with suppress(AgreedError):  # no room
-                return SharedParts(node, threads, record, length)
-    return OwnPart(node, threads, record)
+                return SharedParts(node, threads, run, length)
+    return OwnPart(node, threads, run)
 
 
 def _length(node: Node) -> int:
@@ -172,25 +187,30 @@ def _length(node: Node) -> int:
     return sum(len(Packed(owner.state()).content) for owner in node.owners)
 
 
-def _write(
-    temporary: Path,
-    contents: Mapping[str, Packed | memoryview],
-    record: Path | None,
-    *,
-    reuses: bool,
-) -> Files:
-    """Bring parts to disk, and with the server's the run's record."""
-    if reuses:
-        with suppress(OSError):  # there is none
-            os.rename(temporary.with_name(SPARE), temporary)
+def _write_own(temporary: Path, contents: Mapping[str, Packed], record: Path | None) -> Files:
+    """Bring a rank's parts to disk, and with the server's what the run has told of its rounds, as
+    it must last as long as they do."""
     temporary.mkdir(exist_ok=True)
-    files = {}
     for name, packed in contents.items():
-        content = packed.content if isinstance(packed, Packed) else packed
-        write_over(temporary / name, content)
-        files[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        write_over(temporary / name, packed.content)
+    files = {name: fingerprint(packed.content) for name, packed in contents.items()}
     for name in files:  # they are on their way together
         sync_content(temporary / name)
     if record is not None:
         sync(record)
+    return files
+
+
+def _write_together(
+    temporary: Path, memory: memoryview, rooms: Mapping[str, slice], record: Path
+) -> Files:
+    """Bring all parts to disk as one file, over the spare one where there is one, and what the run
+    has told."""
+    with suppress(OSError):  # there is none
+        os.rename(temporary.with_name(SPARE), temporary)
+    temporary.mkdir(exist_ok=True)
+    write_over(temporary / TOGETHER, memory)
+    files = {name: {"at": room.start, **fingerprint(memory[room])} for name, room in rooms.items()}
+    sync_content(temporary / TOGETHER)  # it is on its way
+    sync(record)
     return files

@@ -27,13 +27,15 @@ from fedgan_mpi.files import is_ours_alone, sync, write_synced
 from fedgan_mpi.run.checkpoint import (
     MANIFEST,
     SERVER,
+    TOGETHER,
     checkpoint_name,
     checkpoints_of,
     device_file,
+    fingerprint,
+    read_content,
     read_manifest,
 )
 from fedgan_mpi.run.checkpoint_parts import SPARE, Files, make_parts
-from fedgan_mpi.run.stats import STATS
 
 _PIECES = 8  # of 32 bits, in a SHA-256
 
@@ -63,7 +65,7 @@ class Checkpoints:
         self._threads = ThreadPoolExecutor(
             2, "checkpoint", initializer=run_anywhere, initargs=(node.link.shared_cores,)
         )
-        self._parts = make_parts(node, self._threads, run / STATS)
+        self._parts = make_parts(node, self._threads, run)
         self._under_way: _Writing | None = None
         self._sealing: Future[None] | None = None
         node.link.from_server(lambda: _sentence(self._sweep, self.directory))
@@ -74,18 +76,16 @@ class Checkpoints:
         progress: JSON, the server's; what the train loop itself must remember.
         """
         self._tell(self._wait_for_parts())
-        temporary = self._temporary(round)
         self._under_way = _Writing(
             round=round,
-            temporary=temporary,
             progress=json.dumps(progress) if self.node.link.is_server else "",
-            files=self._parts.begin(temporary),
+            files=self._parts.begin(round),
         )
 
     def begin_ahead(self, round: int) -> None:
         """All do, with their part of the last of `round` rounds behind them, after which a
         checkpoint is due."""
-        self._parts.begin_ahead(self._temporary(round))
+        self._parts.begin_ahead(round)
 
     @property
     def waits(self) -> bool:
@@ -98,7 +98,7 @@ class Checkpoints:
         writing = self._under_way
         if writing is None or not writing.files.done():
             return writing is not None, False, self._nothing
-        if writing.problem() is not None:
+        if self._problem(writing) is not None:
             return False, True, self._nothing
         files = writing.files.result()
         return False, False, encode(files, self.names) if files else self._nothing
@@ -113,7 +113,7 @@ class Checkpoints:
         self._tell(self._finish_sealing())
         seal = _Seal(
             directory=self.directory,
-            temporary=writing.temporary,
+            temporary=self._parts.temporary(writing.round),
             keep_last=self.keep_last,
             best=self.best,
             gone=self._gone(),
@@ -148,7 +148,7 @@ class Checkpoints:
         self._parts.forget_ahead()
         writing, self._under_way = self._under_way, None
         if writing is not None:
-            writing.problem()
+            self._problem(writing)
         self._tell(self._finish_sealing())
         self.node.link.barrier()
         self.node.link.from_server(lambda: _sentence(self._sweep, self.directory))
@@ -160,10 +160,10 @@ class Checkpoints:
         if writing is None:
             return None
         try:
-            self.node.link.agree(writing.problem())
+            self.node.link.agree(self._problem(writing))
         except AgreedError as error:
             self._under_way = None
-            shutil.rmtree(writing.temporary, ignore_errors=True)
+            shutil.rmtree(self._parts.temporary(writing.round), ignore_errors=True)
             return f"no checkpoint of round {writing.round}: {error}"
         part = encode(writing.files.result(), self.names)
         self.seal(self.node.link.sum(part.ravel()).reshape(part.shape))
@@ -177,12 +177,19 @@ class Checkpoints:
             return None if problem is None else str(problem)
         raise problem
 
+    def _problem(self, writing: _Writing) -> str | None:
+        """Wait for the end of this rank's part, and give what was in the way."""
+        problem = writing.files.exception()
+        if isinstance(problem, OSError):
+            path = self._parts.temporary(writing.round)
+            return f"{path} cannot be written: {problem.strerror}"
+        if problem is not None:
+            raise problem
+        return None
+
     def _tell(self, problem: str | None) -> None:
         if problem is not None:
             self.say(problem)
-
-    def _temporary(self, round: int) -> Path:
-        return self.directory / f".{checkpoint_name(round)}.tmp"
 
     def _finish(self) -> None:
         problem = self._finish_sealing()
@@ -211,18 +218,8 @@ class _Writing:
     """One rank's part of a checkpoint on its way to disk."""
 
     round: int
-    temporary: Path
     progress: str
     files: Future[Files]
-
-    def problem(self) -> str | None:
-        """Wait for the end of it, and give what was in the way."""
-        problem = self.files.exception()
-        if isinstance(problem, OSError):
-            return f"{self.temporary} cannot be written: {problem.strerror}"
-        if problem is not None:
-            raise problem
-        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,8 +245,11 @@ class _Seal:
     def _seal(self) -> None:
         self._carry_over()
         final = self.directory / checkpoint_name(self.manifest["round"])
-        write_synced(self.temporary / MANIFEST, json.dumps(self.manifest).encode())
-        sync(self.temporary)
+        manifest = self.temporary / MANIFEST
+        has_names = manifest.exists()  # as the checkpoint that it once was, which lasts
+        write_synced(manifest, json.dumps(self.manifest).encode())
+        if not has_names:
+            sync(self.temporary)
         aside = None
         if final.exists():  # the same round again, where the first was damaged
             aside = self.directory / f".{final.name}.old"
@@ -270,10 +270,9 @@ class _Seal:
         spare = self.directory / SPARE
         if self.reuses and not spare.exists():
             os.replace(old, spare)  # from here on nobody finds it
-            names = {MANIFEST, *self.manifest["files"]}
-            if {path.name for path in spare.iterdir()} == names and all(
-                is_ours_alone(spare / name) for name in names
-            ):
+            files = list(spare.iterdir())
+            named = {path.name for path in files} == {MANIFEST, TOGETHER}
+            if named and all(map(is_ours_alone, files)):
                 return
             old = spare
         shutil.rmtree(old)
@@ -287,27 +286,33 @@ class _Seal:
         manifests = [read_manifest(checkpoint) for checkpoint in before]
         for name in self.gone:
             if manifests and name in manifests[0].files:
-                shutil.copyfile(before[0] / name, self.temporary / name)
-                sync(self.temporary / name)
-                self.manifest["files"][name] = manifests[0].files[name]
+                content = read_content(manifests[0], name)
+                write_synced(self.temporary / name, content)
+                self.manifest["files"][name] = fingerprint(content)
             else:
                 self.manifest["lost"].append(name)
 
 
 def encode(files: Files, names: Sequence[str]) -> NDArray[np.float64]:
     """What parts are, as numbers that ranks can add up: a row a name, of zeros where it is not
-    among the files, else bytes and the SHA-256 in pieces that float64 holds exactly."""
-    table = np.zeros((len(names), 1 + _PIECES))
+    among the files, else bytes, where it begins, counted from 1 and 0 in a file of its own, and the
+    SHA-256 in pieces that float64 holds exactly."""
+    table = np.zeros((len(names), 2 + _PIECES))
     for name, about in files.items():
         row = table[names.index(name)]
-        row[0], row[1:] = about["bytes"], np.frombuffer(bytes.fromhex(about["sha256"]), ">u4")
+        row[:2] = about["bytes"], about.get("at", -1) + 1
+        row[2:] = np.frombuffer(bytes.fromhex(about["sha256"]), ">u4")
     return table
 
 
 def decode(table: NDArray[np.float64], names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The reverse of `encode`."""
     return {
-        name: {"bytes": int(row[0]), "sha256": row[1:].astype(">u4").tobytes().hex()}
+        name: {
+            "bytes": int(row[0]),
+            **({"at": int(row[1]) - 1} if row[1] else {}),
+            "sha256": row[2:].astype(">u4").tobytes().hex(),
+        }
         for row, name in zip(table, names, strict=True)
         if row[0]
     }

@@ -25,22 +25,25 @@ class Packed:
             self.content = into
         start = 8 + int.from_bytes(self.content[:8], "little")
         header = json.loads(bytes(self.content[8:start]))
-        self._tensors = {
-            name: torch.frombuffer(
+        self._tensors = [
+            torch.frombuffer(
                 self.content,
                 dtype=leaf.dtype,
                 count=leaf.numel(),
                 offset=start + header[name]["data_offsets"][0],
             ).view(leaf.shape)
-            for name, leaf in leaves.items()
             if leaf.numel()
-        }
+            else torch.empty_like(leaf)
+            for name, leaf in leaves.items()
+        ]
 
     def fill(self, state: dict[str, Any]) -> None:
         """Copy a state made of the same parts."""
-        for name, leaf in _leaves(state):
-            if leaf.numel():
-                self._tensors[name].copy_(leaf)
+        for mine, leaf in zip(self._tensors, _values(state), strict=True):
+            if isinstance(leaf, Tensor):
+                mine.copy_(leaf)
+            else:
+                mine.fill_(leaf)
 
 
 def unpack(content: bytes | bytearray) -> dict[str, Tensor]:
@@ -68,6 +71,16 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from _leaves(inner, f"{name}.{key}" if name else key)
     else:
         yield name, value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.int64)
+
+
+def _values(value: Any) -> Iterator[Tensor | int]:
+    """The same without their places, in the same order: in a round, names would cost more than
+    copies."""
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _values(inner)
+    else:
+        yield value
 
 
 def _rebuild(tensors: dict[str, Tensor], like: Any, name: str = "") -> Any:
