@@ -31,7 +31,13 @@ from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.features import Extractor
 from fedgan_mpi.evaluation.scorer import RealImages, Scorer, generate, read_extractors
 from fedgan_mpi.files import read_whole, refuse_links, write_complete
-from fedgan_mpi.run.checkpoint import SERVER, checkpoints_of, read_shown_generator
+from fedgan_mpi.run.checkpoint import (
+    SERVER,
+    checkpoints_of,
+    read_content,
+    read_manifest,
+    read_shown_generator,
+)
 from fedgan_mpi.run.export import BEST, FINAL
 from fedgan_mpi.shards import Manifest, Shard, read_shard, shard_name
 from fedgan_mpi.start import check_same_shards, check_samples, read_heldout, scored_samples
@@ -172,11 +178,12 @@ def _targets(run: Path) -> list[str]:
 
 
 def _hash(target: Path) -> str:
-    path = target / SERVER if target.is_dir() else target
+    if target.is_dir():
+        return hashlib.sha256(read_content(read_manifest(target), SERVER)).hexdigest()
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(target.read_bytes()).hexdigest()
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        raise UserError(f"{target} cannot be read: {error.strerror}") from None
 
 
 def _round_of(target: Path) -> int:

@@ -313,8 +313,16 @@ def put_together(run: Path) -> dict[str, tuple[int, int]]:
     return places
 
 
-def test_files_in_one_are_read_as_those_apart(run, original):
+def test_files_in_one_are_read_as_those_apart(run, original, capsys):
+    assert main(["evaluate", str(run)]) == 0
+    scored = (run / "evaluation.jsonl").read_text()
     names = put_together(run)
+    assert main(["evaluate", str(run)]) == 0
+    assert (run / "evaluation.jsonl").read_text() == scored  # the same file still, by its hash
+    assert scored.count("checkpoints/round_000002") > 0
+    (run / "evaluation.jsonl").unlink()
+    assert main(["evaluate", str(run)]) == 0
+    assert (run / "evaluation.jsonl").read_text() == scored
     together, apart = read_manifest(checkpoint(run)), read_manifest(checkpoint(original))
     assert len(names) == 2
     for name in names:
