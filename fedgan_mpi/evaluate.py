@@ -179,7 +179,9 @@ def _targets(run: Path) -> list[str]:
 
 def _hash(target: Path) -> str:
     if target.is_dir():
-        return hashlib.sha256(read_content(read_manifest(target), SERVER)).hexdigest()
+        manifest = read_manifest(target)
+        read_content(manifest, SERVER)  # is what the manifest says
+        return str(manifest.files[SERVER]["sha256"])
     try:
         return hashlib.sha256(target.read_bytes()).hexdigest()
     except OSError as error:

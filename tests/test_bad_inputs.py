@@ -292,6 +292,7 @@ MANIFESTS: dict[str, Callable[[dict], object]] = {
     "lost in a number": lambda m: m.update(lost=3),
     "sizes as text": lambda m: m["files"]["server.safetensors"].update(bytes="all"),
     "an older version's": lambda m: m["files"].update({"server.pt": {}}),
+    "more than a file has": lambda m: m["files"]["server.safetensors"].update(more=1),
     "no hash": lambda m: m["files"]["server.safetensors"].pop("sha256"),
 }
 
@@ -360,7 +361,7 @@ def test_places_that_are_none(run, tmp_path, capsys):
         for change in (
             {"at": told["at"] - 1}, {"at": -1}, {"at": 2**80}, {"at": "0"}, {"at": None},
             {"at": True}, {"at": 0.5}, {"bytes": 2**80}, {"bytes": told["bytes"] + 1},
-            {"bytes": -1}, {"bytes": None}, {"sha256": None},
+            {"bytes": -1}, {"bytes": None}, {"sha256": None}, {"more": 1},
         ):  # fmt: skip
             files = {**whole["files"], name: {**told, **change}}
             path.write_text(json.dumps({**whole, "files": files}))

@@ -74,6 +74,11 @@ def keep(checkpoints: Checkpoints, round: int, *, ahead: bool) -> None:
     checkpoints.begin(round, {"round": round})
 
 
+def file_of(checkpoints: Checkpoints, name: str) -> str:
+    """In which file of a checkpoint a part stands."""
+    return TOGETHER if isinstance(checkpoints._parts, SharedParts) else name
+
+
 def holds(node: Node, checkpoints: Checkpoints, round: int, then: dict[str, torch.Tensor]) -> None:
     """The one checkpoint that is there, its files, and what is read of them."""
     (checkpoint,) = checkpoints_of(checkpoints.directory.parent)
@@ -81,8 +86,7 @@ def holds(node: Node, checkpoints: Checkpoints, round: int, then: dict[str, torc
     assert manifest.round == round and manifest.progress == {"round": round}
     there = {path.name for path in checkpoint.iterdir()}
     assert list(manifest.files) == checkpoints.names
-    is_together = isinstance(checkpoints._parts, SharedParts)
-    assert there == {"checkpoint.json", *([TOGETHER] if is_together else checkpoints.names)}
+    assert there == {"checkpoint.json", *(file_of(checkpoints, name) for name in manifest.files)}
     load_checkpoint(node, manifest)
     assert equal(states(node), then)
     node.link.barrier()
@@ -153,7 +157,7 @@ def test_a_part_that_cannot_be_written_costs_the_checkpoint_and_not_the_one_befo
     assert checkpoints.complete() is None
     with monkeypatch.context() as full:
         for module in ("files", "run.checkpoint_parts"):
-            part = TOGETHER if isinstance(checkpoints._parts, SharedParts) else "device_0001"
+            part = file_of(checkpoints, "device_0001.safetensors")
             full.setattr(f"fedgan_mpi.{module}.write_over", failing(f"round_000002.tmp/{part}"))
         play(algorithm, 1, start=1)
         keep(checkpoints, 2, ahead=True)
@@ -182,8 +186,7 @@ def test_files_are_written_over_once_nobody_has_a_hold_of_them(job):
         if link.is_server:
             checkpoints._finish_sealing()
         link.barrier()
-        is_together = isinstance(checkpoints._parts, SharedParts)
-        name = TOGETHER if is_together else "server.safetensors"
+        name = file_of(checkpoints, "server.safetensors")
         path = checkpoints.directory / f"round_{round:06d}" / name
         files_seen.append(path.stat().st_ino)
         if link.is_server and round == 3:
@@ -194,7 +197,7 @@ def test_files_are_written_over_once_nobody_has_a_hold_of_them(job):
             with open(path, "rb") as file:
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         link.barrier()
-    if is_together:
+    if isinstance(checkpoints._parts, SharedParts):
         assert files_seen[0] == files_seen[2] and files_seen[1] == files_seen[3]
     assert all(one != next for one, next in pairwise(files_seen))
     assert files_seen[2] not in files_seen[3:] and files_seen[3] not in files_seen[4:]
