@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from test_jobs import ENVIRONMENT, MPIRUN, SMALL, generator, losses, rounds_told
-from test_jobs import run as run_here
+from whole_jobs import ENVIRONMENT, MPIRUN, SMALL, generator, losses, rounds_told
+from whole_jobs import run as run_here
 
 from fedgan_mpi.run.checkpoint import checkpoints_of
 

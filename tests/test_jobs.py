@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -14,50 +13,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.torch import load
+from whole_jobs import (
+    ENVIRONMENT,
+    SMALL,
+    copy_without_last_checkpoint,
+    generator,
+    lines,
+    losses,
+    run,
+)
 
 from fedgan_mpi.run.checkpoint import read_content, read_manifest
 
 pytestmark = pytest.mark.jobs
-
-MPIRUN = shutil.which("mpirun", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-if MPIRUN is None:
-    pytest.skip("no mpirun", allow_module_level=True)
-
-# A rank in a job sets its own threads; those of the test's process are not for it.
-ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
-SMALL = ["--model.width", "4", "--model.nz", "8", "--evaluation.every", "0"]
-
-
-def run(
-    ranks: int, *arguments: str, cwd: Path, program: tuple[str, ...] = ("-m", "fedgan_mpi")
-) -> subprocess.CompletedProcess[str]:
-    command = [MPIRUN, "-n", str(ranks), sys.executable, *program, *arguments]
-    return subprocess.run(
-        command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=200
-    )
-
-
-def lines(run_directory: Path) -> list[dict]:
-    return [json.loads(line) for line in (run_directory / "stats.jsonl").read_text().splitlines()]
-
-
-def rounds_told(run_directory: Path) -> int:
-    """How many a job has told of, which may be in the middle of a line."""
-    path = run_directory / "stats.jsonl"
-    whole, _, _ = (path.read_text() if path.exists() else "").rpartition("\n")
-    return sum('"participants"' in line for line in whole.splitlines())
-
-
-def losses(run_directory: Path) -> list[tuple]:
-    return [
-        (line["round"], line["d_loss"], line["g_loss"])
-        for line in lines(run_directory)
-        if "d_loss" in line
-    ]
-
-
-def generator(run_directory: Path) -> bytes:
-    return (run_directory / "generator.safetensors").read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -150,8 +118,7 @@ def test_the_report_needs_no_other_file(whole):
 def test_the_checkpoint_goes_on_bitwise(whole, tmp_path):
     """Four rounds, then to six on other ranks: numbers and parameters of the run in one go."""
     from_four = tmp_path / "runs" / "a"
-    shutil.copytree(whole, from_four)
-    shutil.rmtree(from_four / "checkpoints" / "round_000006")
+    copy_without_last_checkpoint(whole, from_four)
     for name in ("generator.safetensors", "report.html"):
         (from_four / name).unlink()
     done = run(4, "train", "--resume", "runs/a", cwd=tmp_path)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-import shutil
 
 import pytest
-from test_jobs import SMALL, generator, lines, losses, run
+from whole_jobs import SMALL, copy_without_last_checkpoint, generator, lines, losses, run
 
 from fedgan_mpi.cluster.processor import multiplies_bfloat16
 
@@ -30,10 +29,7 @@ def test_a_narrow_run_resumes_bitwise_on_other_ranks_and_sends_what_it_announced
     done = run(4, "--run.name", "a", "--training.rounds", "6", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     whole, cut = tmp_path / "runs" / "a", tmp_path / "runs" / "b"
-    shutil.copytree(whole, cut)
-    shutil.rmtree(cut / "checkpoints" / "round_000006")
-    text = (cut / "config.toml").read_text()
-    (cut / "config.toml").write_text(text.replace('name = "a"', 'name = "b"'))
+    copy_without_last_checkpoint(whole, cut)
     done = run(3, "--resume", "runs/b", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert losses(whole) == losses(cut) and len(losses(cut)) == 6

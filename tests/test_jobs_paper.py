@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from test_fairness import DEVICES
-from test_jobs import ENVIRONMENT, MPIRUN, SMALL
 from test_report import make_run
+from whole_jobs import ENVIRONMENT, MPIRUN, SMALL
 
 from fedgan_mpi.command_line import parse_train
 from fedgan_mpi.config import Config

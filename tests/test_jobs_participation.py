@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_jobs import SMALL, generator, lines, run
+from whole_jobs import SMALL, copy_without_last_checkpoint, generator, lines, run
 
 FLAGS = [
     "--participation.fraction=0.4",
@@ -44,10 +44,7 @@ def test_a_run_resumes_bitwise_on_other_ranks(tmp_path, policy, algorithm):
     assert done.returncode == 0, done.stderr
     assert "devices took part in" in done.stdout and "(Jain); classes seen" in done.stdout
     whole, cut = tmp_path / "runs" / "a", tmp_path / "runs" / "b"
-    shutil.copytree(whole, cut)
-    shutil.rmtree(cut / "checkpoints" / "round_000006")
-    text = (cut / "config.toml").read_text()
-    (cut / "config.toml").write_text(text.replace('name = "a"', 'name = "b"'))
+    copy_without_last_checkpoint(whole, cut)
     done = run(3, "--resume", "runs/b", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rounds = [line for line in exact(whole) if "participants" in line]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_jobs import SMALL, lines, run
+from whole_jobs import SMALL, copy_without_last_checkpoint, lines, run
 
 from fedgan_mpi.__main__ import main
 from fedgan_mpi.files import write_complete
@@ -52,8 +52,7 @@ def test_scores_are_told_a_round_late_but_of_their_round(trained):
 def test_a_run_killed_while_a_score_was_pending_tells_the_same(trained):
     """The checkpoint of round 8 was written between that round and its score."""
     cut = trained.with_name("cut")
-    shutil.copytree(trained, cut)
-    shutil.rmtree(cut / "checkpoints" / "round_000010")
+    copy_without_last_checkpoint(trained, cut)
     (cut / "generator.safetensors").unlink()
     done = run(3, "--resume", "runs/cut", cwd=trained.parents[1])
     assert done.returncode == 0, done.stderr

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load
-from test_jobs import SMALL, generator, lines, run
+from whole_jobs import SMALL, generator, lines, run
 
 from fedgan_mpi.run.checkpoint import checkpoints_of, read_content, read_manifest
 from fedgan_mpi.run.checkpoint_writer import decode, encode

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_jobs import SMALL, lines, rounds_told
+from whole_jobs import SMALL, lines, rounds_told
 
 from fedgan_mpi.run.checkpoint import checkpoints_of
 

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_jobs import ENVIRONMENT, SMALL, generator, lines
-from test_jobs import run as run_without
+from whole_jobs import ENVIRONMENT, SMALL, generator, lines
+from whole_jobs import run as run_without
 
 from fedgan_mpi.cluster.participation import Participation
 from fedgan_mpi.config import ParticipationConfig

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from test_jobs import generator
 from test_survive import exact, job, needs_ulfm, same
+from whole_jobs import generator
 
 pytestmark = pytest.mark.jobs
 
