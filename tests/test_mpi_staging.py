@@ -163,4 +163,4 @@ def test_one_rank_without_a_gpu_makes_all_take_host_memory(comm, monkeypatch):
 def test_without_gpus_there_is_nothing_to_choose(comm):
     link = Link(comm)
     link.choose_route("cpu")
-    assert link.route == "host memory, where vectors lie" and link._staging is None
+    assert link.route == "host memory, where vectors lie" and not link._any_gpu

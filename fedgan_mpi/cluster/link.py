@@ -15,9 +15,8 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from itertools import accumulate, pairwise
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, cast
 
 # MPICH's ranks yield their core while they spin; must be set before the library starts.
@@ -31,6 +30,8 @@ from fedgan_mpi.cluster.gpu import cuda_devices
 from fedgan_mpi.cluster.launcher import world_size_problem
 from fedgan_mpi.cluster.lifeline import Invitation, Lifeline, Listener, connect
 from fedgan_mpi.cluster.mailbox import Bell, Bytes, Mailbox, shared_file, shared_memory
+from fedgan_mpi.cluster.ordered import add_in_order
+from fedgan_mpi.cluster.processor import core_quota, usable_cores
 from fedgan_mpi.cluster.route import cuda_aware, numbers_travel
 from fedgan_mpi.cluster.staging import Accelerator, Cuda, Staging
 from fedgan_mpi.cluster.watchdog import GRACE, Board, Watchdog, exit_soon, ranks_on_hosts
@@ -96,9 +97,9 @@ class Link:
         machine = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.ranks_here: int = machine.size
         self.rank_here: int = machine.rank
-        everyones = machine.allgather(_usable_cores())
+        everyones = machine.allgather(usable_cores())
         cores = set().union(*everyones)
-        self.cores_here = min(len(cores), machine.allreduce(_core_quota(), MPI.MIN))
+        self.cores_here = min(len(cores), machine.allreduce(core_quota(), MPI.MIN))
         crowded = self._comm.allreduce(machine.size > self.cores_here, MPI.LOR)
         one_machine = self._comm.allreduce(machine.size == self.size, MPI.LAND)
         machine.Free()
@@ -125,8 +126,8 @@ class Link:
         self.in_order = False
         """Whether an average adds device by device."""
         self._asked_route: Literal["auto", "host", "cuda"] = "auto"
-        self._staging: Staging | None = None  # there is one where any rank has a GPU
-        self._rooms: dict[Hashable, Tensor] = {}
+        self._any_gpu = False
+        self._staging = Staging(None, direct=True)
         self.reset_counters()
 
     # ---------------------------------------------------------------- verbs that move models
@@ -150,13 +151,14 @@ class Link:
         packed = wire.pack(vector.detach(), ("down", vector.numel()), load=self.is_server)
         box = self._mailbox("down", packed.nbytes)
         if box is not None:
-            host = self._host(packed, "down", load=self.is_server)
+            host = self._staging.whole(packed, "down", load=self.is_server)
             box.down(_bytes(host))
             if not self.is_server:
-                self._land(packed, host)
+                self._staging.land(packed, host)
         else:
             self._arrive()
-            for piece in self._outgoing(packed) if self.is_server else self._incoming(packed):
+            pieces = self._staging.outgoing if self.is_server else self._staging.incoming
+            for piece in pieces(packed):
                 self._comm.Bcast(piece, root=0)
         if not self.is_server:
             wire.unpack(packed, vector.detach())
@@ -175,25 +177,26 @@ class Link:
         ranks there are. With one row, MPI adds in an order of its own, unless the wire rounds: then
         rows are added here, in the type of `into`.
         """
-        start = time.perf_counter()
+        start, staging = time.perf_counter(), self._staging
         packed = self.wire.pack(uplink, "up", load=not self.is_server)
         box = self._mailbox("up", packed.nbytes)
         if box is not None:
-            host = self._host(packed, "up", load=not self.is_server)
-            total = self._host(into, "total", load=False)
+            host = staging.whole(packed, "up", load=not self.is_server)
+            total = staging.whole(into, "total", load=False)
             box.up(_bytes(host), lambda parts: self._add(_tables(parts, host), total))
             if self.is_server:
-                self._land(into, total)
+                staging.land(into, total)
         elif self.in_order:
-            self._add_in_order(packed, into)
+            self._arrive()
+            add_in_order(packed, into, self._comm, staging, self.wire)
         elif self.is_server:
             self._arrive()
-            pieces = zip(self._outgoing(uplink.view(-1)), self._incoming(into), strict=True)
+            pieces = zip(staging.outgoing(uplink.view(-1)), staging.incoming(into), strict=True)
             for mine, sum_of_all in pieces:
                 self._comm.Reduce(mine, sum_of_all, MPI.SUM, root=0)
         else:
             self._arrive()
-            for mine in self._outgoing(uplink.view(-1)):
+            for mine in staging.outgoing(uplink.view(-1)):
                 self._comm.Reduce(mine, None, MPI.SUM, root=0)
         self.bytes_up += self.wire.nbytes(into)
         self.seconds_up += time.perf_counter() - start
@@ -236,13 +239,14 @@ class Link:
             receiver, sender = self._place_of(to[device]), self._place_of(source[device])
             leaves = self.wire.copy(vector, ("leaves", device))  # another comes into its place
             comes = self.wire.pack(vector, ("comes", device), load=False)
-            host = self._host(leaves, ("leaves", device), load=True)
+            host = self._staging.whole(leaves, ("leaves", device), load=True)
             sends.append((receiver, to[device], host))
-            receives.append((sender, device, self._host(comes, ("comes", device), load=False)))
+            host = self._staging.whole(comes, ("comes", device), load=False)
+            receives.append((sender, device, host))
             arriving.append((comes, vector))
         self._exchange(sends, receives)
         for (comes, vector), (_, _, host) in zip(arriving, receives, strict=True):
-            self._land(comes, host)
+            self._staging.land(comes, host)
             self.wire.unpack(comes, vector)
         self.bytes_up += self._largest(vectors)
         self.seconds_up += time.perf_counter() - start
@@ -395,12 +399,12 @@ class Link:
         if self._asked_route == "cuda" and not direct:
             right = "a GPU and a CUDA-aware MPI on every rank, but numbers do not come through"
             raise AgreedError(f"link.route is 'cuda', which needs {right}; use 'host'")
-        self._staging = Staging(gpu, direct=direct)
+        self._any_gpu, self._staging = True, Staging(gpu, direct=direct)
 
     @property
     def route(self) -> str:
         """Which memory MPI reads, in words."""
-        if self._staging is None:
+        if not self._any_gpu:
             return "host memory, where vectors lie"
         if self._staging.direct:
             return "cuda, the GPU's own memory"
@@ -574,7 +578,7 @@ class Link:
             for device, row in rows.items()
         }
         hosts = {
-            device: self._host(row, (to_server, device), load=sends)
+            device: self._staging.whole(row, (to_server, device), load=sends)
             for device, row in packed.items()
         }
         parcels = [
@@ -584,69 +588,8 @@ class Link:
         self._exchange(parcels if sends else [], [] if sends else parcels)
         if not sends:
             for device, row in rows.items():
-                self._land(packed[device], hosts[device])
+                self._staging.land(packed[device], hosts[device])
                 self.wire.unpack(packed[device], row)
-
-    def _add_in_order(self, packed: Tensor, into: Tensor) -> None:
-        """Add everyone's rows to the server's `into`, device by device."""
-        few = self.device_ranks * self.wire.nbytes(into) <= into.nbytes
-        (self._gather_in_order if few else self._add_slices_in_order)(packed, into)
-
-    def _gather_in_order(self, packed: Tensor, into: Tensor) -> None:
-        """The server adds them up, piece by piece: it keeps none of them."""
-        total = self._host(into, "total", load=False) if self.is_server else into
-        if self.is_server:
-            total.zero_()
-        self._arrive()
-        for row in packed:
-            start = 0
-            for piece in self._outgoing(row):
-                shape = (self.size if self.is_server else 0, len(piece))
-                everyone = self._room("everyone", shape, piece, piece.dtype)
-                self._comm.Gather(piece, everyone if self.is_server else None, root=0)
-                for theirs in everyone[1:]:
-                    self.wire.add(theirs, total[start : start + len(piece)])
-                start += len(piece)
-        if self.is_server:
-            self._land(into, total)
-
-    def _add_slices_in_order(self, packed: Tensor, into: Tensor) -> None:
-        """Each device rank adds up a slice of every piece, and the server takes in the sums: no
-        rank takes in more the more there are."""
-        sums: list[tuple[int, Tensor]] = []  # each piece's length, and what my slice adds up to
-        self._arrive()
-        for row in packed:
-            for number, piece in enumerate(self._outgoing(row)):
-                slices = self._exchange_slices(piece)
-                if number == len(sums):
-                    mine = self._room(("sum", number), slices.shape[1:], piece, into.dtype)
-                    sums.append((len(piece), mine.zero_()))
-                for theirs in slices:
-                    self.wire.add(theirs, sums[number][1])
-        total = self._host(into, "total", load=False) if self.is_server else into
-        start = 0
-        for number, (length, mine) in enumerate(sums):
-            mine = self._host(mine, ("sum", number), load=True)  # what was added is there
-            there = [total[start : start + length], self._slices_of(length)]
-            self._comm.Gatherv(mine, there if self.is_server else None, root=0)
-            start += length
-        if self.is_server:
-            self._land(into, total)
-
-    def _exchange_slices(self, piece: Tensor) -> Tensor:
-        """Everyone's slice that is this rank's, (device ranks, length); the server's are empty."""
-        counts, starts = self._slices_of(len(piece))
-        ranks, mine = self.device_ranks, counts[self.rank]
-        slices = self._room("slices", (ranks, mine), piece, piece.dtype)
-        sends = ([0] * self.size, starts) if self.is_server else (counts, starts)
-        receives = [0] + [mine] * ranks, [0] + [mine * n for n in range(ranks)]
-        self._comm.Alltoallv([piece, sends], [slices, receives])
-        return slices
-
-    def _slices_of(self, length: int) -> tuple[list[int], list[int]]:
-        """(lengths, starts) of all ranks' slices of so many numbers; the server has none."""
-        ends = [0] + [length * rank // self.device_ranks for rank in range(self.size)]
-        return [end - start for start, end in pairwise(ends)], ends[:-1]
 
     def _add(self, tables: Sequence[Tensor], into: Tensor) -> None:
         """Overwrite `into` with the sum of all rows of all device ranks' tables, in the order of
@@ -669,7 +612,7 @@ class Link:
     def _mailbox(self, purpose: Literal["down", "up", "numbers"], nbytes: int) -> Mailbox | None:
         """What vectors cross in where they go by shared memory; made on first use, and anew for
         longer ones."""
-        if self._bell is None or (self._staging is not None and self._staging.direct):
+        if self._bell is None or (self._any_gpu and self._staging.direct):
             return None
         box = self._mailboxes.get(purpose)
         if box is None or box.capacity < nbytes:
@@ -678,32 +621,6 @@ class Link:
             box = Mailbox(self._comm, self._bell, nbytes, writers[purpose])
             self._mailboxes[purpose] = box
         return box
-
-    def _host(self, vector: Tensor, purpose: Hashable, *, load: bool) -> Tensor:
-        """The memory that MPI reads and writes for a vector: its own, or for a GPU's a buffer."""
-        if self._staging is None:
-            return vector
-        return self._staging.whole(vector, purpose, load=load)
-
-    def _land(self, vector: Tensor, host: Tensor) -> None:
-        """Bring what MPI wrote into a buffer to its GPU vector."""
-        if self._staging is not None:
-            self._staging.land(vector, host)
-
-    def _outgoing(self, vector: Tensor) -> Iterator[Tensor]:
-        """What MPI reads of a 1-D vector, in one piece or several, alike on all ranks."""
-        return iter((vector,)) if self._staging is None else self._staging.outgoing(vector, "out")
-
-    def _incoming(self, vector: Tensor) -> Iterator[Tensor]:
-        """Where MPI writes a 1-D vector, in the same pieces."""
-        return iter((vector,)) if self._staging is None else self._staging.incoming(vector, "in")
-
-    def _room(self, purpose: Hashable, shape: Sequence[int], like: Tensor, dtype: Any) -> Tensor:
-        """Memory where `like` lies; the same at every call."""
-        key = (purpose, tuple(shape), dtype, like.device)
-        if key not in self._rooms:
-            self._rooms[key] = like.new_empty(tuple(shape), dtype=dtype)
-        return self._rooms[key]
 
     def _largest(self, rows: Mapping[int, Tensor]) -> int:
         """Bytes that one participant sends or receives; 0 on a rank without one."""
@@ -722,25 +639,6 @@ def _tables(parts: Sequence[Bytes], like: Tensor) -> list[Tensor]:
     import torch
 
     return [torch.from_numpy(part).view(like.dtype).view_as(like) for part in parts]
-
-
-def _usable_cores() -> set[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
-    return set(range(os.cpu_count() or 1))
-
-
-def _core_quota() -> int:
-    """Cores that a container's CPU limit amounts to, rounded up; many where there is no limit."""
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, -(-int(quota) // int(period)))  # "max" is no number
-    with contextlib.suppress(OSError, ValueError):
-        v1 = Path("/sys/fs/cgroup/cpu")
-        quota, period = ((v1 / f"cpu.cfs_{what}_us").read_text() for what in ("quota", "period"))
-        if int(quota) > 0:
-            return max(1, -(-int(quota) // int(period)))
-    return 2**30
 
 
 def _can_survive() -> bool:

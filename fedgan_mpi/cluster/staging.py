@@ -80,10 +80,11 @@ class Staging:
     """The road between one GPU's vectors and memory that MPI may read and write."""
 
     def __init__(self, gpu: Accelerator | None, *, direct: bool) -> None:
-        """gpu: None where other ranks have one and this has not; its pieces are then theirs.
-        direct: MPI reads the GPU's memory itself."""
+        """gpu: None where this rank has none; its pieces are those of ranks that have one. direct:
+        MPI reads vectors where they lie."""
         self.gpu, self.direct = gpu, direct
         self._buffers: dict[Hashable, Tensor] = {}
+        self._rooms: dict[Hashable, Tensor] = {}
 
     def whole(self, vector: Tensor, purpose: Hashable, *, load: bool) -> Tensor:
         """Memory of the vector's shape for MPI, with its values where `load` says so."""
@@ -108,7 +109,7 @@ class Staging:
             gpu.lead()
             gpu.wait(copied)  # the buffer is free again
 
-    def outgoing(self, vector: Tensor, purpose: Hashable) -> Iterator[Tensor]:
+    def outgoing(self, vector: Tensor, purpose: Hashable = "out") -> Iterator[Tensor]:
         """A 1-D vector's values piece by piece, each for as long as the loop stays with it."""
         gpu, pieces = self._gpu_of(vector), self._pieces(vector)
         if gpu is None or self.direct:
@@ -125,7 +126,7 @@ class Staging:
             gpu.wait(arrived)
             yield buffers[k % 2][: len(piece)]
 
-    def incoming(self, vector: Tensor, purpose: Hashable) -> Iterator[Tensor]:
+    def incoming(self, vector: Tensor, purpose: Hashable = "in") -> Iterator[Tensor]:
         """Memory for a 1-D vector piece by piece, to be filled by the loop that asks for it and to
         be asked for to the end: the vector is overwritten meanwhile."""
         gpu, pieces = self._gpu_of(vector), self._pieces(vector)
@@ -142,6 +143,13 @@ class Staging:
             copied.append(gpu.copy(piece, buffers[k % 2][: len(piece)]))
         gpu.lead()
         gpu.wait(copied[-1])  # and the buffers are free again
+
+    def room(self, purpose: Hashable, shape: Sequence[int], like: Tensor, dtype: Any) -> Tensor:
+        """Memory where `like` lies; the same at every call."""
+        key = (purpose, tuple(shape), dtype, like.device)
+        if key not in self._rooms:
+            self._rooms[key] = like.new_empty(tuple(shape), dtype=dtype)
+        return self._rooms[key]
 
     def _gpu_of(self, vector: Tensor) -> Accelerator | None:
         return self.gpu if self.gpu is not None and self.gpu.owns(vector) else None
