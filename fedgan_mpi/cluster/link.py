@@ -30,7 +30,7 @@ from fedgan_mpi.cluster.gpu import cuda_devices
 from fedgan_mpi.cluster.launcher import world_size_problem
 from fedgan_mpi.cluster.lifeline import Invitation, Lifeline, Listener, connect
 from fedgan_mpi.cluster.mailbox import Bell, Bytes, Mailbox, shared_file, shared_memory
-from fedgan_mpi.cluster.ordered import add_in_order
+from fedgan_mpi.cluster.ordered import add_in_order, add_tables
 from fedgan_mpi.cluster.processor import core_quota, usable_cores
 from fedgan_mpi.cluster.route import cuda_aware, numbers_travel
 from fedgan_mpi.cluster.staging import Accelerator, Cuda, Staging
@@ -183,7 +183,7 @@ class Link:
         if box is not None:
             host = staging.whole(packed, "up", load=not self.is_server)
             total = staging.whole(into, "total", load=False)
-            box.up(_bytes(host), lambda parts: self._add(_tables(parts, host), total))
+            box.up(_bytes(host), lambda parts: add_tables(_tables(parts, host), total, self.wire))
             if self.is_server:
                 staging.land(into, total)
         elif self.in_order:
@@ -590,14 +590,6 @@ class Link:
             for device, row in rows.items():
                 self._staging.land(packed[device], hosts[device])
                 self.wire.unpack(packed[device], row)
-
-    def _add(self, tables: Sequence[Tensor], into: Tensor) -> None:
-        """Overwrite `into` with the sum of all rows of all device ranks' tables, in the order of
-        devices."""
-        into.zero_()
-        for row in range(len(tables[0])):
-            for table in tables:
-                self.wire.add(table[row], into)
 
     def _exchange(self, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> None:
         """Send and receive parcels, each (other rank, receiving or sending device as tag, vector),

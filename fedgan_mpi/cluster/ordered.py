@@ -5,6 +5,7 @@ in an order and a type of its own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,14 @@ def add_in_order(
     """
     few = (comm.size - 1) * wire.nbytes(into) <= into.nbytes
     (_gather if few else _add_slices)(packed, into, comm, staging, wire)
+
+
+def add_tables(tables: Sequence[Tensor], into: Tensor, wire: Wire) -> None:
+    """The same where all tables of rows lie before this rank, as in shared memory."""
+    into.zero_()
+    for row in range(len(tables[0])):
+        for table in tables:
+            wire.add(table[row], into)
 
 
 def _gather(packed: Tensor, into: Tensor, comm: MPI.Comm, staging: Staging, wire: Wire) -> None:
