@@ -20,7 +20,7 @@ from fedgan_mpi.command_line import config_table
 from fedgan_mpi.evaluation.scorer import RealImages, Scorer, Seen, generate, read_extractors
 from fedgan_mpi.learning.networks import count_parameters, default_width
 from fedgan_mpi.privacy import epsilon
-from fedgan_mpi.run.checkpoint_writer import Checkpoints, encode
+from fedgan_mpi.run.checkpoint_writer import Checkpoints
 from fedgan_mpi.run.export import BEST, FINAL, write_generator
 from fedgan_mpi.run.record import Record
 from fedgan_mpi.start import Start, scored_samples
@@ -54,7 +54,7 @@ class Keeper:
             },
             say=lambda line: self.record.say(line),
         )
-        self.vote = Vote(len(self.checkpoints.names))
+        self.vote = Vote(self.checkpoints.nothing)
         self.saved = time.monotonic()
         self.scorer: Scorer | None = None
         features = start.manifest.features
@@ -104,7 +104,7 @@ class Keeper:
         """Collective. Forget all since `progress` was that; `begin` comes next."""
         self.record, self.progress = record, progress
         self.last = self.start.config.training.rounds
-        self.vote, self.pending, self.stopped = Vote(len(self.checkpoints.names)), None, None
+        self.vote, self.pending, self.stopped = Vote(self.checkpoints.nothing), None, None
         self.checkpoints.abandon()
 
     def meanwhile(self, round: int) -> None:
@@ -324,10 +324,10 @@ class Keeper:
 class Vote:
     """What ranks must agree on after a round; its numbers are added up with the round's own."""
 
-    def __init__(self, files: int) -> None:
-        """files: of a checkpoint."""
-        self._shape = files, -1
-        self.numbers = np.zeros(5 + encode({}, [""] * files).size)
+    def __init__(self, parts: NDArray[np.float64]) -> None:
+        """parts: the shape in which those of a checkpoint are told."""
+        self._shape = parts.shape
+        self.numbers = np.zeros(5 + parts.size)
 
     def cast(
         self,

@@ -71,7 +71,8 @@ def test_a_state_of_other_parts_is_refused(other):
         restore(unpack(Packed(other).content), state())
 
 
-ABOUT = {"progress": {}, "configuration": {}, "shards_sha256": ""}
+ABOUT = {"configuration": {}, "shards_sha256": ""}
+PROGRESS = {"images_seen": 3}
 
 
 def seal(
@@ -88,8 +89,10 @@ def seal(
         best=best,
         gone=[*gone],
         reuses=False,
-        manifest={"round": round, **ABOUT, "files": {}, "lost": []},
-    ).run()
+        round=round,
+        progress=json.dumps(PROGRESS),
+        about=ABOUT,
+    ).run(dict)
     return [int(path.name.removeprefix("round_")) for path in checkpoints_of(run)]
 
 
@@ -105,7 +108,8 @@ def test_the_last_ones_are_those_before_and_not_damaged_ones_of_later_rounds(run
     assert seal(run, 12, keep_last=2) == [10, 12, 25, 30]
     assert seal(run, 14, keep_last=2) == [12, 14, 25, 30]
     assert seal(run, 30, keep_last=2) == [25, 30]
-    assert json.loads((run / "checkpoints/round_000030/checkpoint.json").read_text())["round"] == 30
+    manifest = read_manifest(checkpoints_of(run)[-1])
+    assert manifest.round == 30 and manifest.progress == PROGRESS
     assert [path.name for path in (run / "checkpoints").glob(".*")] == []
 
 
@@ -124,7 +128,8 @@ def test_the_dead_devices_state_is_that_of_the_checkpoint_before(run, together):
     (before / ("states.bin" if together else name)).write_bytes(b"012" if together else content)
     told = {"bytes": 1, "sha256": hashlib.sha256(content).hexdigest()}
     files = {name: {**told, "at": 2} if together else told}
-    (before / "checkpoint.json").write_text(json.dumps({"round": 30, **ABOUT, "files": files}))
+    manifest = {"round": 30, "progress": {}, **ABOUT, "files": files}
+    (before / "checkpoint.json").write_text(json.dumps(manifest))
     gone = (name, "device_0003.safetensors")
     assert seal(run, 31, keep_last=1, gone=gone) == [31]
     manifest = read_manifest(run / "checkpoints" / checkpoint_name(31))

@@ -7,6 +7,7 @@ import json
 import mmap
 import time
 from collections.abc import Callable
+from concurrent.futures import wait
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,29 @@ def test_a_checkpoint_holds_what_was_when_it_was_begun(job, ahead, monkeypatch):
     assert said == []
 
 
+def test_a_rank_that_is_a_round_ahead_does_not_write_over_what_is_being_written(job, monkeypatch):
+    """As one may be that takes no part in a round and waits for nobody in it."""
+    algorithm, checkpoints, said = job
+    node, checkpoints.keep_last = algorithm.node, 9
+    for slow in ("write_over", "sync_content"):
+        monkeypatch.setattr(checkpoint_parts, slow, later(getattr(checkpoint_parts, slow)))
+    play(algorithm, 1)
+    then = []
+    for round in range(1, 5):
+        for device in node.devices:
+            device.batches.drawn += 1
+        then.append(states(node))
+        keep(checkpoints, round, ahead=True)  # and the next one at once
+    assert checkpoints.complete() is None
+    there = checkpoints_of(checkpoints.directory.parent)
+    assert len(there) == len(then)
+    for checkpoint, expected in zip(there, then, strict=True):
+        load_checkpoint(node, read_manifest(checkpoint))
+        assert equal(states(node), expected)
+    node.link.barrier()
+    assert said == []
+
+
 def later(act: Callable[..., Any]) -> Callable[..., Any]:
     def slow(*arguments: Any) -> Any:
         time.sleep(0.03)
@@ -134,6 +158,24 @@ def test_a_planned_checkpoint_that_does_not_come_leaves_nothing(job):
     assert checkpoints.complete() is None
     assert not list(checkpoints.directory.glob(".*"))
     holds(algorithm.node, checkpoints, 2, then)
+
+
+def test_one_process_makes_valid_what_it_has_written_alone(job):
+    """Nothing more is exchanged; where ranks write their own, all must tell first."""
+    algorithm, checkpoints, said = job
+    play(algorithm, 1)
+    then = states(algorithm.node)
+    keep(checkpoints, 1, ahead=True)
+    alone = isinstance(checkpoints._parts, SharedParts)
+    assert checkpoints.waits != alone
+    assert (checkpoints.nothing.size == 0) == alone
+    if algorithm.link.is_server and alone:
+        assert checkpoints._finish_sealing() is None
+    there = checkpoints_of(checkpoints.directory.parent) if algorithm.link.is_server else []
+    assert bool(there) == (alone and algorithm.link.is_server)
+    assert checkpoints.complete() is None
+    holds(algorithm.node, checkpoints, 1, then)
+    assert said == []
 
 
 def failing(part: str) -> Callable[..., None]:
@@ -171,6 +213,22 @@ def test_a_part_that_cannot_be_written_costs_the_checkpoint_and_not_the_one_befo
     keep(checkpoints, 3, ahead=True)
     assert checkpoints.complete() is None
     holds(algorithm.node, checkpoints, 3, then)
+
+
+def test_what_was_in_the_way_of_one_process_is_said_with_the_next_numbers(job, monkeypatch):
+    """And not a checkpoint later. Where ranks write their own, it is among those numbers."""
+    algorithm, checkpoints, said = job
+    if not isinstance(checkpoints._parts, SharedParts):
+        pytest.skip("each rank writes its own")
+    monkeypatch.setattr(checkpoint_parts, "write_over", failing("round_000001.tmp"))
+    keep(checkpoints, 1, ahead=True)
+    if algorithm.link.is_server:
+        wait([checkpoints._sealing])
+        assert said == []
+    checkpoints.tell()
+    assert len(said) == algorithm.link.is_server
+    assert all(line.startswith("no checkpoint of round 1: ") for line in said)
+    assert checkpoints.complete() is None
 
 
 def test_files_are_written_over_once_nobody_has_a_hold_of_them(job):
@@ -215,6 +273,6 @@ def test_ranks_of_large_states_or_several_write_their_own(job, monkeypatch):
     total = node.link.sum(np.array([checkpoint_parts._length(node)], np.float64))[0]
     for limit, expected in [(total, writer), (total - 1, OwnPart)]:
         monkeypatch.setattr(checkpoint_parts, "SMALL", int(limit))
-        assert type(make_parts(node, parts.threads, parts.run)) is expected
+        assert type(make_parts(node, parts.thread, parts.run)) is expected
     hosting = toy_algorithm(node.link, toy_config(), toy_shards([20] * (node.link.size + 1))).node
-    assert type(make_parts(hosting, parts.threads, parts.run)) is OwnPart
+    assert type(make_parts(hosting, parts.thread, parts.run)) is OwnPart

@@ -48,9 +48,11 @@ class Parts(ABC):
 
     reuses = False
     """Whether it writes over the spare."""
+    are_all = False
+    """Whether the server's are those of all ranks, and nobody else can fail."""
 
-    def __init__(self, node: Node, threads: Executor, run: Path) -> None:
-        self.node, self.threads, self.run = node, threads, run
+    def __init__(self, node: Node, thread: Executor, run: Path) -> None:
+        self.node, self.thread, self.run = node, thread, run
 
     def temporary(self, round: int) -> Path:
         """Where a checkpoint is written."""
@@ -63,8 +65,8 @@ class Parts(ABC):
 
     @abstractmethod
     def begin(self, round: int) -> Future[Files]:
-        """Collective, after that round or an unplanned one; what was written before is on disk.
-        Copy this rank's states and begin to write. Gives what it writes, in a while."""
+        """Collective, after that round or an unplanned one; on the server, what was written before
+        is on disk. Copy this rank's states and begin to write. Gives what it writes, in a while."""
 
     @abstractmethod
     def forget_ahead(self) -> None:
@@ -78,8 +80,8 @@ class Parts(ABC):
 class OwnPart(Parts):
     """Each rank writes what it has copied."""
 
-    def __init__(self, node: Node, threads: Executor, run: Path) -> None:
-        super().__init__(node, threads, run)
+    def __init__(self, node: Node, thread: Executor, run: Path) -> None:
+        super().__init__(node, thread, run)
         self._contents: dict[str, Packed] = {}
         """File name -> content, of a rank that keeps one state: filled anew each time."""
         self._last: Future[Files] | None = None
@@ -112,7 +114,7 @@ class OwnPart(Parts):
         if len(contents) > 1:  # many devices: their memory is their moments' alone
             self._contents = {}
         record = self.run / STATS if self.node.link.is_server else None
-        return self.threads.submit(_write_own, self.temporary(round), contents, record)
+        return self.thread.submit(_write_own, self.temporary(round), contents, record)
 
 
 class Room:
@@ -136,22 +138,23 @@ class Room:
 
 
 class SharedParts(Parts):
-    """The server writes what all have copied, into two memories in turn: the one before is being
-    written."""
+    """The server writes what all have copied, into three memories in turn: the one before is being
+    written, and where a rank is a round ahead of the server, the one before that may be, too."""
 
     reuses = True
+    are_all = True
 
-    def __init__(self, node: Node, threads: Executor, run: Path, length: int) -> None:
+    def __init__(self, node: Node, thread: Executor, run: Path, length: int) -> None:
         """Collective, where all ranks share one machine and keep one state at most. length: bytes
         of this rank's. Raises AgreedError where there is no room."""
-        super().__init__(node, threads, run)
+        super().__init__(node, thread, run)
         link = node.link
         devices = range(1, node.participation.devices + 1)
         hosts = {SERVER: 0, **{device_file(k): link.rank_of(k) for k in devices}}
         state = next(iter(self._states().values()), None)
         self._mine: list[tuple[Packed, Room] | None] = []
         self._memories: list[tuple[memoryview, dict[str, Room]]] = []
-        for _ in range(2):
+        for _ in range(3):
             memory, places = link.shared_rooms(length + Room.DIGEST)
             rooms = [Room(memory, place) for place in places]
             named = {name: rooms[rank] for name, rank in hosts.items() if rank is not None}
@@ -171,10 +174,10 @@ class SharedParts(Parts):
             self._copy()
             self.node.link.barrier()
         memory, rooms = self._memories[self._turn]
-        self._turn, self._is_copied = 1 - self._turn, False
+        self._turn, self._is_copied = (self._turn + 1) % len(self._memories), False
         if not self.node.link.is_server:
             return self._nothing
-        return self.threads.submit(
+        return self.thread.submit(
             _write_together, self.temporary(round), memory, rooms, self.run / STATS
         )
 
@@ -194,7 +197,7 @@ class SharedParts(Parts):
         self._is_copied = True
 
 
-def make_parts(node: Node, threads: Executor, run: Path) -> Parts:
+def make_parts(node: Node, thread: Executor, run: Path) -> Parts:
     """Collective."""
     link = node.link
     # A death would leave its part half copied.
@@ -202,8 +205,8 @@ def make_parts(node: Node, threads: Executor, run: Path) -> Parts:
         length = _length(node)
         if link.sum(np.array([length], np.float64))[0] <= SMALL:
             with suppress(AgreedError):  # no room
-                return SharedParts(node, threads, run, length)
-    return OwnPart(node, threads, run)
+                return SharedParts(node, thread, run, length)
+    return OwnPart(node, thread, run)
 
 
 def _length(node: Node) -> int:

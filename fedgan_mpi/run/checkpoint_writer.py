@@ -1,8 +1,8 @@
 """Checkpoints as a job writes them.
 
 Training waits for a copy in memory and no longer: threads bring parts to disk
-(checkpoint_parts.py), what the parts are goes with the numbers of a later round, and a thread of
-the server's makes the whole valid.
+(checkpoint_parts.py), and a thread of the server's makes the whole valid: at once where it has
+written all parts itself, else when the numbers of a later round have told what the parts are.
 """
 
 from __future__ import annotations
@@ -59,13 +59,14 @@ class Checkpoints:
         self.best: int | None = None
         """Round whose checkpoint is kept however old it is."""
         self.names = [SERVER, *map(device_file, range(1, node.participation.devices + 1))]
-        self._nothing = encode({}, self.names)
-        # One thread for parts, one for seals. They outlive a checkpoint: on a crowded machine a new
-        # thread would keep its parent waiting until it gets a core.
-        self._threads = ThreadPoolExecutor(
-            2, "checkpoint", initializer=run_anywhere, initargs=(node.link.shared_cores,)
+        # One thing after the other, by a thread that outlives a checkpoint: on a crowded machine a
+        # new one would keep its parent waiting until it gets a core.
+        self._thread = ThreadPoolExecutor(
+            1, "checkpoint", initializer=run_anywhere, initargs=(node.link.shared_cores,)
         )
-        self._parts = make_parts(node, self._threads, run)
+        self._parts = make_parts(node, self._thread, run)
+        self.nothing = encode({}, [] if self._parts.are_all else self.names)
+        """What a rank tells that has no part to tell of."""
         self._under_way: _Writing | None = None
         self._sealing: Future[None] | None = None
         node.link.from_server(lambda: _sentence(self._sweep, self.directory))
@@ -76,11 +77,17 @@ class Checkpoints:
         progress: JSON, the server's; what the train loop itself must remember.
         """
         self._tell(self._wait_for_parts())
-        self._under_way = _Writing(
+        if self._parts.are_all:
+            self._tell(self._finish_sealing())
+        writing = _Writing(
             round=round,
             progress=json.dumps(progress) if self.node.link.is_server else "",
             files=self._parts.begin(round),
         )
+        if self._parts.are_all:
+            self._make_valid(writing, writing.files.result)
+        else:
+            self._under_way = writing
 
     def begin_ahead(self, round: int) -> None:
         """All do, with their part of the last of `round` rounds behind them, after which a
@@ -95,38 +102,39 @@ class Checkpoints:
     def tell(self) -> tuple[bool, bool, NDArray[np.float64]]:
         """Of this rank's part: whether it is still on its way to disk, whether that failed, and
         what it is, to be added up with the other ranks' for `seal`."""
+        if self._sealing is not None and self._sealing.done():
+            self._tell(self._finish_sealing())  # soon, if it went wrong
         writing = self._under_way
         if writing is None or not writing.files.done():
-            return writing is not None, False, self._nothing
+            return writing is not None, False, self.nothing
         if self._problem(writing) is not None:
-            return False, True, self._nothing
+            return False, True, self.nothing
         files = writing.files.result()
-        return False, False, encode(files, self.names) if files else self._nothing
+        return False, False, encode(files, self.names) if files else self.nothing
 
     def seal(self, parts: NDArray[np.float64]) -> None:
         """All parts are on disk, and all ranks have the sum of what they told: the server makes
         the checkpoint valid."""
         writing, self._under_way = self._under_way, None
         assert writing is not None
-        if not self.node.link.is_server:
-            return
         self._tell(self._finish_sealing())
-        seal = _Seal(
-            directory=self.directory,
-            temporary=self._parts.temporary(writing.round),
-            keep_last=self.keep_last,
-            best=self.best,
-            gone=self._gone(),
-            reuses=self._parts.reuses,
-            manifest={
-                "round": writing.round,
-                "progress": json.loads(writing.progress),
-                "files": decode(parts, self.names),
-                "lost": [],
-                **self.about,
-            },
-        )
-        self._sealing = self._threads.submit(seal.run)
+        self._make_valid(writing, lambda: decode(parts, self.names))
+
+    def _make_valid(self, writing: _Writing, files: Callable[[], Files]) -> None:
+        """The server's, soon, by its thread. files: what parts are, or why they are not."""
+        if self.node.link.is_server:
+            seal = _Seal(
+                directory=self.directory,
+                temporary=self._parts.temporary(writing.round),
+                keep_last=self.keep_last,
+                best=self.best,
+                gone=self._gone(),
+                reuses=self._parts.reuses,
+                round=writing.round,
+                progress=writing.progress,
+                about=self.about,
+            )
+            self._sealing = self._thread.submit(seal.run, files)
 
     def complete(self) -> str | None:
         """Collective. Wait until the last one is valid. Gives what was in the way, the same on
@@ -232,22 +240,31 @@ class _Seal:
     best: int | None
     gone: list[str]
     reuses: bool
-    manifest: dict[str, Any]
+    round: int
+    progress: str
+    about: Mapping[str, Any]
 
-    def run(self) -> None:
+    def run(self, files: Callable[[], Files]) -> None:
         """Raises UserError, and leaves nothing of it, where the disk is in the way."""
         try:
-            _sentence(self._seal, self.directory)
+            _sentence(lambda: self._seal(files()), self.directory)
         except UserError as error:
             shutil.rmtree(self.temporary, ignore_errors=True)
-            raise UserError(f"no checkpoint of round {self.manifest['round']}: {error}") from None
+            raise UserError(f"no checkpoint of round {self.round}: {error}") from None
 
-    def _seal(self) -> None:
-        self._carry_over()
-        final = self.directory / checkpoint_name(self.manifest["round"])
+    def _seal(self, files: Files) -> None:
+        carried, lost = self._carry_over()
+        final = self.directory / checkpoint_name(self.round)
         manifest = self.temporary / MANIFEST
         has_names = manifest.exists()  # as the checkpoint that it once was, which lasts
-        write_synced(manifest, json.dumps(self.manifest).encode())
+        told = {
+            "round": self.round,
+            "progress": json.loads(self.progress),
+            "files": {**files, **carried},
+            "lost": lost,
+            **self.about,
+        }
+        write_synced(manifest, json.dumps(told).encode())
         if not has_names:
             sync(self.temporary)
         aside = None
@@ -277,42 +294,37 @@ class _Seal:
             old = spare
         shutil.rmtree(old)
 
-    def _carry_over(self) -> None:
-        """Take the files of devices whose rank has died from the checkpoint before; those that it
-        has not are lost."""
+    def _carry_over(self) -> tuple[Files, list[str]]:
+        """Take the files of devices whose rank has died from the checkpoint before. Gives what they
+        are, and the names of those that it has not."""
         if not self.gone:
-            return
+            return {}, []
         before = checkpoints_of(self.directory.parent)[-1:]
         manifests = [read_manifest(checkpoint) for checkpoint in before]
-        for name in self.gone:
-            if manifests and name in manifests[0].files:
-                content = read_content(manifests[0], name)
-                write_synced(self.temporary / name, content)
-                self.manifest["files"][name] = fingerprint(content)
-            else:
-                self.manifest["lost"].append(name)
+        there = {name for manifest in manifests for name in manifest.files}
+        carried = {}
+        for name in sorted(there.intersection(self.gone)):
+            content = read_content(manifests[0], name)
+            write_synced(self.temporary / name, content)
+            carried[name] = fingerprint(content)
+        return carried, [name for name in self.gone if name not in carried]
 
 
 def encode(files: Files, names: Sequence[str]) -> NDArray[np.float64]:
     """What parts are, as numbers that ranks can add up: a row a name, of zeros where it is not
-    among the files, else bytes, where it begins, counted from 1 and 0 in a file of its own, and the
-    SHA-256 in pieces that float64 holds exactly."""
-    table = np.zeros((len(names), 2 + _PIECES))
+    among the files, else bytes and the SHA-256 in pieces that float64 holds exactly."""
+    table = np.zeros((len(names), 1 + _PIECES))
     for name, about in files.items():
         row = table[names.index(name)]
-        row[:2] = about["bytes"], about.get("at", -1) + 1
-        row[2:] = np.frombuffer(bytes.fromhex(about["sha256"]), ">u4")
+        row[0] = about["bytes"]
+        row[1:] = np.frombuffer(bytes.fromhex(about["sha256"]), ">u4")
     return table
 
 
 def decode(table: NDArray[np.float64], names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The reverse of `encode`."""
     return {
-        name: {
-            "bytes": int(row[0]),
-            **({"at": int(row[1]) - 1} if row[1] else {}),
-            "sha256": row[2:].astype(">u4").tobytes().hex(),
-        }
+        name: {"bytes": int(row[0]), "sha256": row[1:].astype(">u4").tobytes().hex()}
         for row, name in zip(table, names, strict=True)
         if row[0]
     }
