@@ -159,26 +159,6 @@ def test_copies_of_training_images_are_found_on_their_device(trained):
         assert picture.size[0] < with_originals[0]
 
 
-def test_patience_ends_a_run_after_scores_that_are_no_better(tmp_path):
-    """Learning rates at which nothing can get better."""
-    options = ["--evaluation.every=1", "--evaluation.patience=2", "--training.generator_lr=1e-30"]
-    options += ["--model.ema=0", "--training.rounds=30", "--run.name=a", *SMALL[:4]]
-    done = run(3, *options, "--model.initialization=dcgan", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    directory = tmp_path / "runs" / "a"
-    played = [line for line in lines(directory) if "metric" not in line]
-    assert 3 <= len(played) < 25
-    assert f"so training ends after round {len(played)}" in done.stdout
-    last = f"round_{len(played):06d}"
-    assert (directory / "checkpoints" / last).is_dir() and scores(directory)[-1]["round"] == len(
-        played
-    )
-    before = (directory / "stats.jsonl").read_bytes()
-    done = run(3, "--resume", "runs/a", cwd=tmp_path)  # as a resubmitted script does
-    assert done.returncode == 0, done.stderr
-    assert (directory / "stats.jsonl").read_bytes() == before
-
-
 def test_pictures_and_other_formats_come_from_the_same_generator(trained, tmp_path, capsys):
     def draw(*flags: str) -> np.ndarray:
         out = tmp_path / "x.png"

@@ -248,26 +248,6 @@ def test_other_keys_than_the_checkpoints_are_refused_by_name(whole, tmp_path):
     assert "model.nz is 9, but must be 8 as in runs/a/checkpoints/round_000030" in done.stderr
 
 
-def test_the_best_checkpoint_and_the_clock(tmp_path):
-    done = run(
-        2, "--run.name", "a", *SMALL, "--training.rounds", "12", "--evaluation.every", "3",
-        "--checkpoint.every", "0", "--checkpoint.keep_last", "1", "--checkpoint.keep_best", "true",
-        "--training.generator_lr", "1.0", "--model.ema", "0", cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    best = json.loads((tmp_path / "runs/a/generator_best.json").read_text())["round"]
-    names = [path.name for path in checkpoints_of(tmp_path / "runs" / "a")]
-    assert names == sorted({f"round_{best:06d}", "round_000012"}) and best < 12
-    done = run(
-        2, "--run.name", "b", *SMALL, "--training.rounds", "3", "--evaluation.every", "0",
-        "--checkpoint.every", "0", "--checkpoint.minutes", "1e-6", "--checkpoint.keep_last", "9",
-        cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    names = [path.name for path in checkpoints_of(tmp_path / "runs" / "b")]
-    assert names == [f"round_{t:06d}" for t in (0, 1, 2, 3)]
-
-
 def test_a_rank_that_hangs_is_named_and_shows_where(tmp_path):
     program = tmp_path / "hanging.py"
     program.write_text(
