@@ -15,6 +15,7 @@ import json
 import statistics
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,8 @@ class Bare:
     def __init__(self, config: Config, pair: Pair) -> None:
         self.config, self.pair, self.batch = config, pair, config.training.batch_size
         flat = pair.flat
-        rates = {"lr": 2e-4, "betas": (0.5, 0.999), "kind": "adam"}
-        self.optimizer_g = make_optimizer(flat.theta, **rates)
-        self.optimizer_d = make_optimizer(flat.phi, **rates)
+        make = partial(make_optimizer, kind="adam", lr=2e-4, betas=(0.5, 0.999))
+        self.optimizer_g, self.optimizer_d = make(flat.theta), make(flat.phi)
         self.stream = torch.Generator().manual_seed(0)
         self.real = Batch(torch.rand(self.batch, *pair.image_shape) * 2 - 1)
 
@@ -94,7 +94,7 @@ class Bare:
         return self.pair.noise(self.batch, self.stream)
 
 
-def configuration(name: str, args: argparse.Namespace) -> Config:
+def configuration(name: Any, args: argparse.Namespace) -> Config:
     config = Config()
     algorithm = replace(config.algorithm, name=name, epochs=0 if name == "mdgan" else 1)
     own = algorithm.devices_train_generator or algorithm.devices_keep_discriminator

@@ -2,7 +2,7 @@
 
     mpirun -n 9 python benchmarks/checkpoints.py [flags of fedgan_mpi]
 
-One job, whose rounds alternate in blocks of 16: a checkpoint after every round, or none. Seconds
+One job, whose rounds alternate in blocks of six: a checkpoint after every round, or none. Seconds
 are the server's, from one round's line in stats.jsonl to the next; each block's first two rounds
 are left out, since a checkpoint is brought to disk while the rounds after it go on. Each block with
 checkpoints is set against the mean of its two neighbours. Prints, as JSON, the median of these
@@ -24,7 +24,7 @@ from fedgan_mpi.__main__ import main
 from fedgan_mpi.keep import Keeper
 from fedgan_mpi.run.record import Record
 
-BLOCK, SKIPPED, PAIRS = 16, 2, 20
+BLOCK, SKIPPED, PAIRS = 6, 2, 80
 
 
 def has_checkpoints(round: int) -> bool:
@@ -61,7 +61,7 @@ def benchmark(flags: list[str]) -> int:
         if record.run is not None:  # on the server
             stamps.append(time.perf_counter())
 
-    Record.round = stamped  # type: ignore[method-assign]
+    Record.round = stamped  # type: ignore
     Keeper._is_checkpoint_planned = lambda self, round: has_checkpoints(round)  # type: ignore
     rounds = BLOCK * (2 * PAIRS + 3) + 1
     with tempfile.TemporaryDirectory() as directory:

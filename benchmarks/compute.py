@@ -16,6 +16,7 @@ import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from fedgan_mpi.cluster.server import Server
 from fedgan_mpi.config import Config
 from fedgan_mpi.shards import Batches, Shard
 
-WAYS = {
+WAYS: dict[str, dict[str, Any]] = {
     "float32": {},
     "float32, channels_last": {"memory_format": "channels_last"},
     "bfloat16": {"autocast": "bfloat16"},
@@ -39,7 +40,7 @@ WAYS = {
 class Way:
     """A device and a server in one process, computing in one of the ways."""
 
-    def __init__(self, options: dict[str, str], args: argparse.Namespace) -> None:
+    def __init__(self, options: dict[str, Any], args: argparse.Namespace) -> None:
         config = Config()
         training = replace(
             config.training,

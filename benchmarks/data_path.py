@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ def main() -> None:
             shard = read_shard(path, image_shape=shape, in_memory=in_memory)
             batches = Batches(shard, batch_size=args.batch, seed=0, device=1)
             images = Images(shard, torch.zeros(1))
-            ways[name] = lambda images=images, batches=batches: images.batch(batches.next())
+            ways[name] = partial(take_next, images, batches)
         rates: dict[str, list[float]] = {name: [] for name in ways}
         for block in range(args.blocks + 1):
             for name, take in ways.items():
@@ -63,6 +64,10 @@ def main() -> None:
             }
         )
     )
+
+
+def take_next(images: Images, batches: Batches) -> torch.Tensor:
+    return images.batch(batches.next())
 
 
 def bare(pixels: np.ndarray, batch: int) -> Callable[[], torch.Tensor]:

@@ -41,8 +41,9 @@ import fedgan_mpi.environment  # noqa: F401 - before torch is loaded
 from fedgan_mpi.errors import UserError
 
 Reader = Callable[[Path], object]
+Damage = Callable[[bytes, random.Random], bytes]
 STUCK, MEMORY = 20.0, 4 * 2**30
-HOSTILE = (
+HOSTILE: tuple[Any, ...] = (
     None, True, -1, 0, 2**63, 10**400, 1e308, float("nan"), "", "x", "../../x", "\x00", "é" * 99,
     [], {}, [[]], {"": {}},
 )  # fmt: skip
@@ -100,7 +101,7 @@ def damage_header(content: bytes, dice: random.Random) -> bytes:
 # ---------------------------------------------------------------- readers
 
 
-def readers(run: Path) -> dict[str, tuple[Reader, list[Callable[[bytes, random.Random], bytes]]]]:
+def readers(run: Path) -> dict[str, tuple[Reader, list[Damage]]]:
     """File of a run -> what reads it, and how it is damaged. Imports MPI."""
     from mpi4py import MPI
 
@@ -147,6 +148,7 @@ def readers(run: Path) -> dict[str, tuple[Reader, list[Callable[[bytes, random.R
         return read_shard(run / "shards" / "heldout.h5", image_shape=shape)
 
     def extractor(run: Path) -> object:
+        assert name is not None
         return read_extractor(run / "shards" / name)
 
     def generator(run: Path) -> object:
@@ -154,8 +156,9 @@ def readers(run: Path) -> dict[str, tuple[Reader, list[Callable[[bytes, random.R
 
     history.read_config = cache(history.read_config)  # which takes a hundred times as long
     name = state.manifest.features
-    of_bytes, of_json = [damage_bytes], [damage_json, damage_json, damage_bytes]
-    of_tensors = [damage_header, damage_header, damage_bytes]
+    of_bytes: list[Damage] = [damage_bytes]
+    of_json: list[Damage] = [damage_json, damage_json, damage_bytes]
+    of_tensors: list[Damage] = [damage_header, damage_header, damage_bytes]
     return {
         "config.toml": (read_configuration, of_bytes),
         "stats.jsonl": (record, [damage_lines, damage_lines, damage_bytes]),

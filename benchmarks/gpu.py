@@ -18,13 +18,16 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
 import fedgan_mpi.environment  # noqa: F401 - before numpy and torch are loaded
 from fedgan_mpi.algorithms import ALGORITHMS
+from fedgan_mpi.algorithms.base import Algorithm
 from fedgan_mpi.cluster.device import Device
 from fedgan_mpi.cluster.link import Link
 from fedgan_mpi.cluster.node import build_node
@@ -35,6 +38,9 @@ from fedgan_mpi.learning.compute import use_tf32
 from fedgan_mpi.shards import Batches, Shard
 from fedgan_mpi.start import hosted_devices
 from fedgan_mpi.train import play_round
+
+Graphs = Literal["auto", "on", "off"]
+Route = Literal["auto", "host", "cuda"]
 
 
 def main() -> None:
@@ -66,7 +72,7 @@ def step(args: argparse.Namespace) -> dict[str, object]:
         "eager": _device("off", args).train_discriminator,
         "bare": bare_loop(args),
     }
-    seconds = alternate({name: (lambda act=act: act(0)) for name, act in ways.items()}, args)
+    seconds = alternate({name: partial(act, 0) for name, act in ways.items()}, args)
     return {
         "benchmark": "steps of D",
         "recorded / eager": ratio(seconds["recorded"], seconds["eager"]),
@@ -138,7 +144,8 @@ def whole_round(args: argparse.Namespace) -> dict[str, object] | None:
                     alone.train_discriminator(0)
                 server.train_generator()
         torch.cuda.synchronize()
-        ideal = link.from_server(lambda start=start: time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        ideal = link.from_server(partial(float, seconds))
         link.barrier()
         start = time.perf_counter()
         for _ in range(args.repeats):
@@ -169,7 +176,7 @@ def routes(args: argparse.Namespace) -> dict[str, object] | None:
     flat = build_pair(config, (3, args.size, args.size), torch_device).flat
     rows, into = torch.zeros(1, flat.discriminator.numel()).to(torch_device), flat.discriminator
 
-    def there_and_back(link: Link) -> Callable[[], None]:
+    def there_and_back(link: Link) -> Callable[[], object]:
         def act() -> None:
             link.broadcast(flat.gan)
             link.average(rows, into)
@@ -192,7 +199,7 @@ def routes(args: argparse.Namespace) -> dict[str, object] | None:
 # ---------------------------------------------------------------- parts
 
 
-def configuration(graphs: str, args: argparse.Namespace, route: str = "auto") -> Config:
+def configuration(graphs: Graphs, args: argparse.Namespace, route: Route = "auto") -> Config:
     config = Config()
     training = replace(
         config.training,
@@ -207,7 +214,7 @@ def configuration(graphs: str, args: argparse.Namespace, route: str = "auto") ->
     return replace(config, training=training, link=replace(config.link, route=route))
 
 
-def _link(args: argparse.Namespace, route: str) -> tuple[Link, Config, str]:
+def _link(args: argparse.Namespace, route: Route) -> tuple[Link, Config, str]:
     link, config = Link(), configuration("on", args, route)
     link.configure(config.link)
     return link, config, choose_torch_device(config, link)
@@ -219,14 +226,16 @@ def _shard(args: argparse.Namespace) -> Shard:
     return Shard(path=Path("noise"), images=pixels, labels=None, sha256="")
 
 
-def _device(graphs: str, args: argparse.Namespace) -> Device:
+def _device(graphs: Graphs, args: argparse.Namespace) -> Device:
     config = configuration(graphs, args)
     place = f"cuda:{torch.cuda.current_device()}"
     pair = build_pair(config, (3, args.size, args.size), place)
     return Device(1, Batches(_shard(args), batch_size=args.batch, seed=0, device=1), pair, config)
 
 
-def _algorithm(link: Link, config: Config, torch_device: str, args: argparse.Namespace):
+def _algorithm(
+    link: Link, config: Config, torch_device: str, args: argparse.Namespace
+) -> Algorithm:
     pair = build_pair(config, (3, args.size, args.size), torch_device)
     shards = {k: _shard(args) for k in hosted_devices(link.device_ranks, link)}
     node = build_node(link, config, pair, shards, [4 * args.batch] * link.device_ranks)
@@ -234,7 +243,7 @@ def _algorithm(link: Link, config: Config, torch_device: str, args: argparse.Nam
 
 
 def alternate(
-    acts: dict[str, Callable[[], None]], args: argparse.Namespace
+    acts: dict[str, Callable[[], object]], args: argparse.Namespace
 ) -> dict[str, list[float]]:
     """Seconds of each act in each block; the first block warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in acts}

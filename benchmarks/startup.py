@@ -35,6 +35,7 @@ def main() -> None:
 
     link = Link()
     reached("MPI and ranks")
+    from fedgan_mpi.command_line import Train
     from fedgan_mpi.commands import parse
     from fedgan_mpi.start import start
 
@@ -42,6 +43,7 @@ def main() -> None:
     flags = ["--training.rounds=1", "--evaluation.every=0", f"--run.directory={directory}"]
     command = link.from_server(lambda: parse(flags))
     reached("configuration")
+    assert isinstance(command, Train)
     state = start(link, command)
     reached("checks and shards, and torch beside them")
     import torch  # noqa: F401

@@ -163,8 +163,9 @@ def run(link: Link, config: Config, shards: dict[int, Shard]) -> Points:
     loss = LOSSES[config.training.loss]
     pair = pack_pair(G, D, nz=NZ, image_shape=(2, 1, 1), loss=loss, config=config)
     images = [len(shard) for shard in shards.values()]
-    assert all(shard.labels is not None for shard in shards.values())
-    histograms = [np.bincount(s.labels, minlength=8).tolist() for s in shards.values()]
+    classes = [shard.labels for shard in shards.values() if shard.labels is not None]
+    assert len(classes) == len(shards)
+    histograms = [np.bincount(labels, minlength=8).tolist() for labels in classes]
     if config.algorithm.name == "centralized":
         mine = {1: union(list(shards.values()), Path("all"))} if link.is_server else {}
         images = [sum(images)]
