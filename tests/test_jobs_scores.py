@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from whole_jobs import SMALL, copy_without_last_checkpoint, lines, run
+from whole_jobs import SMALL, copy_without_last_checkpoint, lines, lines_but_for_time, run
 
 from fedgan_mpi.__main__ import main
 from fedgan_mpi.files import write_complete
@@ -57,13 +57,7 @@ def test_a_run_killed_while_a_score_was_pending_tells_the_same(trained):
     done = run(3, "--resume", "runs/cut", cwd=trained.parents[1])
     assert done.returncode == 0, done.stderr
 
-    def told(run_directory: Path) -> list[dict]:
-        return [
-            {key: value for key, value in line.items() if not key.startswith("seconds")}
-            for line in lines(run_directory)
-        ]
-
-    assert told(cut) == told(trained)
+    assert lines_but_for_time(cut) == lines_but_for_time(trained)
     for name in ("generator.safetensors", "generator_best.safetensors", "generator_best.json"):
         assert (cut / name).read_bytes() == (trained / name).read_bytes()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load
-from whole_jobs import SMALL, generator, lines, run
+from whole_jobs import SMALL, generator, lines_but_for_time, run
 
 from fedgan_mpi.run.checkpoint import checkpoints_of, read_content, read_manifest
 from fedgan_mpi.run.checkpoint_writer import decode, encode
@@ -72,13 +72,6 @@ def wait_for_round(run_directory: Path, round: int, job: subprocess.Popen[str]) 
         time.sleep(0.01)
 
 
-def same_but_for_time(run_directory: Path) -> list[dict]:
-    return [
-        {key: value for key, value in line.items() if not key.startswith("seconds")}
-        for line in lines(run_directory)
-    ]
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     cwd = tmp_path_factory.mktemp("whole")
@@ -88,7 +81,7 @@ def whole(tmp_path_factory) -> Path:
 
 
 def assert_same(one: Path, other: Path) -> None:
-    assert same_but_for_time(one) == same_but_for_time(other)
+    assert lines_but_for_time(one) == lines_but_for_time(other)
     assert generator(one) == generator(other)
     of_one, of_other = (
         {grid.name: grid.read_bytes() for grid in (run / "samples").iterdir()}

@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 from company import RANKS, Company
 from mpi4py import MPI
-from whole_jobs import SMALL, copy_without_last_checkpoint, generator, lines, losses
+from whole_jobs import (
+    SMALL,
+    copy_without_last_checkpoint,
+    generator,
+    lines,
+    lines_but_for_time,
+    losses,
+)
 
 from fedgan_mpi.cluster.processor import multiplies_bfloat16
 from fedgan_mpi.run.checkpoint import checkpoints_of
@@ -57,14 +64,6 @@ def in_one_go_and_resumed(run, cwd: Path, *flags: str) -> tuple[Path, Path, str]
     return whole, cut, done.stdout
 
 
-def exact(run_directory: Path) -> list[dict]:
-    """Lines without measured seconds."""
-    return [
-        {key: value for key, value in line.items() if not key.startswith("seconds")}
-        for line in lines(run_directory)
-    ]
-
-
 @pytest.mark.parametrize(
     ("policy", "algorithm"),
     [
@@ -80,8 +79,8 @@ def test_a_run_resumes_bitwise_on_other_ranks(run, tmp_path, policy, algorithm):
     flags = [f"--participation.policy={policy}", f"--algorithm.name={algorithm}", *FLAGS]
     whole, cut, said = in_one_go_and_resumed(run, tmp_path, *flags)
     assert "devices took part in" in said and "(Jain); classes seen" in said
-    rounds = [line for line in exact(whole) if "participants" in line]
-    assert [line for line in exact(cut) if "participants" in line] == rounds
+    rounds = [line for line in lines_but_for_time(whole) if "participants" in line]
+    assert [line for line in lines_but_for_time(cut) if "participants" in line] == rounds
     assert all(line["wireless_seconds"] > 0 for line in rounds)
     assert len({tuple(line["participants"]) for line in rounds}) > 1
     assert (whole / "cell.png").exists()

@@ -33,6 +33,14 @@ def lines(run_directory: Path) -> list[dict]:
     return [json.loads(line) for line in (run_directory / "stats.jsonl").read_text().splitlines()]
 
 
+def lines_but_for_time(run_directory: Path) -> list[dict]:
+    """Without measured seconds."""
+    return [
+        {key: value for key, value in line.items() if not key.startswith("seconds")}
+        for line in lines(run_directory)
+    ]
+
+
 def rounds_told(run_directory: Path) -> int:
     """How many a job has told of, which may be in the middle of a line."""
     path = run_directory / "stats.jsonl"
