@@ -1,10 +1,12 @@
-"""Signals that ask a job to end: noted when they come, obeyed after the round.
+"""Signals that ask a job to end, which are noted when they come and obeyed after the round; and
+those of a crash, which say where it was.
 
 Known to the process before anything slow is imported: SLURM may signal a job that has only begun.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 from types import FrameType
@@ -19,7 +21,9 @@ _noted: list[signal.Signals] = []
 
 
 def listen() -> None:
-    """From now on signals are noted; a second SIGINT leaves at once."""
+    """From now on signals are noted; a second SIGINT leaves at once. A library's crash shows the
+    stack of Python that led to it, which dies without a word otherwise."""
+    faulthandler.enable()
     for request in _REQUESTS:
         signal.signal(request, _note)
 
