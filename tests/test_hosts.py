@@ -21,6 +21,7 @@ from fedgan_mpi.run.checkpoint import checkpoints_of
 pytestmark = [pytest.mark.hosts, pytest.mark.jobs]
 SCRIPT = Path(__file__).parents[1] / ".ci" / "hosts"
 OPEN_MPI = "Open MPI" in subprocess.check_output([MPIRUN, "--version"], text=True)
+CRASHED = "Fatal Python error"
 ROUNDS = 100
 JOB = (
     *SMALL, "--data.devices", "3", "--link.average", "gather", "--checkpoint.every", "5",
@@ -149,18 +150,26 @@ def test_a_hosts_death_ends_the_job_and_it_goes_on_where_there_is_room(hosts, wh
 @pytest.mark.parametrize("dead, ranks", [(3, (3, 1)), (0, (1, 3))])
 def test_a_rank_that_dies_alone_on_its_host_is_named_and_ends_the_job(hosts, tmp_path, dead, ranks):
     endless = (*JOB, "--training.rounds", "100000")
-    job = hosts.start(tmp_path, *endless, ranks=ranks, launcher=["-disable-auto-cleanup"])
-    wait_for_rounds(job, tmp_path / "runs" / "a", 12)
-    host = int(dead > 0)
-    (process,) = hosts.ranks(host)
-    os.kill(process, signal.SIGKILL)
-    killed = time.monotonic()
-    _, err = job.communicate(timeout=30)
-    assert job.returncode != 0
-    assert time.monotonic() - killed < 10
-    (told,) = [line for line in err.splitlines() if "[rank" in line]
-    assert f"rank {dead} on {hosts.name}{host} has died, and the job ends" in told
-    hosts.wait_until_empty(10)
+    host, err = int(dead > 0), CRASHED
+    for attempt in "abc":
+        # A rank whose peer dies in the middle of an exchange may crash in MPICH itself, seen in one
+        # of fifty plain loops of collectives by TCP: then the survivors cannot speak.
+        if CRASHED not in err:
+            break
+        cwd = tmp_path / attempt
+        cwd.mkdir()
+        job = hosts.start(cwd, *endless, ranks=ranks, launcher=["-disable-auto-cleanup"])
+        wait_for_rounds(job, cwd / "runs" / "a", 12)
+        (process,) = hosts.ranks(host)
+        os.kill(process, signal.SIGKILL)
+        killed = time.monotonic()
+        _, err = job.communicate(timeout=30)
+        assert job.returncode != 0
+        assert time.monotonic() - killed < 10
+        hosts.wait_until_empty(10)
+    told = [line for line in err.splitlines() if "[rank" in line]
+    assert len(told) == 1, err
+    assert f"rank {dead} on {hosts.name}{host} has died, and the job ends" in told[0]
 
 
 @pytest.mark.skipif(OPEN_MPI, reason="its launcher waits for a host that does not answer")
