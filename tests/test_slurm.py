@@ -6,10 +6,12 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -20,6 +22,7 @@ from fedgan_mpi.run.checkpoint import checkpoints_of
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ("train.sbatch", "evaluate.sbatch", "prep.sbatch", "sweep.sbatch")
+STOPPED = "stopped by a signal after round"
 needs_slurm = pytest.mark.slurm
 pytestmark = pytest.mark.timeout(900)
 """Debian's slurm-wlm and munge, and root: see .ci/slurm."""
@@ -107,24 +110,51 @@ def rounds_of(run: Path) -> list[int]:
     return [line["round"] for line in lines(run) if "metric" not in line]
 
 
+def ranks_of(run: str) -> list[psutil.Process]:
+    """The processes of a job, in the order of their ranks."""
+    ranks = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if {"fedgan_mpi", run, "train"} <= set(process.info["cmdline"] or [])
+        and "srun" not in process.info["cmdline"][0]
+    ]
+    return sorted(ranks, key=lambda process: int(process.environ()["SLURM_PROCID"]))
+
+
+def wait_slowly(run: str, log: Path, text: str) -> None:
+    """Until the log says so. The job goes on at a tenth of its speed, and leaves the cores to
+    others."""
+    deadline = time.monotonic() + 300
+    while text not in log.read_text():
+        assert time.monotonic() < deadline, log.read_text()
+        ranks: list[psutil.Process] = []
+        with suppress(psutil.NoSuchProcess):  # it ends
+            ranks = ranks_of(run)
+        for request, seconds in ((signal.SIGSTOP, 0.9), (signal.SIGCONT, 0.1)):
+            for rank in ranks:
+                with suppress(psutil.NoSuchProcess):
+                    rank.send_signal(request)
+            time.sleep(seconds)
+
+
 @needs_slurm
 def test_a_job_that_is_preempted_is_requeued_and_goes_on(slurm):
-    # So many rounds that it cannot end before the signal reaches it.
     flags = [*SMALL, "--data.devices", "3", "--checkpoint.every", "200"]
     job = submit(
         slurm, "--job-name=a", "--nodes=2", "--ntasks=4", "jobs/train.sbatch", "jobs/digits.toml",
-        *flags, "--training.rounds", "600",
+        *flags, "--training.rounds", "150",
     )  # fmt: skip
     run, log = slurm / "runs" / "a", slurm / f"a-{job}.log"
     wait_for_rounds(job, log, run, 20)
     subprocess.run(["scancel", "--batch", "--signal=USR1", job], check=True)
+    wait_slowly("a", log, STOPPED)  # and so it does not come to its end before
     ended = wait_for(job, "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", seconds=400)
     text = log.read_text()
     assert ended["JobState"] == "COMPLETED", text
     assert ended["Restarts"] == "1"
-    assert text.count("stopped by a signal after round") == 1
-    assert rounds_of(run) == list(range(1, 601))
-    assert json.loads((run / "generator.json").read_text())["round"] == 600
+    assert text.count(STOPPED) == 1
+    assert rounds_of(run) == list(range(1, 151))
+    assert json.loads((run / "generator.json").read_text())["round"] == 150
 
 
 @needs_slurm
@@ -133,8 +163,10 @@ def test_a_job_whose_time_is_up_is_requeued_and_goes_on(slurm):
     flags = [*SMALL, "--data.devices", "2", "--training.rounds", "1000000"]
     job = submit(slurm, "--job-name=t", "--time=4", "--ntasks=3", "jobs/train.sbatch", *flags)
     run, log = slurm / "runs" / "t", slurm / f"t-{job}.log"
+    wait_for_rounds(job, log, run, 9)
+    wait_slowly("t", log, STOPPED)
     wait_for_restart(job, log)
-    told = re.findall(r"stopped by a signal after round (\d+)", log.read_text())[-1]
+    told = re.findall(rf"{STOPPED} (\d+)", log.read_text())[-1]
     assert "TIME LIMIT" not in log.read_text()
     wait_for_rounds(job, log, run, int(told) + 9)
     assert rounds_of(run)[: int(told) + 9] == list(range(1, int(told) + 10))
@@ -149,9 +181,11 @@ def test_a_job_that_runs_into_its_limit_has_a_checkpoint_of_its_last_round(slurm
     limit = ["--time=2", "--signal=B:CONT@0"]
     job = submit(slurm, "--job-name=l", *limit, "--ntasks=3", "jobs/train.sbatch", *flags)
     run, log = slurm / "runs" / "l", slurm / f"l-{job}.log"
+    wait_for_rounds(job, log, run, 9)
+    wait_slowly("l", log, STOPPED)
     assert wait_for(job, "TIMEOUT", "FAILED", seconds=300)["JobState"] == "TIMEOUT"
     assert "DUE TO TIME LIMIT" in log.read_text()
-    (told,) = re.findall(r"stopped by a signal after round (\d+)", log.read_text())
+    (told,) = re.findall(rf"{STOPPED} (\d+)", log.read_text())
     assert rounds_of(run)[-1] == int(told)
     assert checkpoints_of(run)[-1].name == f"round_{int(told):06d}"
 
@@ -183,17 +217,6 @@ def test_an_array_trains_each_algorithm_in_each_seed_and_evaluate_scores_them(sl
     ended = wait_for(job, "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
     assert ended["JobState"] == "COMPLETED", (slurm / f"evaluate-{job}.log").read_text()
     assert (slurm / "runs" / f"sweep-{names[0]}" / "evaluation.jsonl").exists()
-
-
-def ranks_of(run: str) -> list[psutil.Process]:
-    """The processes of a job, in the order of their ranks."""
-    ranks = [
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if {"fedgan_mpi", run, "train"} <= set(process.info["cmdline"] or [])
-        and "srun" not in process.info["cmdline"][0]
-    ]
-    return sorted(ranks, key=lambda process: int(process.environ()["SLURM_PROCID"]))
 
 
 @needs_slurm
