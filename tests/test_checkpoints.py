@@ -88,7 +88,7 @@ def seal(
         keep_last=keep_last,
         best=best,
         gone=[*gone],
-        reuses=False,
+        reuses_spare=False,
         round=round,
         progress=json.dumps(PROGRESS),
         about=ABOUT,

@@ -46,10 +46,8 @@ SPARE = ".round_spare.tmp"
 class Parts(ABC):
     """What a rank copies and writes of one checkpoint after the other."""
 
-    reuses = False
-    """Whether it writes over the spare."""
-    are_all = False
-    """Whether the server's are those of all ranks, and nobody else can fail."""
+    by_server = False
+    """Whether the server's thread writes them all, over the spare, and nobody else can fail."""
 
     def __init__(self, node: Node, thread: Executor, run: Path) -> None:
         self.node, self.thread, self.run = node, thread, run
@@ -141,8 +139,7 @@ class SharedParts(Parts):
     """The server writes what all have copied, into three memories in turn: the one before is being
     written, and where a rank is a round ahead of the server, the one before that may be, too."""
 
-    reuses = True
-    are_all = True
+    by_server = True
 
     def __init__(self, node: Node, thread: Executor, run: Path, length: int) -> None:
         """Collective, where all ranks share one machine and keep one state at most. length: bytes

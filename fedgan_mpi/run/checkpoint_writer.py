@@ -65,7 +65,7 @@ class Checkpoints:
             1, "checkpoint", initializer=run_anywhere, initargs=(node.link.shared_cores,)
         )
         self._parts = make_parts(node, self._thread, run)
-        self.nothing = encode({}, [] if self._parts.are_all else self.names)
+        self.nothing = encode({}, [] if self._parts.by_server else self.names)
         """What a rank tells that has no part to tell of."""
         self._under_way: _Writing | None = None
         self._sealing: Future[None] | None = None
@@ -77,14 +77,14 @@ class Checkpoints:
         progress: JSON, the server's; what the train loop itself must remember.
         """
         self._tell(self._wait_for_parts())
-        if self._parts.are_all:
+        if self._parts.by_server:
             self._tell(self._finish_sealing())
         writing = _Writing(
             round=round,
             progress=json.dumps(progress) if self.node.link.is_server else "",
             files=self._parts.begin(round),
         )
-        if self._parts.are_all:
+        if self._parts.by_server:
             self._make_valid(writing, writing.files.result)
         else:
             self._under_way = writing
@@ -129,7 +129,7 @@ class Checkpoints:
                 keep_last=self.keep_last,
                 best=self.best,
                 gone=self._gone(),
-                reuses=self._parts.reuses,
+                reuses_spare=self._parts.by_server,
                 round=writing.round,
                 progress=writing.progress,
                 about=self.about,
@@ -239,7 +239,7 @@ class _Seal:
     keep_last: int
     best: int | None
     gone: list[str]
-    reuses: bool
+    reuses_spare: bool
     round: int
     progress: str
     about: Mapping[str, Any]
@@ -285,7 +285,7 @@ class _Seal:
     def _retire(self, old: Path) -> None:
         """Remove a checkpoint. Its files serve once more, where nobody else has a hold of them."""
         spare = self.directory / SPARE
-        if self.reuses and not spare.exists():
+        if self.reuses_spare and not spare.exists():
             os.replace(old, spare)  # from here on nobody finds it
             files = list(spare.iterdir())
             named = {path.name for path in files} == {MANIFEST, TOGETHER}
