@@ -23,6 +23,7 @@ from fedgan_mpi.config import Config
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import read_whole, sweep, write_complete
 from fedgan_mpi.run.pictures import grid, write_grid
+from fedgan_mpi.run.progress import progress
 from fedgan_mpi.run.stats import STATS, parse_lines, split
 from fedgan_mpi.shards import Manifest
 
@@ -142,11 +143,7 @@ class Record:
         if run is None:
             return
         self._stats = open(run / STATS, "a", encoding="utf-8")  # noqa: SIM115 - as long as the run
-        # A log file wants a line now and then, a terminal a bar that moves.
-        interval = 0.2 if sys.stderr.isatty() else 10.0
-        self._bar = tqdm(
-            total=rounds, initial=done, unit="round", mininterval=interval, dynamic_ncols=True
-        )
+        self._bar = progress(rounds, done)
         self._shown: dict[str, str] = {}
         self._skipped: set[int] = set()
         self._board: SummaryWriter | None = None
@@ -201,6 +198,7 @@ class Record:
 
     def close(self) -> None:
         if self.run is not None:
+            self._bar.set_postfix(self._shown, refresh=False)  # the last score came after
             self._bar.close()
             if self._board is not None:
                 self._board.close()

@@ -1,0 +1,30 @@
+"""How far training is: a bar that moves in a terminal, a line now and then in a log file."""
+
+from __future__ import annotations
+
+import sys
+
+from tqdm import tqdm
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+def progress(rounds: int, done: int) -> tqdm[None]:
+    """On standard error. done: rounds that a resumed run has behind it."""
+    if sys.stderr.isatty():
+        return tqdm(total=rounds, initial=done, unit="round", mininterval=0.2, dynamic_ncols=True)
+    interval = _SECONDS_BETWEEN_LINES
+    return tqdm(total=rounds, initial=done, unit="round", mininterval=interval, file=_Lines())
+
+
+class _Lines:
+    """Takes a bar that is drawn over itself, and writes each drawing as a line of its own: SLURM's
+    log has it among all else that is said."""
+
+    def write(self, text: str) -> None:
+        drawn = text.strip()
+        if drawn:
+            print(drawn, file=sys.stderr)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
