@@ -1,4 +1,5 @@
-"""How far training is: a bar that moves in a terminal, a line now and then in a log file."""
+"""How far training is: a bar that moves in a terminal, a line now and then behind a launcher and in
+a log file."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ def progress(rounds: int, done: int) -> tqdm[None]:
 
 
 class _Lines:
-    """Takes a bar that is drawn over itself, and writes each drawing as a line of its own: SLURM's
-    log has it among all else that is said."""
+    """Takes a bar that is drawn over itself, and writes each drawing as a line of its own: behind a
+    launcher and in SLURM's log it stands among all else that is said."""
 
     def write(self, text: str) -> None:
         drawn = text.strip()
