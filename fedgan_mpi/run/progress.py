@@ -12,10 +12,15 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 def progress(rounds: int, done: int) -> tqdm[None]:
     """On standard error. done: rounds that a resumed run has behind it."""
-    if sys.stderr.isatty():
-        return tqdm(total=rounds, initial=done, unit="round", mininterval=0.2, dynamic_ncols=True)
-    interval = _SECONDS_BETWEEN_LINES
-    return tqdm(total=rounds, initial=done, unit="round", mininterval=interval, file=_Lines())
+    moves = sys.stderr.isatty()
+    return tqdm(
+        total=rounds,
+        initial=done,
+        unit="round",
+        mininterval=0.2 if moves else _SECONDS_BETWEEN_LINES,
+        dynamic_ncols=moves,
+        file=sys.stderr if moves else _Lines(),
+    )
 
 
 class _Lines:

@@ -180,6 +180,7 @@ class Record:
             self._board.add_scalar(f"score/{score['metric']}", score["value"], score["round"])
         if score["metric"].startswith("frechet"):
             self._shown["score"] = f"{score['value']:.1f}"
+            self._bar.set_postfix(self._shown, refresh=False)
 
     def grid(self, round: int, images: NDArray[np.uint8]) -> None:
         """samples/round_NNNNNN.png."""
@@ -198,7 +199,6 @@ class Record:
 
     def close(self) -> None:
         if self.run is not None:
-            self._bar.set_postfix(self._shown, refresh=False)  # the last score came after
             self._bar.close()
             if self._board is not None:
                 self._board.close()
