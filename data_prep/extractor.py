@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.components import find_components
+from fedgan_mpi.environment import importing
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.extractor_file import write_arrays
 from fedgan_mpi.shards import HELDOUT, Images, Labels, Manifest, Shard, read_shard, shard_name
@@ -59,7 +60,8 @@ def write_extractor(out: Path, manifest: Manifest, kind: str, force: bool) -> di
             out / EXTRACTOR, arrays, kind=kind, image_shape=manifest.image_shape, width=width
         )
     else:
-        from fedgan_mpi.evaluation import features  # torch is slow to import, and large
+        with importing():
+            from fedgan_mpi.evaluation import features  # torch is slow to import, and large
 
         assert labels is not None
         classes = len(manifest.class_names)

@@ -8,8 +8,8 @@ import sys
 import traceback
 from typing import TYPE_CHECKING
 
-import fedgan_mpi.environment  # noqa: F401 - before numpy and torch are loaded
 from fedgan_mpi import signals
+from fedgan_mpi.environment import importing  # before numpy and torch are loaded
 
 if __name__ == "__main__":
     signals.listen()  # before what is slow to import: a job may be told to end while it begins
@@ -61,13 +61,15 @@ def _alone(arguments: list[str]) -> int:
 
 def _run_alone(command: Together | Alone) -> None:
     if isinstance(command, Sample):
-        from fedgan_mpi.run.export import load
-        from fedgan_mpi.run.pictures import write_samples
+        with importing():
+            from fedgan_mpi.run.export import load
+            from fedgan_mpi.run.pictures import write_samples
 
         write_samples(load(command.run), command)
         print(command.out)
     elif isinstance(command, Export):
-        from fedgan_mpi.run.convert import convert
+        with importing():
+            from fedgan_mpi.run.convert import convert
 
         convert(command.run, command.kind, command.out)
     elif isinstance(command, Compare):
@@ -100,11 +102,13 @@ def _together(arguments: list[str]) -> int:
             return 0
         signals.ignore_no_more()  # the others leave nothing half done
         if isinstance(command, Evaluate):
-            from fedgan_mpi.evaluate import evaluate
+            with importing():
+                from fedgan_mpi.evaluate import evaluate
 
             evaluate(link, command)
         elif isinstance(command, Neighbours):
-            from fedgan_mpi.neighbours import find_neighbours
+            with importing():
+                from fedgan_mpi.neighbours import find_neighbours
 
             find_neighbours(link, command)
     except AgreedError as error:  # every rank has it: say it once, leave together
@@ -142,12 +146,14 @@ def _train(link: Link, command: Train) -> int:
     from fedgan_mpi.start import start
 
     if command.dry_run:
-        from fedgan_mpi.dry_run import dry_run
+        with importing():
+            from fedgan_mpi.dry_run import dry_run
 
         dry_run(link, command.config)
         return 0
-    state = start(link, command)
-    from fedgan_mpi.train import train
+    with importing():  # torch, at one place or another
+        state = start(link, command)
+        from fedgan_mpi.train import train
 
     return train(link, state)
 

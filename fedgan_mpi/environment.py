@@ -7,8 +7,11 @@ Values that the user set stay.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # Numpy's BLAS is not used in a round; its pool of threads on every rank would only be in the way.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -36,3 +39,17 @@ def keep_freed_memory() -> None:
 
 
 keep_freed_memory()
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Around what is slow to import: nothing that is made meanwhile is searched for cycles, neither
+    then nor later. Modules stay, and torch's are half a million objects: a fifth of its import goes
+    into searching them, and another second into a last search when the process ends.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import subprocess
 import sys
 
 import pytest
+
+from fedgan_mpi.environment import importing
 
 LARGE = 40 * 2**20  # more than what glibc learns to keep by itself
 SMALL = 2**20  # and what it keeps unless one setting stands without the other
@@ -41,3 +44,22 @@ def test_memory_that_a_step_has_freed_serves_the_next_one():
     assert page_faults("fedgan_mpi.environment", nbytes=SMALL) < pages / 10
     assert page_faults("os", nbytes=SMALL, MALLOC_TRIM_THRESHOLD_=str(2**30)) > 2000
     assert page_faults("fedgan_mpi.environment", MALLOC_TRIM_THRESHOLD_="0") > 9 * pages
+
+
+def test_what_is_made_while_importing_is_never_searched_for_cycles():
+    class Cycle:
+        def __init__(self) -> None:
+            self.itself = self
+
+    stays, frozen = [], gc.get_freeze_count()
+    try:
+        with pytest.raises(ImportError), importing():
+            assert not gc.isenabled()
+            stays.append(Cycle())
+            raise ImportError
+        assert gc.isenabled() and gc.get_freeze_count() > frozen
+        later = Cycle()
+        assert later in gc.get_objects() and stays[0] not in gc.get_objects()
+    finally:
+        gc.unfreeze()
+    assert stays[0] in gc.get_objects()

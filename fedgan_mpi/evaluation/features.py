@@ -23,8 +23,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fedgan_mpi.cluster.flat import Flat
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.extractor_file import ABOUT, write_arrays
+from fedgan_mpi.learning.optimizers import Adam
 from fedgan_mpi.streams import Purpose, torch_stream
 
 FEATURES = 64
@@ -122,12 +124,13 @@ def train_classifier(
         torch.manual_seed(stream.initial_seed())
         network = Classifier((channels, height, width), classes)
     network = network.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
+    # Not torch.optim: see there.
+    optimizer = Adam(Flat(nn.Identity(), network).phi, lr=1e-3, betas=(0.9, 0.999))
     pixels, targets = torch.from_numpy(images), torch.from_numpy(labels)
     with _one_core():
         for _ in range(min(max(_VIEWS // len(pixels), 3), 8)):
             for batch in torch.randperm(len(pixels), generator=stream).split(_BATCH):
-                optimizer.zero_grad()
+                optimizer.zero_gradient()
                 logits = network.logits(network.features(pixels[batch]))
                 cross_entropy(logits, targets[batch]).backward()
                 optimizer.step()

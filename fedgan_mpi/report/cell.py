@@ -17,16 +17,15 @@ _LARGEST = 700  # area of a dot that took part in every round, points²
 def draw_cell(path: Path, cell: Cell, times: Sequence[int], participants: int) -> None:
     """The disc from above, the server in its middle. times: rounds that device 1, 2, … took part
     in; participants: of a round, who share the band."""
-    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Circle
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6.2, 5.2), layout="constrained")
+    figure = Figure(figsize=(6.2, 5.2), layout="constrained")
+    axes = figure.subplots()
     x = cell.distances_m * np.cos(cell.angles)
     y = cell.distances_m * np.sin(cell.angles)
     radius = cell.config.radius_m
-    axes.add_patch(pyplot.Circle((0, 0), radius, fill=False, color="gray", linestyle=":"))
+    axes.add_patch(Circle((0, 0), radius, fill=False, color="gray", linestyle=":"))
     axes.plot(0, 0, marker="^", markersize=11, color="black")
     axes.annotate("server", (0, 0), xytext=(8, -12), textcoords="offset points")
     share = np.array(times) / max(1, max(times))

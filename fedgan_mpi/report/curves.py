@@ -65,22 +65,14 @@ def _free(run: History) -> bool:
 
 
 def _figure(panels: int) -> tuple[Any, list[Any]]:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure  # not pyplot, which is slow to import
 
     size = (4.6 * max(panels, 2) if panels > 1 else 6.5, 4.2)
-    figure, axes = pyplot.subplots(
-        1, panels, figsize=size, layout="constrained", squeeze=False, sharey=True
-    )
-    return figure, list(axes[0])
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, list(figure.subplots(1, panels, squeeze=False, sharey=True)[0])
 
 
 def write_figure(figure: Any, path: Path) -> None:
-    """As a PNG file, whole or absent; the figure is closed."""
-    from matplotlib import pyplot
-
+    """As a PNG file, whole or absent."""
     with complete_or_absent(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
-    pyplot.close(figure)
