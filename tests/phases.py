@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,14 +110,16 @@ class Kill:
     """Ranks that outlived their job by more than 5 s."""
 
 
-def start(cwd: Path, *arguments: str, ranks: int = 3) -> subprocess.Popen[bytes]:
+def start(
+    cwd: Path, *arguments: str, ranks: int = 3, python: Sequence[str] = (sys.executable,)
+) -> subprocess.Popen[bytes]:
     """A job under `cwd`, whose output goes to log.txt and whose boards go to phases/. On two cores
     at most, so that more ranks share them on any machine."""
     boards = cwd / "phases"
     boards.mkdir(exist_ok=True)
     for old in boards.glob("rank_*"):
         old.unlink()
-    command = ["mpirun", "-n", str(ranks), sys.executable, __file__, *arguments]
+    command = ["mpirun", "-n", str(ranks), *python, __file__, *arguments]
     with open(cwd / "log.txt", "ab") as log:
         return subprocess.Popen(
             command, cwd=cwd, env={**os.environ, "PHASES": str(boards)},

@@ -157,6 +157,25 @@ def test_any_number_of_ranks_gives_the_same_bits(tmp_path):
     assert len({generator(d) for d in directories}) == 1
 
 
+def test_no_rank_imports_what_it_does_not_need(tmp_path):
+    """The digits' extractor, rounds, scores and a report; torch's compiler takes as long to import
+    as torch does."""
+    program = tmp_path / "telling.py"
+    program.write_text(
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from fedgan_mpi.__main__ import main\n"
+        "assert main(sys.argv[1:]) == 0\n"
+        "Path(f'imported_{os.getpid()}').write_text(' '.join(sys.modules))\n"
+    )
+    done = run(2, "--training.rounds", "1", *SMALL, cwd=tmp_path, program=(str(program),))
+    assert done.returncode == 0, done.stderr
+    imported = [set(path.read_text().split()) for path in tmp_path.glob("imported_*")]
+    assert len(imported) == 2 and all("torch" in modules for modules in imported)
+    for modules in imported:
+        assert not {"torch._dynamo", "torch.distributed.fsdp", "matplotlib.pyplot"} & modules
+
+
 def test_a_device_that_fails_in_a_round_ends_the_job(tmp_path):
     """One traceback, with the rank; not zero; no hang."""
     program = tmp_path / "broken.py"
@@ -335,7 +354,7 @@ def test_a_mistake_is_one_sentence_from_one_rank(ranks, arguments, act, sentence
         act(tmp_path)
     before = {path for path in tmp_path.rglob("*")}
     start = time.monotonic()
-    done = run(ranks, *arguments, cwd=tmp_path)
+    done = run(ranks, *arguments, cwd=tmp_path, forked=False)
     assert time.monotonic() - start < 60
     assert done.returncode != 0
     told = [line for line in done.stderr.splitlines() if sentence in line]

@@ -3,15 +3,17 @@ algorithms 20 times."""
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 from phases import kill_in, label, phases_seen, start
 from test_jobs_survival import assert_same, wait_for_round
+from whole_jobs import forked_python
 
 pytestmark = [pytest.mark.jobs, pytest.mark.timeout(600)]
 JOB = (
-    "--run.name", "a", "--model.width", "4", "--model.nz", "8", "--training.rounds", "300",
+    "--run.name", "a", "--model.width", "4", "--model.nz", "8", "--training.rounds", "160",
     "--evaluation.every", "20", "--evaluation.samples", "64", "--checkpoint.every", "3",
     "--algorithm.name", "mdgan",
 )  # fmt: skip
@@ -39,8 +41,12 @@ def job(request) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def whole(job, tmp_path_factory) -> Path:
     cwd = tmp_path_factory.mktemp("whole")
-    assert start(cwd, *job).wait(200) == 0, (cwd / "log.txt").read_text()
+    assert begin(cwd, *job).wait(200) == 0, (cwd / "log.txt").read_text()
     return cwd
+
+
+def begin(cwd: Path, *flags: str) -> subprocess.Popen[bytes]:
+    return start(cwd, *flags, python=forked_python())
 
 
 def test_a_board_tells_the_phases_of_a_job(whole):
@@ -58,7 +64,7 @@ def test_a_job_that_is_killed_in_every_phase_goes_on_bitwise(job, whole, tmp_pat
     here = tmp_path / "runs" / "a"
     fell = []
     for number, (phase, rank) in enumerate(KILLS[job], start=1):
-        running = start(tmp_path, *job, "--resume=auto")
+        running = begin(tmp_path, *job, "--resume=auto")
         wait_for_round(here, 10 * number, running)
         kill = kill_in(phase, running, tmp_path, rank, patience=100)
         assert kill is not None, (tmp_path / "log.txt").read_text()
@@ -67,6 +73,6 @@ def test_a_job_that_is_killed_in_every_phase_goes_on_bitwise(job, whole, tmp_pat
         assert kill.seconds < 10 and kill.left == 0, kill
     assert fell == KILLS[job]
     assert [path.name for path in here.parent.iterdir()] == ["a"]  # none began anew
-    done = start(tmp_path, *job, "--resume=auto")
+    done = begin(tmp_path, *job, "--resume=auto")
     assert done.wait(200) == 0, (tmp_path / "log.txt").read_text()
     assert_same(whole / "runs" / "a", here)

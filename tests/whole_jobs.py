@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked_ranks
 import pytest
 
 MPIRUN = shutil.which("mpirun", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
@@ -21,12 +23,38 @@ SMALL = ["--model.width", "4", "--model.nz", "8", "--evaluation.every", "0"]
 
 
 def run(
-    ranks: int, *arguments: str, cwd: Path, program: tuple[str, ...] = ("-m", "fedgan_mpi")
+    ranks: int,
+    *arguments: str,
+    cwd: Path,
+    program: tuple[str, ...] = ("-m", "fedgan_mpi"),
+    forked: bool = True,
 ) -> subprocess.CompletedProcess[str]:
-    command = [MPIRUN, "-n", str(ranks), sys.executable, *program, *arguments]
+    """forked: whether ranks need not import torch; where they do not do so, they begin faster
+    without."""
+    python = forked_python() if forked else [sys.executable]
+    command = [MPIRUN, "-n", str(ranks), *python, *program, *arguments]
     return subprocess.run(
         command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=200
     )
+
+
+def forked_python() -> list[str]:
+    """What stands for `python` in a job whose ranks need not import torch, since they are forks of
+    a process that has. Those of later jobs, too: it lives as long as this one does."""
+    return [sys.executable, "-S", forked_ranks.__file__, _forks()[0]]
+
+
+@functools.cache
+def _forks() -> tuple[str, subprocess.Popen[bytes]]:
+    """Where forks are made, and the process that makes them."""
+    address = f"fedgan-mpi-tests-{os.getpid()}"
+    process = subprocess.Popen(
+        [sys.executable, forked_ranks.__file__, address],
+        env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    return address, process
 
 
 def lines(run_directory: Path) -> list[dict]:
