@@ -30,7 +30,7 @@ def reached(phase: str) -> None:
 
 
 def main() -> None:
-    import fedgan_mpi.environment  # noqa: F401 - before numpy and torch are loaded
+    from fedgan_mpi.environment import importing  # isort: skip - before numpy and torch are loaded
     from fedgan_mpi.cluster.link import Link
 
     link = Link()
@@ -44,11 +44,10 @@ def main() -> None:
     command = link.from_server(lambda: parse(flags))
     reached("configuration")
     assert isinstance(command, Train)
-    state = start(link, command)
-    reached("checks and shards, and torch beside them")
-    import torch  # noqa: F401
-
-    from fedgan_mpi.train import train
+    with importing():
+        state = start(link, command)
+        reached("checks and shards, and torch beside them")
+        from fedgan_mpi.train import train
 
     reached("the rest of torch")
     train(link, state)
