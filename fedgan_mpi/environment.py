@@ -47,9 +47,11 @@ def importing() -> Iterator[None]:
     then nor later. Modules stay, and torch's are half a million objects: a fifth of its import goes
     into searching them, and another second into a last search when the process ends.
     """
+    enabled = gc.isenabled()  # not so within another import
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
-        gc.enable()
+        if enabled:
+            gc.enable()

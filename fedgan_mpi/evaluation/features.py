@@ -124,7 +124,7 @@ def train_classifier(
         torch.manual_seed(stream.initial_seed())
         network = Classifier((channels, height, width), classes)
     network = network.to(memory_format=torch.channels_last)
-    # Not torch.optim: see there.
+    # Not torch.optim's, which imports torch's compiler.
     optimizer = Adam(Flat(nn.Identity(), network).phi, lr=1e-3, betas=(0.9, 0.999))
     pixels, targets = torch.from_numpy(images), torch.from_numpy(labels)
     with _one_core():
