@@ -15,18 +15,21 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import sys
 
-_LAUNCHERS = ("PMI_FD",)
-"""Environment variables that number an open file."""
+_PMI = "PMI_FD"
+"""The environment variable by which MPICH's launcher numbers an open file."""
 _LONGEST = 2**20
 
 
 def stand_for_a_rank(address: str, arguments: list[str]) -> int:
     """The exit status of `python *arguments`, run as a fork."""
-    files = [0, 1, 2] + [int(os.environ[name]) for name in _LAUNCHERS if name in os.environ]
+    files = [0, 1, 2]
+    if _PMI in os.environ:
+        files.append(int(os.environ[_PMI]))
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as forks:
         forks.connect("\0" + address)
         cores = sorted(os.sched_getaffinity(0))
@@ -43,8 +46,6 @@ def stand_for_a_rank(address: str, arguments: list[str]) -> int:
 def serve(address: str) -> list[str] | None:
     """Returns in each fork, with the arguments that it is to run; in the process itself None, once
     nobody holds the other end of its standard input."""
-    import select
-
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers are not waited for
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind("\0" + address)
@@ -64,8 +65,6 @@ def serve(address: str) -> list[str] | None:
 
 def _keep(rank: socket.socket) -> list[str]:
     """Fork once more and see that neither the fork nor who stands for it outlives the other."""
-    import select
-
     wish, files, _, _ = socket.recv_fds(rank, _LONGEST, 8)
     arguments, environment, directory, cores, numbers = json.loads(wish)
     pid = os.fork()
