@@ -84,9 +84,10 @@ def main() -> None:
 
 
 def by_link(link: Link, theta: int, phi: int) -> Callable[[], None]:
-    gan, uplink = torch.ones(theta + phi), torch.ones(1, phi)
-    if link.is_server:
-        uplink.zero_()
+    gan = torch.ones(theta + phi)
+    uplink = link.rows(1, gan[theta:])
+    if not link.is_server:
+        uplink.fill_(1.0)
 
     def play() -> None:
         link.broadcast(gan)

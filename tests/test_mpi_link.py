@@ -47,6 +47,36 @@ def test_average_adds_the_device_ranks(link):
         assert torch.equal(into, torch.full((500,), float(total if link.is_server else 99)))
 
 
+@pytest.mark.parametrize(("average", "count"), [("reduce", 1), ("gather", 2)])
+def test_the_links_own_rows_add_up_like_others(link, average, count):
+    link.configure(LinkConfig(average=average))
+    own, others = link.rows(count, torch.zeros(300)), torch.zeros(count, 300)
+    assert own.shape == (count, 300) and not own.any()
+    numbers = torch.randn(4, link.size, count, 300, generator=torch.Generator().manual_seed(7))
+    for turn in range(4):
+        link.broadcast(torch.zeros(1))
+        sums = torch.zeros(2, 300)
+        for rows, into in zip((own, others), sums, strict=True):
+            rows.copy_(numbers[turn, link.rank] * (not link.is_server))
+            link.average(rows, into)
+        assert torch.equal(*sums)
+        assert sums.any() == link.is_server
+
+
+def test_ranks_that_share_memory_send_rows_where_they_lie(comm):
+    link, into = Link(comm, road="mailbox"), torch.zeros(1000)
+    rows = link.rows(1, into)
+    rows.fill_(0.0 if link.is_server else 1.0)
+    link.average(rows, into)
+    assert into[0] == (link.size - 1 if link.is_server else 0)
+    assert "up" not in link._mailboxes  # where others are copied into
+    link.average(torch.zeros(1, 1000), into)
+    assert "up" in link._mailboxes
+    if not link.is_server:
+        places = [link._rooms[0][1].mine, link._mailboxes["up"].mine]
+        assert [rows.data_ptr() == place.ctypes.data for place in places] == [True, False]
+
+
 def test_gather_adds_in_the_order_of_devices(link):
     """float32 sums depend on their order: device 1, 2, … of rank 1, 2, …, row by row."""
     link.configure(LinkConfig(average="gather"))

@@ -52,6 +52,23 @@ def test_a_round_trip_is_idempotent_and_errs_by_half_a_step_at_most(dtype):
     assert HALF_STEP[dtype] * 0.98 < relative.max() <= HALF_STEP[dtype]
 
 
+@pytest.mark.parametrize("dtype", ["float32", *DTYPES])
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("length", [7, 100_000])
+def test_rows_are_added_up_in_their_order(dtype, count, length):
+    wire, stream = Wire(dtype), np.random.default_rng(5)
+    numbers = stream.normal(size=(count, length)) * 10.0 ** stream.integers(-3, 4, (count, 1))
+    rows = torch.from_numpy(numbers.astype(np.float32))
+    rows[:, 0] = -0.0
+    expected = np.zeros(length, np.float32)
+    for row in rows.numpy():
+        expected += ROUNDINGS[dtype](row) if dtype != "float32" else row
+    into = torch.full((length,), math.nan)
+    wire.sum([wire.pack(row, place) for place, row in enumerate(rows)], into)
+    assert np.array_equal(into.numpy(), expected)
+    assert not into[:1].signbit().any()  # as where zeros are added to
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_zeros_stay_zeros_and_what_is_not_finite_is_told(dtype):
     wire = Wire(dtype)

@@ -151,20 +151,20 @@ class Uplink:
         self._sent: list[tuple[Device, Tensor]] = []
         self._in_order = link.in_order
         hosted = -(-node.participation.devices // max(1, link.device_ranks))
-        self.rows = torch.zeros(
-            (hosted if self._in_order else 1),
-            vector.numel(),
-            dtype=vector.dtype,
-            device=vector.device,
-        )
-        self._row_of = {device.index: row for row, device in enumerate(node.devices)}
+        self.rows = link.rows(hosted if self._in_order else 1, vector)
+        self._row_of = {
+            device.index: row if self._in_order else 0 for row, device in enumerate(node.devices)
+        }
+        self._filled: set[int] = set()  # rows that hold this round's numbers
+        self._stale: set[int] = set()  # and those that hold an earlier one's
         # Hosted devices train one after the other in the same vector: each starts from what came
         # down.
         self._received = vector.clone() if len(node.devices) > 1 else None
 
     def clear(self) -> None:
-        """Begin a round: zeros, for a rank whose devices are all absent, and for the server."""
-        self.rows.zero_()
+        """Begin a round: with nothing in any row."""
+        self._stale |= self._filled
+        self._filled = set()
         self.total, self._sent = 0.0, []
 
     def remember(self) -> None:
@@ -180,17 +180,24 @@ class Uplink:
     def add(self, device: Device, share: float) -> None:
         """Add a participant's part: share · vector."""
         self.total += share
-        if self._in_order:
-            row = self.rows[self._row_of[device.index]]
-            torch.mul(self.vector, share, out=row)
-            self._sent.append((device, row))
+        place = self._row_of[device.index]
+        row = self.rows[place]
+        if place in self._filled:
+            row.add_(self.vector, alpha=share)
         else:
-            self.rows[0].add_(self.vector, alpha=share)
+            torch.mul(self.vector, share, out=row)
+        self._filled.add(place)
+        self._stale.discard(place)
+        if self._in_order:
+            self._sent.append((device, row))
 
     def finish(self) -> None:
-        """Collective where devices may be skipped or shares are only known now: make them sum to 1,
-        zeros where nobody is left. Then, with error feedback, a participant's row takes up what
-        rounding took from the device's last one."""
+        """Collective where devices may be skipped or shares are only known now: make them sum to 1.
+        Zeros where nobody is left, as on the server. Then, with error feedback, a participant's row
+        takes up what rounding took from the device's last one."""
+        for place in self._stale:
+            self.rows[place].zero_()
+        self._stale.clear()
         self._normalize()
         for device, row in self._sent:
             if device.residual is not None:

@@ -7,7 +7,6 @@ import math
 
 import torch
 
-from fedgan_mpi.algorithms.base import Uplink
 from fedgan_mpi.algorithms.ren import Ren
 from fedgan_mpi.cluster.node import Node
 from fedgan_mpi.streams import Purpose, torch_stream
@@ -25,7 +24,6 @@ class DPFedAvgGAN(Ren):
         super().__init__(node)
         self.received = self.flat.discriminator.clone()
         self.update = torch.zeros_like(self.received)
-        self.uplink = Uplink(node, self.flat.discriminator)
         self.uplink.normalizes = False  # the noise is for a mean over N, however many are skipped
 
     def round(self, t: int) -> None:
@@ -33,6 +31,7 @@ class DPFedAvgGAN(Ren):
         self.uplink.remember()
         self.begin_generator()  # meanwhile
         self.train_discriminators(t)  # and leave Σ clipped (φ_k - φ_t) / N in the uplink
+        self.uplink.finish()
         self.link.average(self.uplink.rows, into=self.update)
         if self.link.is_server:
             self.flat.discriminator.add_(self.update)

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 Road = Literal["mpi", "naps", "mailbox"]
+Purpose = Literal["down", "up", "numbers"]
 Parcel = tuple[int, int, "Tensor"]
 
 _VERBS = [""]  # names of the link's verbs, by number; 0 is none
@@ -114,6 +115,7 @@ class Link:
 
         self._bell = Bell(self._comm) if road == "mailbox" else None
         self._mailboxes: dict[str, Mailbox] = {}
+        self._rooms: list[tuple[Tensor, Mailbox]] = []
         self._board: Board | None = None
         self._watchdog: Watchdog | None = None
         self._survives = False
@@ -166,6 +168,23 @@ class Link:
             self.bytes_down += wire.nbytes(vector) + (0 if ahead is None else wire.nbytes(ahead))
             self.seconds_down += time.perf_counter() - start
 
+    def rows(self, count: int, like: Tensor) -> Tensor:
+        """Collective. Zeros for `average`, (count, n), of that type and on that device; of ranks
+        that share memory, where the server reads them, so that they are not copied.
+
+        Between an average and the broadcast after it nobody may write there.
+        """
+        import torch
+
+        rows = torch.zeros(count, like.numel(), dtype=like.dtype, device=like.device)
+        if self._bell is None or self._any_gpu or self.wire.rounds:
+            return rows
+        box = self._new_mailbox("up", rows.nbytes)
+        if not self.is_server:
+            rows = torch.from_numpy(box.mine[: rows.nbytes]).view(rows.dtype).view_as(rows)
+        self._rooms.append((rows, box))
+        return rows
+
     @_verb
     def average(self, uplink: Tensor, into: Tensor) -> None:
         """Overwrite the server's `into` with the sum of all device ranks' uplinks.
@@ -179,7 +198,8 @@ class Link:
         """
         start, staging = time.perf_counter(), self._staging
         packed = self.wire.pack(uplink, "up", load=not self.is_server)
-        box = self._mailbox("up", packed.nbytes)
+        box = next((box for rows, box in self._rooms if rows is uplink), None)
+        box = box or self._mailbox("up", packed.nbytes)
         if box is not None:
             host = staging.whole(packed, "up", load=not self.is_server)
             total = staging.whole(into, "total", load=False)
@@ -601,18 +621,21 @@ class Link:
         while not MPI.Request.Testall(requests):
             time.sleep(_NAP)
 
-    def _mailbox(self, purpose: Literal["down", "up", "numbers"], nbytes: int) -> Mailbox | None:
+    def _mailbox(self, purpose: Purpose, nbytes: int) -> Mailbox | None:
         """What vectors cross in where they go by shared memory; made on first use, and anew for
         longer ones."""
         if self._bell is None or (self._any_gpu and self._staging.direct):
             return None
         box = self._mailboxes.get(purpose)
         if box is None or box.capacity < nbytes:
-            writers = {"down": range(1), "up": range(1, self.size), "numbers": range(self.size)}
-            self._arrive()
-            box = Mailbox(self._comm, self._bell, nbytes, writers[purpose])
-            self._mailboxes[purpose] = box
+            box = self._mailboxes[purpose] = self._new_mailbox(purpose, nbytes)
         return box
+
+    def _new_mailbox(self, purpose: Purpose, nbytes: int) -> Mailbox:
+        writers = {"down": range(1), "up": range(1, self.size), "numbers": range(self.size)}
+        assert self._bell is not None
+        self._arrive()
+        return Mailbox(self._comm, self._bell, nbytes, writers[purpose])
 
     def _largest(self, rows: Mapping[int, Tensor]) -> int:
         """Bytes that one participant sends or receives; 0 on a rank without one."""

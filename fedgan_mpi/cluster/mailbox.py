@@ -85,6 +85,8 @@ class Mailbox:
         ]
         self._finished = [segment[:8].view(np.int64) for segment in segments]
         self._data = [segment[_HEADER:] for segment in segments]
+        self.mine = self._data[comm.rank]
+        """Where a writer may leave what goes `up`, which then copies nothing."""
         self._turn = 0
 
     def down(self, vector: Bytes) -> None:
@@ -114,7 +116,8 @@ class Mailbox:
             self._wait_until(
                 lambda: self._finished[0][0] >= self._turn - 1
             )  # my last one was taken
-            self._data[self._comm.rank][: vector.size] = vector
+            if vector.ctypes.data != self.mine.ctypes.data:
+                self.mine[: vector.size] = vector
             self._finish()
             self._bell.ring(0)
 

@@ -8,7 +8,7 @@ look like one. They are added up here, in the type of the vectors.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -81,6 +81,22 @@ class Wire:
         else:
             into.add_(packed)
 
+    def sum(self, rows: Sequence[Tensor], into: Tensor) -> None:
+        """Overwrite `into` with the packed rows added up in their order, in its own type."""
+        import torch
+
+        length = self._slice_length(into)
+        for start in range(0, into.numel(), length):
+            part = into[start : start + length]  # small enough to stay in a cache meanwhile
+            for place, row in enumerate(rows):
+                came = row[start : start + length]
+                if self.rounds:
+                    came = self._widened(came, part)
+                if place == 0:
+                    torch.add(came, 0.0, out=part)  # and -0 becomes 0
+                else:
+                    part.add_(came)
+
     def send_with(self, residual: Tensor, vector: Tensor) -> None:
         """Overwrite a vector with what will travel of itself and its residual, and the residual
         with the rest."""
@@ -125,14 +141,18 @@ class Wire:
         self, packed: Tensor, into: Tensor, act: Callable[[Tensor, Tensor], object]
     ) -> None:
         """Widen slice after slice, and act on it. One call would widen a copy of the whole."""
-        numbers, length = self._as_numbers(packed).view(-1), self._slice_length(into)
-        key = ("slice", length, into.dtype, into.device)
-        if key not in self._room:
-            self._room[key] = into.new_empty(length)
+        packed, into, length = packed.view(-1), into.view(-1), self._slice_length(into)
         for start in range(0, into.numel(), length):
-            part = into.view(-1)[start : start + length]
-            wide = self._room[key][: part.numel()].copy_(numbers[start : start + length])
-            act(wide, part)
+            part = into[start : start + length]
+            act(self._widened(packed[start : start + length], part), part)
+
+    def _widened(self, packed: Tensor, like: Tensor) -> Tensor:
+        """A slice of what travels, in the type of another; gone at the next call."""
+        key = ("slice", like.dtype, like.device)
+        wide = self._room.get(key)
+        if wide is None or len(wide) < len(like):
+            wide = self._room[key] = like.new_empty(len(like))
+        return wide[: len(like)].copy_(self._as_numbers(packed))
 
     @staticmethod
     def _slice_length(vector: Tensor) -> int:
