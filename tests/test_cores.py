@@ -101,7 +101,7 @@ def busy(machine: Machine, *ranks: int, beside: bool = False) -> Iterator[list[B
 @pytest.mark.parametrize("rank", [1, 2, 3, 4])
 def test_a_rank_waits_and_computes_in_its_place(rank):
     machine = Machine(5)
-    cores, place = machine.cores(rank), (rank - 1) % 2
+    cores, place = machine.cores(rank), rank % 2
     with cores.held():
         assert here() == machine.core(place)  # before there is anything to do
         with cores.work():
@@ -215,7 +215,7 @@ def test_an_error_gives_the_cores_back():
     machine = Machine(3)
     cores = machine.cores(1)
     with pytest.raises(ZeroDivisionError), cores.held(), cores.work():
-        assert here() == machine.core(0)
+        assert here() == machine.core(1)
         raise ZeroDivisionError
     assert here() == machine.shared
     assert not machine.lines[:, 1].any()  # nobody is said to compute
@@ -241,13 +241,13 @@ def test_a_thread_that_was_begun_in_a_round_can_go_anywhere():
 
 def test_who_finds_its_core_taken_begins_on_an_idle_one():
     machine = Machine(5)
-    cores = machine.cores(3)  # whose place is that of rank 1
+    cores = machine.cores(4)  # whose place is that of rank 2
     with cores.held():
-        with busy(machine, 1), cores.work():
+        with busy(machine, 2), cores.work():
             assert here() == machine.core(1)
         with busy(machine, 1, 2), cores.work():
             assert here() == machine.core(0)  # none is idle
-        with busy(machine, 2), cores.work():
+        with busy(machine, 1), cores.work():
             assert here() == machine.core(0)  # nor is its own taken
 
 
@@ -262,28 +262,28 @@ def test_beside_the_server_nobody_begins_on_its_core():
 
 def test_the_last_of_a_core_takes_over_another_rank():
     machine = Machine(6)
-    cores = machine.cores(1)
+    cores = machine.cores(2)
     with cores.held(), ExitStack() as work:
         work.enter_context(cores.work())
-        with busy(machine, 2, 4) as (second, fourth):
-            assert second.on == fourth.on == machine.core(1)
+        with busy(machine, 1, 3) as (first, third):
+            assert first.on == third.on == machine.core(1)
             work.close()
-            assert (second.on, fourth.on) == (machine.core(1), machine.core(0))
-            fourth.end()
+            assert (first.on, third.on) == (machine.core(1), machine.core(0))
+            third.end()
             with cores.work():
                 pass
-            assert second.on == machine.core(1)  # alone there
+            assert first.on == machine.core(1)  # alone there
 
 
 def test_who_is_not_the_last_takes_over_nobody():
     machine = Machine(6)
-    cores = machine.cores(1)
+    cores = machine.cores(2)
     with cores.held(), ExitStack() as work:
         work.enter_context(cores.work())
-        with busy(machine, 2, 3, 4) as (second, third, fourth):
-            assert third.on == machine.core(0)
+        with busy(machine, 1, 4, 3) as (first, fourth, third):
+            assert fourth.on == machine.core(0)
             work.close()
-            assert second.on == fourth.on == machine.core(1)
+            assert first.on == third.on == machine.core(1)
 
 
 def test_the_server_gives_its_core_to_those_beside_it():
@@ -295,6 +295,44 @@ def test_the_server_gives_its_core_to_those_beside_it():
         assert [device.on for device in devices] == [
             machine.core(1), machine.core(1), machine.core(0),
         ]  # fmt: skip
+
+
+@pytest.mark.parametrize("can_move", [True, False])
+def test_who_is_done_before_the_server_leaves_it_in_peace_and_is_moved(can_move):
+    machine = Machine(4)
+    if not can_move:
+        machine.lines[3, 4] = 1  # a container of its own
+    server, device = machine.cores(0), machine.cores(2)
+    its_name, done, over = [], threading.Event(), threading.Event()
+
+    def play() -> None:
+        its_name.append(threading.get_native_id())
+        with device.held():
+            device.stand_beside_server()
+            device.stand_together()
+            done.set()
+            over.wait(10)
+
+    thread = threading.Thread(target=play)
+    with server.held():
+        with server.work():
+            thread.start()
+            assert done.wait(10)
+            machine.lines[2, 3] = its_name[0]
+            assert here(its_name[0]) == machine.core(1 if can_move else 0)
+        server.stand_together()
+        assert here(its_name[0]) == machine.core(0)
+        assert here() == machine.core(0)
+    over.set()
+    thread.join(10)
+
+
+def test_at_the_end_of_a_round_the_server_moves_nobody_who_still_computes():
+    machine = Machine(4)
+    server = machine.cores(0)
+    with server.held(), busy(machine, 2, beside=True) as (device,):
+        server.stand_together()
+        assert device.on == machine.core(1)
 
 
 def test_a_thread_of_another_container_is_left_alone():
@@ -334,7 +372,7 @@ def test_of_four_cores_those_beside_the_server_use_three(monkeypatch, beside):
                 cores.stand_beside_server()
             stack.enter_context(cores.work())
             used += affinity[0]
-    assert sorted(used) == ([11, 12, 13] if beside else [10, 12, 13])
+    assert sorted(used) == ([11, 12, 13] if beside else [10, 11, 13])
 
 
 # ---------------------------------------------------------------- how many beside the server

@@ -47,16 +47,13 @@ class Cores:
         self._cores = [*self._cores[first:], *self._cores[:first]]
         here = line[_NAMESPACE]
         self._moves_others = bool(here and (self._lines[:, _NAMESPACE] == here).all())
-        self._together = self._beside = self._place = 0
-        if not link.is_server:
-            self._together = (link.rank - 1) % len(self._cores)
-            self._beside = 1 + (link.rank - 1) % (len(self._cores) - 1)
+        self._place = 0
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Rounds: this thread has a place in them, among all cores at first, none afterwards."""
         self._is_held = self._pins
-        self.stand_together()
+        self._stand(beside=self._always_beside)
         try:
             yield
         finally:
@@ -74,18 +71,25 @@ class Cores:
             yield
         finally:
             self._is_held = held and self._pins
-            self.stand_together()
+            self._stand(beside=self._always_beside)
 
     def stand_together(self) -> None:
         """From now on, this rank waits and computes as one of all on all cores, but for the
-        server's where it computes at the same time."""
-        self._is_beside = self._always_beside
-        self._stand()
+        server's where it computes at the same time.
+
+        To go to a core takes a turn on it: the server, which they all wait for, is left in peace
+        there, and moves those who are done before it."""
+        self._stand(beside=self._always_beside)
+        if not (self._is_held and self._mine == 0 and self._moves_others):
+            return
+        for rank in range(1, len(self._lines)):
+            place = self._place_of(rank, beside=self._always_beside)
+            if place == 0 and not self._lines[rank, _COMPUTES]:
+                self._move(rank, place)
 
     def stand_beside_server(self) -> None:
         """From now on, a device rank waits and computes on the cores that the server leaves."""
-        self._is_beside = True
-        self._stand()
+        self._stand(beside=True)
 
     @contextmanager
     def work(self, *, is_step: bool = True) -> Iterator[None]:
@@ -134,6 +138,9 @@ class Cores:
     def _take_over(self, rank: int, place: int) -> None:
         """It may just end, too: each puts itself in its place before the next work."""
         self._lines[rank, _PLACE] = place
+        self._move(rank, place)
+
+    def _move(self, rank: int, place: int) -> None:
         try:
             os.sched_setaffinity(int(self._lines[rank, _THREAD]), {self._cores[place]})
         except OSError:  # it is of the dead, or the cores have changed
@@ -144,10 +151,20 @@ class Cores:
         lines = self._lines[:, :2].tolist()
         return {rank: place for rank, (place, computes) in enumerate(lines) if computes}
 
-    def _stand(self) -> None:
+    def _stand(self, *, beside: bool) -> None:
+        self._is_beside = beside
         if self._is_held:
-            self._place = self._beside if self._is_beside else self._together
-            self._go_to(self._place)
+            self._place = self._place_of(self._mine, beside=beside)
+            is_taken = self._place == 0 and self._mine > 0 and self._lines[0, _COMPUTES]
+            if not (is_taken and self._moves_others):
+                self._go_to(self._place)
+
+    def _place_of(self, rank: int, *, beside: bool) -> int:
+        """Where a rank waits; the server on the first. Who shares that core is woken after one that
+        does not, since it takes the core from the server, which has yet to wake the others."""
+        if rank == 0 or not beside:
+            return rank % len(self._cores)
+        return 1 + (rank - 1) % (len(self._cores) - 1)
 
     def _go_to(self, place: int) -> None:
         core = {self._cores[place]}
