@@ -7,7 +7,10 @@ Ideal and rounds alternate in blocks of one run, and the ratio is taken in each 
 machines are noisy. The ideal counts n_d steps of D for every device and n_g of G, on one thread,
 while the other ranks sleep. `ratio_busy` is against the same steps while as many processes as
 there are cores take them at once and exchange nothing: what cores cost each other (memory, caches,
-a host's threads that share a core) is in that ideal, and not in the first.
+a host's threads that share a core) is in that ideal, and not in the first. `ratio_own` is against
+the processor time that the round's own steps took, divided by the cores: what is lost in it to
+waiting, to the wire and to cores without work. A machine's moods between blocks are not in it; nor
+is what steps take longer among other processes, whose caches they share.
 """
 
 from __future__ import annotations
@@ -16,14 +19,18 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
 import fedgan_mpi.environment  # noqa: F401 - before numpy and torch are loaded
 from fedgan_mpi.algorithms import ALGORITHMS
+from fedgan_mpi.algorithms.base import Algorithm
 from fedgan_mpi.cluster.link import Link
 from fedgan_mpi.cluster.node import build_node
 from fedgan_mpi.cluster.pair import build_pair
@@ -63,11 +70,12 @@ def main() -> None:
     images = [len(pixels)] * devices
     node = build_node(link, config, build_pair(config, shape), shards, images)
     algorithm = ALGORITHMS["ren"](node)
+    own = Own(algorithm)
     workers = min(link.cores_here, link.size)
     alone = Alone(config, shape, shard) if link.rank < workers else None
 
     progress = {"images_seen": 0}
-    t, rounds, ideals, busy_ideals = 0, [], [], []
+    t, rounds, ideals, busy_ideals, own_ideals = 0, [], [], [], []
     lines = []
     for block in range(args.blocks + 1):
         # Where ranks share cores, those that wait in a sum are asleep; in other verbs they nap.
@@ -76,24 +84,30 @@ def main() -> None:
         alone_ms = alone.last if alone else {}
         mine = alone.seconds(devices, link.cores_here) if alone else 0.0
         busy_ideal = float(link.sum(np.array([mine]))[0]) / workers
+        own.seconds = 0.0
         start = time.perf_counter()
         with algorithm.cores.held():
             for _ in range(args.rounds):
                 lines.append(play_round(algorithm, t, progress))
                 t += 1
         seconds = (time.perf_counter() - start) / args.rounds
+        own_ideal = float(link.sum(np.array([own.seconds]))[0]) / args.rounds / link.cores_here
         if block > 0:  # the first warms up
             rounds.append(seconds)
             ideals.append(ideal)
             busy_ideals.append(busy_ideal)
-    ratios = [seconds / ideal for seconds, ideal in zip(rounds, ideals, strict=True)]
-    busy = [seconds / ideal for seconds, ideal in zip(rounds, busy_ideals, strict=True)]
+            own_ideals.append(own_ideal)
+    ratios, busy, of_own = (
+        [seconds / ideal for seconds, ideal in zip(rounds, kind, strict=True)]
+        for kind in (ideals, busy_ideals, own_ideals)
+    )
     if link.is_server:
         result = {
             "benchmark": "round / ideal",
             "ratio": round(statistics.median(ratios), 3),
             "ratios": [round(ratio, 3) for ratio in ratios],
             "ratio_busy": round(statistics.median(busy), 3),
+            "ratio_own": round(statistics.median(of_own), 3),
             "round_ms": round(1e3 * statistics.median(rounds), 2),
             "ideal_ms": round(1e3 * statistics.median(ideals), 2),
             "ideal_busy_ms": round(1e3 * statistics.median(busy_ideals), 2),
@@ -132,6 +146,21 @@ def configuration(args: argparse.Namespace) -> Config:
             generator_steps=args.generator_steps,
         ),
     )
+
+
+class Own:
+    """Seconds of processor time that this rank's thread spends on the steps of its rounds."""
+
+    def __init__(self, algorithm: Algorithm) -> None:
+        self.seconds, self._computing = 0.0, algorithm.computing
+        algorithm.computing = self._measured  # type: ignore[method-assign]
+
+    @contextmanager
+    def _measured(self, what: Literal["seconds_local", "seconds_server"]) -> Iterator[None]:
+        with self._computing(what):
+            start = time.thread_time()
+            yield
+            self.seconds += time.thread_time() - start
 
 
 class Alone:
