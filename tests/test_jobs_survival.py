@@ -90,14 +90,18 @@ def assert_same(one: Path, other: Path) -> None:
     assert of_one == of_other
 
 
-@pytest.mark.parametrize(("request_", "status"), [("SIGUSR1", 75), ("SIGINT", 130)])
-def test_a_signal_ends_a_job_after_its_round_and_it_goes_on_bitwise(
-    request_, status, whole, tmp_path
-):
-    job = begin(tmp_path, "--run.name", "a", *LONG, stands_after=13)
+def test_an_interrupt_ends_a_job_after_its_round_and_it_goes_on_bitwise(whole, tmp_path):
     here = tmp_path / "runs" / "a"
+    stop(begin(tmp_path, "--run.name", "a", *LONG, stands_after=13), here, signal.SIGINT, 130)
+    done = run(3, "--resume", "runs/a", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_same(whole, here)
+
+
+def stop(job: subprocess.Popen[str], here: Path, how: signal.Signals, status: int) -> None:
+    """A job that stands after round 13, in the next one."""
     wait_for_round(here, 13, job)
-    job.send_signal(getattr(signal, request_))
+    job.send_signal(how)
     out, err = job.communicate(timeout=120)
     assert job.returncode == status, err
     (last,) = re.findall(r"stopped by a signal after round (\d+); to go on: (.*)", out)
@@ -105,9 +109,6 @@ def test_a_signal_ends_a_job_after_its_round_and_it_goes_on_bitwise(
     assert int(last[0]) == 14  # the round that it was in
     assert checkpoints_of(here)[-1].name == "round_000014"
     assert not list(here.glob("checkpoints/.*")) and not (here / "generator.safetensors").exists()
-    done = run(3, "--resume", "runs/a", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert_same(whole, here)
 
 
 def test_a_signal_while_the_job_begins_leaves_a_start_to_go_on_from(whole, tmp_path):
@@ -292,11 +293,7 @@ def test_the_same_command_twice_begins_and_goes_on(whole, tmp_path):
     here = tmp_path / "runs" / "a"
     (here / "checkpoints").mkdir(parents=True)  # as a job leaves it that died as it began
     (here / "stats.jsonl").write_text("{")
-    job = begin(tmp_path, *command, stands_after=13)
-    wait_for_round(here, 13, job)
-    job.send_signal(signal.SIGUSR1)
-    job.communicate(timeout=120)
-    assert job.returncode == 75
+    stop(begin(tmp_path, *command, stands_after=13), here, signal.SIGUSR1, 75)
     assert [path.name for path in here.parent.iterdir() if path != here] == ["a-unfinished-1"]
     for _ in range(2):  # to the end, and once more, where nothing is left to do
         done = run(3, *command, cwd=tmp_path)
