@@ -327,6 +327,41 @@ def test_who_is_done_before_the_server_leaves_it_in_peace_and_is_moved(can_move)
     thread.join(10)
 
 
+@pytest.mark.parametrize("how", ["refused its core", "between rounds"])
+def test_who_has_no_place_is_not_given_one(how, monkeypatch):
+    machine, seen = Machine(4), []
+    server, device = machine.cores(0), machine.cores(2)
+    done, over, allowed = threading.Event(), threading.Event(), os.sched_setaffinity
+
+    def refuse(thread: int, asked: object) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise OSError(22, "Invalid argument")
+        allowed(thread, cast(Any, asked))
+
+    def play() -> None:
+        machine.lines[2, 3] = threading.get_native_id()
+        with device.held(), ExitStack() as between:
+            if how == "between rounds":
+                between.enter_context(device.released())
+            else:
+                device.stand_beside_server()
+            done.set()
+            over.wait(10)
+            seen.append(here())
+
+    if how == "refused its core":
+        monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    thread = threading.Thread(target=play)
+    with server.held():
+        os.sched_setaffinity(0, ALL)  # which the thread inherits
+        thread.start()
+        assert done.wait(10)
+        server.stand_together()
+        over.set()
+        thread.join(10)
+    assert [len(cores) > 1 for cores in seen] == [True]
+
+
 def test_at_the_end_of_a_round_the_server_moves_nobody_who_still_computes():
     machine = Machine(4)
     server = machine.cores(0)

@@ -73,7 +73,7 @@ def test_ranks_that_share_memory_send_rows_where_they_lie(comm):
     link.average(torch.zeros(1, 1000), into)
     assert "up" in link._mailboxes
     if not link.is_server:
-        places = [link._rooms[0][1].mine, link._mailboxes["up"].mine]
+        places = [link._own_rows[0][1].mine, link._mailboxes["up"].mine]
         assert [rows.data_ptr() == place.ctypes.data for place in places] == [True, False]
 
 

@@ -162,7 +162,7 @@ class Uplink:
         self._received = vector.clone() if len(node.devices) > 1 else None
 
     def clear(self) -> None:
-        """Begin a round: with nothing in any row."""
+        """Begin a round. What no device overwrites stands until `finish`."""
         self._stale |= self._filled
         self._filled = set()
         self.total, self._sent = 0.0, []
@@ -193,7 +193,7 @@ class Uplink:
 
     def finish(self) -> None:
         """Collective where devices may be skipped or shares are only known now: make them sum to 1.
-        Zeros where nobody is left, as on the server. Then, with error feedback, a participant's row
+        Rows of devices that are absent become zeros; then, with error feedback, a participant's row
         takes up what rounding took from the device's last one."""
         for place in self._stale:
             self.rows[place].zero_()

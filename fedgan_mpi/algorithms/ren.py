@@ -121,8 +121,7 @@ class Ren(Algorithm):
         self.seconds_ahead.clear()
 
     def train_discriminators(self, t: int) -> None:
-        """Leave Σ share · φ_k over this rank's participants in the uplink; zeros where all are
-        absent."""
+        """Leave Σ share · φ_k over this rank's participants in the uplink, for it to finish."""
         self.uplink.clear()
         self.updates.begin()
         with self.computing("seconds_local"):

@@ -20,7 +20,7 @@ import torch
 
 from fedgan_mpi.cluster.link import Link
 
-_PLACE, _COMPUTES, _TOOK, _THREAD, _NAMESPACE = range(5)
+_PLACE, _COMPUTES, _TOOK, _THREAD, _NAMESPACE, _HELD = range(6)
 
 
 class Cores:
@@ -36,8 +36,8 @@ class Cores:
         if not self._cores:
             return
         # A line a rank: its place, by number in `_cores`, whether it computes there, nanoseconds
-        # that its last step took, of a device's beside the server, and the name of its thread,
-        # which means something in its own container only.
+        # that its last step took, of a device's beside the server, the name of its thread, which
+        # means something in its own container only, and whether it is in rounds and has a place.
         self._lines, self._mine = link.shared_lines(), link.rank
         line = self._lines[link.rank]
         line[_THREAD], line[_NAMESPACE] = threading.get_native_id(), _namespace()
@@ -52,39 +52,41 @@ class Cores:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Rounds: this thread has a place in them, among all cores at first, none afterwards."""
-        self._is_held = self._pins
+        self._hold(self._pins)
         self._stand(beside=self._always_beside)
         try:
             yield
         finally:
-            self._is_held = False
+            self._hold(False)
             if self._pins:
                 run_anywhere(self._cores)
 
     @contextmanager
     def released(self) -> Iterator[None]:
         """Between rounds: work that all ranks share, and the operating system deals out."""
-        held, self._is_held = self._is_held, False
+        held = self._is_held
+        self._hold(False)
         if held:
             run_anywhere(self._cores)
         try:
             yield
         finally:
-            self._is_held = held and self._pins
+            self._hold(held and self._pins)
             self._stand(beside=self._always_beside)
 
     def stand_together(self) -> None:
         """From now on, this rank waits and computes as one of all on all cores, but for the
         server's where it computes at the same time.
 
-        To go to a core takes a turn on it: the server, which they all wait for, is left in peace
-        there, and moves those who are done before it."""
+        To go to a core takes a turn on it. While the server computes, which all wait for, nobody
+        goes to its core: it moves them when it is done."""
         self._stand(beside=self._always_beside)
         if not (self._is_held and self._mine == 0 and self._moves_others):
             return
         for rank in range(1, len(self._lines)):
             place = self._place_of(rank, beside=self._always_beside)
-            if place == 0 and not self._lines[rank, _COMPUTES]:
+            waits = self._lines[rank, _HELD] and not self._lines[rank, _COMPUTES]
+            if place == 0 and waits:
                 self._move(rank, place)
 
     def stand_beside_server(self) -> None:
@@ -151,7 +153,14 @@ class Cores:
         lines = self._lines[:, :2].tolist()
         return {rank: place for rank, (place, computes) in enumerate(lines) if computes}
 
+    def _hold(self, held: bool) -> None:
+        self._is_held = held
+        if self._cores:
+            self._lines[self._mine, _HELD] = held
+
     def _stand(self, *, beside: bool) -> None:
+        """Go where this rank waits now; not to the server's core while the server computes there,
+        if it is to be moved then."""
         self._is_beside = beside
         if self._is_held:
             self._place = self._place_of(self._mine, beside=beside)
@@ -172,7 +181,8 @@ class Cores:
             if os.sched_getaffinity(0) != core:  # to ask takes far less time
                 os.sched_setaffinity(0, core)
         except OSError:  # a container's cores may change
-            self._pins = self._is_held = False
+            self._pins = False
+            self._hold(False)
             self._lines[self._mine, _COMPUTES] = 0
             run_anywhere(self._cores)
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 Road = Literal["mpi", "naps", "mailbox"]
-Purpose = Literal["down", "up", "numbers"]
+Way = Literal["down", "up", "numbers"]
 Parcel = tuple[int, int, "Tensor"]
 
 _VERBS = [""]  # names of the link's verbs, by number; 0 is none
@@ -115,7 +115,7 @@ class Link:
 
         self._bell = Bell(self._comm) if road == "mailbox" else None
         self._mailboxes: dict[str, Mailbox] = {}
-        self._rooms: list[tuple[Tensor, Mailbox]] = []
+        self._own_rows: list[tuple[Tensor, Mailbox]] = []
         self._board: Board | None = None
         self._watchdog: Watchdog | None = None
         self._survives = False
@@ -169,10 +169,11 @@ class Link:
             self.seconds_down += time.perf_counter() - start
 
     def rows(self, count: int, like: Tensor) -> Tensor:
-        """Collective. Zeros for `average`, (count, n), of that type and on that device; of ranks
-        that share memory, where the server reads them, so that they are not copied.
+        """Collective. Zeros (count, n) of that type and on that device, for every rank to give to
+        `average` as they are.
 
-        Between an average and the broadcast after it nobody may write there.
+        Where ranks share memory they lie in it, and the server reads them there: nobody may write
+        into them between an average and the next broadcast.
         """
         import torch
 
@@ -182,7 +183,7 @@ class Link:
         box = self._new_mailbox("up", rows.nbytes)
         if not self.is_server:
             rows = torch.from_numpy(box.mine[: rows.nbytes]).view(rows.dtype).view_as(rows)
-        self._rooms.append((rows, box))
+        self._own_rows.append((rows, box))
         return rows
 
     @_verb
@@ -198,7 +199,7 @@ class Link:
         """
         start, staging = time.perf_counter(), self._staging
         packed = self.wire.pack(uplink, "up", load=not self.is_server)
-        box = next((box for rows, box in self._rooms if rows is uplink), None)
+        box = next((box for rows, box in self._own_rows if rows is uplink), None)
         box = box or self._mailbox("up", packed.nbytes)
         if box is not None:
             host = staging.whole(packed, "up", load=not self.is_server)
@@ -397,7 +398,7 @@ class Link:
         if config.survive:
             # A sleeper in shared memory would not be told of a death.
             self.road = "mpi" if self.road == "mpi" else "naps"
-            self._bell, self._mailboxes, self.shared_cores = None, {}, []
+            self._bell, self._mailboxes, self._own_rows, self.shared_cores = None, {}, [], []
             self._comm = self._comm.Dup()
             self._survives = True
 
@@ -621,21 +622,21 @@ class Link:
         while not MPI.Request.Testall(requests):
             time.sleep(_NAP)
 
-    def _mailbox(self, purpose: Purpose, nbytes: int) -> Mailbox | None:
+    def _mailbox(self, way: Way, nbytes: int) -> Mailbox | None:
         """What vectors cross in where they go by shared memory; made on first use, and anew for
         longer ones."""
         if self._bell is None or (self._any_gpu and self._staging.direct):
             return None
-        box = self._mailboxes.get(purpose)
+        box = self._mailboxes.get(way)
         if box is None or box.capacity < nbytes:
-            box = self._mailboxes[purpose] = self._new_mailbox(purpose, nbytes)
+            box = self._mailboxes[way] = self._new_mailbox(way, nbytes)
         return box
 
-    def _new_mailbox(self, purpose: Purpose, nbytes: int) -> Mailbox:
+    def _new_mailbox(self, way: Way, nbytes: int) -> Mailbox:
         writers = {"down": range(1), "up": range(1, self.size), "numbers": range(self.size)}
         assert self._bell is not None
         self._arrive()
-        return Mailbox(self._comm, self._bell, nbytes, writers[purpose])
+        return Mailbox(self._comm, self._bell, nbytes, writers[way])
 
     def _largest(self, rows: Mapping[int, Tensor]) -> int:
         """Bytes that one participant sends or receives; 0 on a rank without one."""

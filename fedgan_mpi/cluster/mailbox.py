@@ -86,7 +86,8 @@ class Mailbox:
         self._finished = [segment[:8].view(np.int64) for segment in segments]
         self._data = [segment[_HEADER:] for segment in segments]
         self.mine = self._data[comm.rank]
-        """Where a writer may leave what goes `up`, which then copies nothing."""
+        """Where a writer may put what goes `up`, which then copies nothing; not before it knows
+        that its last one was taken."""
         self._turn = 0
 
     def down(self, vector: Bytes) -> None:
