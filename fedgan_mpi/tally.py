@@ -72,7 +72,7 @@ def add_up(node: Node, t: int, ledger: Ledger, vote: NDArray[np.float64]) -> Who
     )
     numbers[numbers.size - vote.size :] = vote
 
-    total = link.sum(numbers)
+    total = link.sum(numbers, meanwhile=lambda: node.draw_ahead(t + 1))
     vote[:] = total[total.size - vote.size :]
     told = total[: total.size - vote.size].tolist()
     has_d, d_loss, has_g, g_loss, skipped, norms, seconds = (

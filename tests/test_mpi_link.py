@@ -117,6 +117,26 @@ def test_a_nan_travels(link):
     assert np.isnan(total[0])
 
 
+def test_what_a_device_rank_does_meanwhile_is_no_exchange(link, monkeypatch):
+    """So that it is found out where it hangs there, and counted as others are."""
+    link.watch(100.0)
+    board, seen, left = link._board, [], []
+    honest = board.leave
+    monkeypatch.setattr(board, "leave", lambda verb: (left.append(verb), honest(verb)))
+    for turn in range(3):
+        one = np.array([1.0])
+        total = link.sum(one, meanwhile=lambda: seen.append(board.stamp[1]))
+        assert total[0] == link.size
+        assert len(seen) == (0 if link.is_server else turn + 1)
+    assert not any(seen) and board.stamp[1] == 0
+    in_sum = left[1] if len(left) > 3 else 0
+    assert left == ([0] * 3 if link.is_server else [0, in_sum, 0] * 3)
+    assert link.is_server or in_sum > 0  # where it waits for the others again
+    entered = float(board.stamp[0])
+    assert link.sum(np.array([entered]))[0] == entered * link.size
+    link.watch(None)
+
+
 def test_any(link):
     assert link.any(link.rank == link.size - 1)
     assert not link.any(False)

@@ -592,6 +592,39 @@ def test_who_looks_ahead_changes_no_bit(comm, monkeypatch):
             assert torch.equal(theta, other_theta) and torch.equal(phi, other_phi)
 
 
+@pytest.mark.parametrize("name", ["ren", "fedgan"])
+@pytest.mark.parametrize(
+    ("policy", "count", "drawn_for"),
+    [("full", 4, [{1, 2}, {1, 2}, set()]), ("round_robin", 2, [{3, 4}, {1, 2}, set()])],
+)
+def test_devices_draw_their_next_images_while_they_wait(comm, name, policy, count, drawn_for):
+    """One of each rank that takes part in the next round, and nobody after the last one."""
+    link = Link(comm)
+    if link.device_ranks != 2:
+        pytest.skip("needs two device ranks, each of which hosts two")
+    algorithm = {"name": name, **({"schedule": "parallel"} if name == "ren" else {})}
+    config = toy_config(
+        algorithm=algorithm,
+        participation={"policy": policy, "count": count},
+        training={"rounds": 3},
+    )
+    played = toy_algorithm(link, config, toy_shards([8, 9, 10, 11]))
+    for t, expected in enumerate(drawn_for):
+        before = played.node.images_drawn
+        (line,) = play(played, 1, start=t)
+        drawn = {device.index: device._drawn for device in played.node.devices}
+        assert {k for k, batch in drawn.items() if batch} == expected & drawn.keys()
+        everyone = link.sum(np.array([float(played.node.images_drawn - before)]))[0]
+        steps = sum(played.node.config.training.discriminator_steps for _ in line["participants"])
+        assert everyone == 4 * steps  # what is only looked at does not count
+        for device in played.node.devices:
+            if drawn[device.index]:
+                mark = device.batches.drawn
+                images, _ = drawn[device.index]
+                assert torch.equal(images, device._draw().data)
+                device.batches.drawn = mark
+
+
 def test_same_seed_gives_the_same_losses(comm):
     link = Link(comm)
     runs = [play(toy_algorithm(link, toy_config(), toy_shards(UNEQUAL)), 3) for _ in range(2)]

@@ -43,6 +43,7 @@ class Device:
         self._own: list[tuple[Tensor, Tensor]] = []
         self._before: tuple[list[dict[str, Any]], list[Tensor]] = [], []
         self._begun: tuple[Batch, Tensor] | None = None
+        self._drawn: Batch | None = None  # the next real images
         self.half_step = Step(self._half, pair.recorder)
         self.other_half = Step(self._rest, pair.recorder)
         self.step_against = Step(self._against, pair.recorder)
@@ -115,18 +116,25 @@ class Device:
         would keep."""
         if self.training.discriminator_steps > 0:
             self._come(t * self.training.discriminator_steps)
-            real = self.real_batch()
-            self.batches.drawn -= self.batches.size  # only looked at
-            self._begun = real, self.half_step(*real)[0]
+            self.draw_ahead()
+            assert self._drawn is not None
+            self._begun, self._drawn = (self._drawn, self.half_step(*self._drawn)[0]), None
 
     @property
     def has_begun(self) -> bool:
         """Whether the rank's vector holds the first half of this device's round."""
         return self._begun is not None
 
+    def draw_ahead(self) -> None:
+        """Draw the real images of its next step, if it has not begun that. A checkpoint knows
+        nothing of it either."""
+        if self._begun is None and self._drawn is None:
+            self._drawn = self._draw()
+            self.batches.drawn -= self.batches.size  # only looked at
+
     def forget(self) -> None:
-        """Do not go on from what `look_ahead` began."""
-        self._begun = None
+        """Do not go on from what `look_ahead` or `draw_ahead` began."""
+        self._begun = self._drawn = None
 
     def train_discriminator(self, t: int) -> float | None:
         """n_d steps from the φ that stands in the vector; it holds φ_k afterwards. Gives the mean
@@ -231,6 +239,13 @@ class Device:
 
     def real_batch(self) -> Batch:
         """The next real images, (B, C, H, W) in [-1, 1]."""
+        if self._drawn is None:
+            return self._draw()
+        batch, self._drawn = self._drawn, None
+        self.batches.drawn += self.batches.size
+        return batch
+
+    def _draw(self) -> Batch:
         shard, indices = self.batches.shard, self.batches.next()
         images = self.images.batch(indices)
         if self.pair.class_shares is None:

@@ -285,9 +285,11 @@ class Link:
     # ---------------------------------------------------------------- a few numbers
 
     @_verb
-    def sum(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    def sum(
+        self, numbers: NDArray[np.float64], *, meanwhile: Callable[[], None] = lambda: None
+    ) -> NDArray[np.float64]:
         """The elementwise sum over ranks, the same on every rank; exact where one rank alone has a
-        number."""
+        number. meanwhile: what a device rank does once its own are on their way."""
         total = np.zeros_like(numbers)
         box = self._mailbox("numbers", max(numbers.nbytes, 4096))
         if box is not None:
@@ -296,10 +298,13 @@ class Link:
                 np.sum([numbers, *(part.view(np.float64) for part in parts)], 0, out=total)
 
             box.up(numbers.view(np.uint8), add)
+            self._by_itself(meanwhile)
             box.down(total.view(np.uint8))
         else:
             self._arrive()
-            self._comm.Allreduce(numbers, total, MPI.SUM)
+            request = self._comm.Iallreduce(numbers, total, MPI.SUM)
+            self._by_itself(meanwhile)
+            request.Wait()
         return total
 
     def shared_lines(self) -> NDArray[np.int64]:
@@ -590,6 +595,19 @@ class Link:
         token = self._comm.Ibarrier()
         while not token.Test():
             time.sleep(_NAP)
+
+    def _by_itself(self, act: Callable[[], None]) -> None:
+        """What a device rank does in the middle of a verb, and counts as no exchange."""
+        board = self._board
+        if self.is_server:
+            return
+        if board is None:
+            act()
+        else:
+            verb = board.stamp[1]
+            board.leave(0)
+            act()
+            board.leave(verb)
 
     def _carry(self, rows: Mapping[int, Tensor], *, to_server: bool) -> None:
         """Each device's row between the server and the device's rank."""
