@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +43,13 @@ class Whole:
     bytes_up: int
 
 
-def add_up(node: Node, t: int, ledger: Ledger, vote: NDArray[np.float64]) -> Whole:
+def add_up(
+    node: Node,
+    t: int,
+    ledger: Ledger,
+    vote: NDArray[np.float64],
+    meanwhile: Callable[[], None],
+) -> Whole:
     """Collective. Every rank's notes of a round, on every rank; `vote` becomes its sum.
 
     Each number has one rank that knows it, so the sum over ranks is exact. All wait for this:
@@ -72,7 +79,7 @@ def add_up(node: Node, t: int, ledger: Ledger, vote: NDArray[np.float64]) -> Who
     )
     numbers[numbers.size - vote.size :] = vote
 
-    total = link.sum(numbers, meanwhile=lambda: node.draw_ahead(t + 1))
+    total = link.sum(numbers, meanwhile=meanwhile)
     vote[:] = total[total.size - vote.size :]
     told = total[: total.size - vote.size].tolist()
     has_d, d_loss, has_g, g_loss, skipped, norms, seconds = (

@@ -171,7 +171,8 @@ def play_round(
     with algorithm.cores.work(is_step=False):
         meanwhile(t + 1)
     algorithm.cores.stand_together()
-    whole = add_up(node, t, algorithm.ledger, np.zeros(0) if vote is None else vote)
+    vote = np.zeros(0) if vote is None else vote
+    whole = add_up(node, t, algorithm.ledger, vote, partial(algorithm.draw_ahead, t + 1))
     seconds = time.perf_counter() - start
 
     flat = algorithm.flat

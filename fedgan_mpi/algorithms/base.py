@@ -59,15 +59,16 @@ class Algorithm(ABC):
         )
         self.ledger = Ledger()
         self.seconds_ahead: dict[int, float] = {}
-        """Of devices that have begun the next round, what that took."""
+        """Of devices, what was done before their round, and counts there."""
 
     @abstractmethod
     def round(self, t: int) -> None:
         """Do this rank's part in round t, counting from 0."""
 
-    def start_over(self) -> None:  # noqa: B027 - most have nothing to forget
+    def start_over(self) -> None:
         """Rely on nothing that an earlier round left on device ranks: some may have gone back to a
         checkpoint, or have just begun."""
+        self.seconds_ahead.clear()
 
     @staticmethod
     @abstractmethod
@@ -100,6 +101,30 @@ class Algorithm(ABC):
                 yield device, shares[k]
                 seconds = time.perf_counter() - start + self.seconds_ahead.pop(k, 0.0)
                 self.ledger.seconds_of_device[k] = seconds
+
+    def first_of(self, t: int) -> Device | None:
+        """The first participant of round t that this rank hosts, where that is known before. What
+        is done ahead is done for one a rank: it takes memory, and may stay in the rank's vector."""
+        participation = self.node.participation
+        if t >= self.training.rounds or not participation.is_known_ahead:
+            return None
+        present = participation.participants(t)
+        return next((device for k, device in self.devices.items() if k in present), None)
+
+    def draw_ahead(self, t: int) -> None:
+        """Draw the real images with which round t begins on this rank."""
+        device = self.first_of(t)
+        if device is not None:
+            with self.ahead_of(device):
+                device.draw_ahead()
+
+    @contextmanager
+    def ahead_of(self, device: Device) -> Iterator[None]:
+        """What is done before the device's round."""
+        start = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - start
+        self.seconds_ahead[device.index] = self.seconds_ahead.get(device.index, 0.0) + seconds
 
     def train_generator(self) -> None:
         """The server's n_g steps on G, against the D in its vector."""

@@ -6,8 +6,6 @@ is also DP-FedAvg-GAN (Augenstein et al. 2020, arXiv:1911.06679).
 
 from __future__ import annotations
 
-import time
-
 from fedgan_mpi.algorithms.base import Algorithm, Uplink
 from fedgan_mpi.algorithms.plan import Payload, Plan, Sizes, Work
 from fedgan_mpi.algorithms.updates import Updates
@@ -94,20 +92,16 @@ class Ren(Algorithm):
         self.has_new_discriminator = False
 
     def look_ahead(self, t: int) -> None:
-        """Begin round t with the half of a participant's first step that needs D alone. One
-        device's a rank, since it stays in the rank's vector."""
+        """Begin round t with the half of a participant's first step that needs D alone."""
         self.has_new_discriminator = True
         self.uplink.remember()
-        if not self.node.participation.is_known_ahead:
+        device = self.first_of(t)
+        if device is None:
             return
-        present = self.node.participation.participants(t)
-        for k in [k for k in self.devices if k in present][:1]:
-            if not self.cores.has_room_beside_server(before=present.index(k)):
-                return
-            start = time.perf_counter()
-            with self.computing("seconds_local"):
-                self.devices[k].look_ahead(t)
-            self.seconds_ahead[k] = time.perf_counter() - start
+        before = self.node.participation.participants(t).index(device.index)
+        if self.cores.has_room_beside_server(before=before):
+            with self.ahead_of(device), self.computing("seconds_local"):
+                device.look_ahead(t)
 
     def begin_generator(self) -> None:
         """The part of the server's first step that can do without the D that devices are at. Where
@@ -117,8 +111,8 @@ class Ren(Algorithm):
                 self.server.look_ahead()
 
     def start_over(self) -> None:
+        super().start_over()
         self.has_new_discriminator = False
-        self.seconds_ahead.clear()
 
     def train_discriminators(self, t: int) -> None:
         """Leave Σ share · φ_k over this rank's participants in the uplink, for it to finish."""

@@ -45,14 +45,6 @@ class Node:
         """Real images that devices hosted here have drawn."""
         return sum(device.batches.drawn for device in self.devices)
 
-    def draw_ahead(self, t: int) -> None:
-        """Draw the real images with which round t begins on this rank, where it is known who takes
-        part; one device's, so that memory does not grow with those that a rank hosts."""
-        if t < self.config.training.rounds and self.participation.is_known_ahead:
-            present = self.participation.participants(t)
-            for device in [device for device in self.devices if device.index in present][:1]:
-                device.draw_ahead()
-
     def is_finite(self, t: int) -> bool:
         """Whether round t left such networks here: the server's, and those that participants keep
         for themselves."""
