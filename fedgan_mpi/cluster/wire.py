@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _SLICE = 2**15  # numbers that are widened at a time: such a slice stays in a core's cache
-_PART = 2**18  # numbers of rows that are added up at a time: so many that calls cost nothing
+_PART = 2**18  # numbers of rows that are added up at a time: their sum stays in a machine's cache
 
 HALF_STEP = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
 """The largest relative error of rounding to the nearest, above the smallest normal number."""
@@ -84,19 +84,10 @@ class Wire:
 
     def sum(self, rows: Sequence[Tensor], into: Tensor) -> None:
         """Overwrite `into` with the packed rows added up in their order, in its own type."""
-        import torch
-
-        length = self._slice_length(into) if self.rounds else _PART
-        for start in range(0, into.numel(), length):
-            part = into[start : start + length]
-            for place, row in enumerate(rows):
-                came = row[start : start + length]
-                if self.rounds:
-                    came = self._widened(came, part)
-                if place == 0:
-                    torch.add(came, 0.0, out=part)  # and -0 becomes 0
-                else:
-                    part.add_(came)
+        for start in range(0, into.numel(), _PART):
+            part = into[start : start + _PART].zero_()
+            for row in rows:
+                self.add(row[start : start + _PART], part)
 
     def send_with(self, residual: Tensor, vector: Tensor) -> None:
         """Overwrite a vector with what will travel of itself and its residual, and the residual
@@ -142,18 +133,14 @@ class Wire:
         self, packed: Tensor, into: Tensor, act: Callable[[Tensor, Tensor], object]
     ) -> None:
         """Widen slice after slice, and act on it. One call would widen a copy of the whole."""
-        packed, into, length = packed.view(-1), into.view(-1), self._slice_length(into)
+        numbers, length = self._as_numbers(packed).view(-1), self._slice_length(into)
+        key = ("slice", length, into.dtype, into.device)
+        if key not in self._room:
+            self._room[key] = into.new_empty(length)
         for start in range(0, into.numel(), length):
-            part = into[start : start + length]
-            act(self._widened(packed[start : start + length], part), part)
-
-    def _widened(self, packed: Tensor, like: Tensor) -> Tensor:
-        """A slice of what travels, in the type of another; gone at the next call."""
-        key = ("slice", like.dtype, like.device)
-        wide = self._room.get(key)
-        if wide is None or len(wide) < len(like):
-            wide = self._room[key] = like.new_empty(len(like))
-        return wide[: len(like)].copy_(self._as_numbers(packed))
+            part = into.view(-1)[start : start + length]
+            wide = self._room[key][: part.numel()].copy_(numbers[start : start + length])
+            act(wide, part)
 
     @staticmethod
     def _slice_length(vector: Tensor) -> int:
