@@ -164,15 +164,21 @@ def play_round(
     vote: float64 numbers, overwritten with their sum over ranks.
     """
     node, link = algorithm.node, algorithm.link
-    algorithm.ledger = Ledger(images_drawn_before=node.images_drawn)
+    algorithm.ledger.images_drawn_before = node.images_drawn
     link.reset_counters()
     start = time.perf_counter()
     algorithm.round(t)
     with algorithm.cores.work(is_step=False):
         meanwhile(t + 1)
-    algorithm.cores.stand_together()
     vote = np.zeros(0) if vote is None else vote
-    whole = add_up(node, t, algorithm.ledger, vote, partial(algorithm.draw_ahead, t + 1))
+    # What is done ahead counts in the next round.
+    ledger, algorithm.ledger = algorithm.ledger, Ledger()
+
+    def go_ahead() -> None:
+        algorithm.look_ahead(t + 1)
+        algorithm.cores.stand_together()
+
+    whole = add_up(node, t, ledger, vote, meanwhile=go_ahead)
     seconds = time.perf_counter() - start
 
     flat = algorithm.flat

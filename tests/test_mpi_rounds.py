@@ -23,6 +23,7 @@ from toys import (
 )
 
 from fedgan_mpi.algorithms.ren import Ren
+from fedgan_mpi.cluster.device import Device
 from fedgan_mpi.cluster.link import AgreedError, Link
 from fedgan_mpi.learning.losses import Loss
 from fedgan_mpi.shards import Shard
@@ -590,6 +591,53 @@ def test_who_looks_ahead_changes_no_bit(comm, monkeypatch):
         assert losses == other_losses
         if link.is_server:
             assert torch.equal(theta, other_theta) and torch.equal(phi, other_phi)
+
+
+def test_who_has_begun_a_round_waits_for_no_other_that_begins_it(comm, monkeypatch):
+    """The first half of round 1 on one device and the second half on another at the same time."""
+    link = Link(comm, road="mailbox")  # an MPI library may need all its ranks to move numbers on
+    algorithm = toy_algorithm(link, toy_config(), toy_shards([10] * link.device_ranks))
+    play(algorithm, 1)
+    begin, train = Device.look_ahead, Device.train_discriminator
+
+    def begin_late(device, t):
+        if device.index == 1 and t == 2:
+            assert comm.recv(source=2, tag=7) == t
+        begin(device, t)
+
+    def train_early(device, t):
+        if device.index == 2 and t == 2:
+            assert device.has_begun
+            told.append(comm.isend(t, 1, tag=7))
+        return train(device, t)
+
+    told = []
+    monkeypatch.setattr(Device, "look_ahead", begin_late)
+    monkeypatch.setattr(Device, "train_discriminator", train_early)
+    play(algorithm, 2, start=1)
+    assert len(told) == (link.rank == 2)
+    for request in told:
+        request.wait()
+
+
+@pytest.mark.parametrize("schedule", ["serial", "parallel"])
+def test_seconds_of_what_is_begun_ahead_are_the_next_rounds(comm, schedule):
+    link = Link(comm)
+    config = toy_config(algorithm={"schedule": schedule}, training={"rounds": 3})
+    algorithm = toy_algorithm(link, config, toy_shards([10] * link.device_ranks))
+    for t in range(3):
+        play(algorithm, 1, start=t)
+        begins = not link.is_server and t < 2
+        computes = begins and schedule == "serial"
+        assert (algorithm.ledger.seconds_local > 0) == computes
+        assert [device.has_begun for device in algorithm.node.devices] == [computes] * (
+            not link.is_server
+        )
+        assert algorithm.seconds_ahead.keys() == ({link.rank} if begins else set())
+    assert algorithm.ledger.seconds_server == 0
+    play(algorithm, 1, start=1)  # round 2 is begun again
+    algorithm.start_over()
+    assert algorithm.ledger.seconds_local == 0 and not algorithm.seconds_ahead
 
 
 @pytest.mark.parametrize("name", ["ren", "fedgan"])

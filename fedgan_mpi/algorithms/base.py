@@ -68,7 +68,16 @@ class Algorithm(ABC):
     def start_over(self) -> None:
         """Rely on nothing that an earlier round left on device ranks: some may have gone back to a
         checkpoint, or have just begun."""
+        self.ledger = Ledger()
         self.seconds_ahead.clear()
+
+    def look_ahead(self, t: int) -> None:
+        """Begin round t with what needs nothing that is yet to come, while other ranks are still at
+        the one before: on a device rank, draw the real images that it begins with."""
+        device = self.first_of(t)
+        if device is not None:
+            with self.ahead_of(device):
+                device.draw_ahead()
 
     @staticmethod
     @abstractmethod
@@ -110,13 +119,6 @@ class Algorithm(ABC):
             return None
         present = participation.participants(t)
         return next((device for k, device in self.devices.items() if k in present), None)
-
-    def draw_ahead(self, t: int) -> None:
-        """Draw the real images with which round t begins on this rank."""
-        device = self.first_of(t)
-        if device is not None:
-            with self.ahead_of(device):
-                device.draw_ahead()
 
     @contextmanager
     def ahead_of(self, device: Device) -> Iterator[None]:

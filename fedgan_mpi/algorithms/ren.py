@@ -9,6 +9,7 @@ from __future__ import annotations
 from fedgan_mpi.algorithms.base import Algorithm, Uplink
 from fedgan_mpi.algorithms.plan import Payload, Plan, Sizes, Work
 from fedgan_mpi.algorithms.updates import Updates
+from fedgan_mpi.cluster.device import Device
 from fedgan_mpi.cluster.node import Node
 from fedgan_mpi.cluster.statistics import Recalibration
 from fedgan_mpi.cluster.wireless import Air
@@ -67,7 +68,8 @@ class Ren(Algorithm):
             self.statistics.after_average()
         if self.sends_ahead and t + 1 < self.training.rounds:
             self.link.broadcast(self.flat.discriminator, traffic="ahead")
-            self.look_ahead(t + 1)  # meanwhile
+            self.uplink.remember()
+            self.has_new_discriminator = True  # devices begin round t + 1 meanwhile
         if self.link.is_server:
             self.train_generator()  # n_g server steps against the new D
 
@@ -92,16 +94,17 @@ class Ren(Algorithm):
         self.has_new_discriminator = False
 
     def look_ahead(self, t: int) -> None:
-        """Begin round t with the half of a participant's first step that needs D alone."""
-        self.has_new_discriminator = True
-        self.uplink.remember()
+        """Begin round t with the half of a participant's first step that needs D alone, where D is
+        here."""
         device = self.first_of(t)
-        if device is None:
-            return
+        if device is None or not self.has_new_discriminator or not self._has_room(device, t):
+            return super().look_ahead(t)
+        with self.ahead_of(device), self.computing("seconds_local"):
+            device.look_ahead(t)
+
+    def _has_room(self, device: Device, t: int) -> bool:
         before = self.node.participation.participants(t).index(device.index)
-        if self.cores.has_room_beside_server(before=before):
-            with self.ahead_of(device), self.computing("seconds_local"):
-                device.look_ahead(t)
+        return self.cores.has_room_beside_server(before=before)
 
     def begin_generator(self) -> None:
         """The part of the server's first step that can do without the D that devices are at. Where

@@ -289,7 +289,7 @@ class Link:
         self, numbers: NDArray[np.float64], *, meanwhile: Callable[[], None] = lambda: None
     ) -> NDArray[np.float64]:
         """The elementwise sum over ranks, the same on every rank; exact where one rank alone has a
-        number. meanwhile: what a device rank does once its own are on their way."""
+        number. meanwhile: what a rank does once its own are on their way."""
         total = np.zeros_like(numbers)
         box = self._mailbox("numbers", max(numbers.nbytes, 4096))
         if box is not None:
@@ -297,14 +297,16 @@ class Link:
             def add(parts: list[Bytes]) -> None:
                 np.sum([numbers, *(part.view(np.float64) for part in parts)], 0, out=total)
 
+            if self.is_server:  # its own lie where they are added up
+                self._by_itself(meanwhile)
             box.up(numbers.view(np.uint8), add)
-            self._by_itself(meanwhile)
+            if not self.is_server:
+                self._by_itself(meanwhile)
             box.down(total.view(np.uint8))
         else:
-            self._arrive()
             request = self._comm.Iallreduce(numbers, total, MPI.SUM)
             self._by_itself(meanwhile)
-            request.Wait()
+            self._complete([request])
         return total
 
     def shared_lines(self) -> NDArray[np.int64]:
@@ -597,10 +599,8 @@ class Link:
             time.sleep(_NAP)
 
     def _by_itself(self, act: Callable[[], None]) -> None:
-        """What a device rank does in the middle of a verb, and counts as no exchange."""
+        """What a rank does in the middle of a verb, and counts as no exchange."""
         board = self._board
-        if self.is_server:
-            return
         if board is None:
             act()
         else:
@@ -635,6 +635,9 @@ class Link:
         and wait for all of them."""
         requests = [self._comm.Irecv(host, rank, tag) for rank, tag, host in receives]
         requests += [self._comm.Isend(host, rank, tag) for rank, tag, host in sends]
+        self._complete(requests)
+
+    def _complete(self, requests: list[MPI.Request]) -> None:
         if self.road == "mpi":
             MPI.Request.Waitall(requests)
         while not MPI.Request.Testall(requests):
