@@ -136,6 +136,7 @@ def measure(link: Link, name: str, args: argparse.Namespace) -> dict[str, Any]:
             line = play_round(algorithm, t, {})
             on_the_link += line["seconds_downlink"] + line["seconds_uplink"]
             t += 1
+        link.barrier()  # what devices have begun of the next round is this block's, too
         seconds = (time.perf_counter() - start) / args.rounds
         on_the_link /= args.rounds
         if block > 0:  # the first warms up

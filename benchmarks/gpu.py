@@ -152,6 +152,7 @@ def whole_round(args: argparse.Namespace) -> dict[str, object] | None:
             play_round(algorithm, t, progress)
             t += 1
         torch.cuda.synchronize()
+        link.barrier()  # what devices have begun of the next round is this block's, too
         seconds = time.perf_counter() - start
         if block > 0:
             ratios.append(seconds / ideal)

@@ -10,7 +10,9 @@ there are cores take them at once and exchange nothing: what cores cost each oth
 a host's threads that share a core) is in that ideal, and not in the first. `ratio_own` is against
 the processor time that the round's own steps took, divided by the cores: what is lost in it to
 waiting, to the wire and to cores without work. A machine's moods between blocks are not in it; nor
-is what steps take longer among other processes, whose caches they share.
+is what steps take longer among other processes, whose caches they share. `ratio_schedule` is
+against the shortest time that those steps can take in the schedule's order: G's step is one
+thread's, and what devices can begin beside it may not fill the other cores.
 """
 
 from __future__ import annotations
@@ -75,8 +77,8 @@ def main() -> None:
     alone = Alone(config, shape, shard) if link.rank < workers else None
 
     progress = {"images_seen": 0}
-    t, rounds, ideals, busy_ideals, own_ideals = 0, [], [], [], []
-    lines = []
+    rounds, ideals, busy_ideals, own_ideals, schedule_ideals = [], [], [], [], []
+    t, lines = 0, []
     for block in range(args.blocks + 1):
         # Where ranks share cores, those that wait in a sum are asleep; in other verbs they nap.
         mine = alone.seconds(devices, link.cores_here) if alone and link.is_server else 0.0
@@ -84,22 +86,26 @@ def main() -> None:
         alone_ms = alone.last if alone else {}
         mine = alone.seconds(devices, link.cores_here) if alone else 0.0
         busy_ideal = float(link.sum(np.array([mine]))[0]) / workers
-        own.seconds = 0.0
+        own.seconds[:] = 0.0
         start = time.perf_counter()
         with algorithm.cores.held():
             for _ in range(args.rounds):
                 lines.append(play_round(algorithm, t, progress))
                 t += 1
+            link.any(False)  # what devices have begun of the next round is this block's, too
         seconds = (time.perf_counter() - start) / args.rounds
-        own_ideal = float(link.sum(np.array([own.seconds]))[0]) / args.rounds / link.cores_here
+        device, ahead, server = (link.sum(own.seconds) / args.rounds).tolist()
+        all_cores = (device + ahead + server) / link.cores_here
         if block > 0:  # the first warms up
             rounds.append(seconds)
             ideals.append(ideal)
             busy_ideals.append(busy_ideal)
-            own_ideals.append(own_ideal)
-    ratios, busy, of_own = (
+            own_ideals.append(all_cores)
+            before = device / link.cores_here if args.schedule == "serial" else 0.0
+            schedule_ideals.append(max(all_cores, before + server))
+    ratios, busy, of_own, of_schedule = (
         [seconds / ideal for seconds, ideal in zip(rounds, kind, strict=True)]
-        for kind in (ideals, busy_ideals, own_ideals)
+        for kind in (ideals, busy_ideals, own_ideals, schedule_ideals)
     )
     if link.is_server:
         result = {
@@ -108,6 +114,7 @@ def main() -> None:
             "ratios": [round(ratio, 3) for ratio in ratios],
             "ratio_busy": round(statistics.median(busy), 3),
             "ratio_own": round(statistics.median(of_own), 3),
+            "ratio_schedule": round(statistics.median(of_schedule), 3),
             "round_ms": round(1e3 * statistics.median(rounds), 2),
             "ideal_ms": round(1e3 * statistics.median(ideals), 2),
             "ideal_busy_ms": round(1e3 * statistics.median(busy_ideals), 2),
@@ -149,18 +156,28 @@ def configuration(args: argparse.Namespace) -> Config:
 
 
 class Own:
-    """Seconds of processor time that this rank's thread spends on the steps of its rounds."""
+    """Seconds of processor time that this rank's thread spends on the steps of its rounds: as a
+    device, as one that begins the next round, as the server."""
 
     def __init__(self, algorithm: Algorithm) -> None:
-        self.seconds, self._computing = 0.0, algorithm.computing
+        self.seconds = np.zeros(3)
+        self._computing, self._look_ahead = algorithm.computing, algorithm.look_ahead
+        self._is_ahead = False
         algorithm.computing = self._measured  # type: ignore[method-assign]
+        algorithm.look_ahead = self._ahead  # type: ignore[method-assign]
 
     @contextmanager
     def _measured(self, what: Literal["seconds_local", "seconds_server"]) -> Iterator[None]:
+        part = 2 if what == "seconds_server" else int(self._is_ahead)
         with self._computing(what):
             start = time.thread_time()
             yield
-            self.seconds += time.thread_time() - start
+            self.seconds[part] += time.thread_time() - start
+
+    def _ahead(self, t: int) -> None:
+        self._is_ahead = True
+        self._look_ahead(t)
+        self._is_ahead = False
 
 
 class Alone:
