@@ -1,15 +1,17 @@
-"""What all ranks noted in a round, added up for every rank."""
+"""What all ranks noted in a round, added up for every rank, and told as its line."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedgan_mpi.algorithms.base import Ledger
+from fedgan_mpi.algorithms.base import Algorithm, Ledger
+from fedgan_mpi.algorithms.plan import payload_sizes
 from fedgan_mpi.cluster.node import Node
 from fedgan_mpi.errors import AgreedError
 
@@ -119,3 +121,47 @@ def check_finite(whole: Whole, t: int, participants: int) -> None:
         raise AgreedError(f"no device's update is finite in round {t + 1}; {remedy}")
     if whole.broken:
         raise AgreedError(f"parameters are not finite after round {t + 1}; {remedy}")
+
+
+def line_of_round(
+    algorithm: Algorithm,
+    t: int,
+    whole: Whole,
+    seconds: float,
+    wireless_seconds: float | None,
+    images_seen: int,
+) -> dict[str, Any]:
+    """A round's line of stats.jsonl. images_seen: of all rounds so far."""
+    node, flat = algorithm.node, algorithm.flat
+    size = node.link.wire.nbytes(flat.phi) // flat.phi.numel()
+    sizes = payload_sizes(node.config, node.pair.image_shape, flat.theta.numel(), flat.phi.numel())
+    payload = algorithm.payload_of_round(t, sizes)
+    shares = node.participation.shares(t)
+    participants = len(shares)
+    return {
+        "round": t + 1,
+        "participants": list(shares),
+        **({"skipped": whole.skipped} if whole.skipped else {}),
+        "d_loss": _mean(whole.d_loss, shares),
+        "g_loss": _mean(whole.g_loss, {0: 1.0, **shares}),
+        "seconds": seconds,
+        "seconds_downlink": whole.seconds_downlink,
+        "seconds_local": whole.seconds_local,
+        "seconds_uplink": whole.seconds_uplink,
+        "seconds_server": whole.seconds_server,
+        **({} if wireless_seconds is None else {"wireless_seconds": wireless_seconds}),
+        "bytes_down": payload.down * size * participants,
+        "bytes_up": payload.up * size * participants,
+        # BatchNorm statistics, averaged moments and classes of fakes, beside them.
+        "bytes_down_other": (whole.bytes_down - payload.down * size) * participants,
+        "bytes_up_other": (whole.bytes_up - payload.up * size) * participants,
+        "images_seen": images_seen,
+    }
+
+
+def _mean(losses: dict[int, float], shares: dict[int, float]) -> float | None:
+    """Weighted by shares over those who have one; None where nobody has."""
+    if not losses:
+        return None
+    total = math.fsum(shares[k] for k in losses)
+    return math.fsum(shares[k] * loss for k, loss in losses.items()) / total

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from fedgan_mpi.algorithms import ALGORITHMS
 from fedgan_mpi.algorithms.base import Algorithm, Ledger
-from fedgan_mpi.algorithms.plan import payload_sizes
 from fedgan_mpi.clock import Clock, make_clock
 from fedgan_mpi.cluster.link import AgreedError, Link, RankLost
 from fedgan_mpi.cluster.node import Node, build_node
@@ -35,7 +34,7 @@ from fedgan_mpi.run.checkpoint import (
 from fedgan_mpi.run.record import Record, forget_after
 from fedgan_mpi.start import Start
 from fedgan_mpi.survive import Memory
-from fedgan_mpi.tally import add_up, check_finite
+from fedgan_mpi.tally import add_up, check_finite, line_of_round
 
 
 def train(link: Link, start: Start) -> int:
@@ -181,49 +180,18 @@ def play_round(
     whole = add_up(node, t, ledger, vote, meanwhile=go_ahead)
     seconds = time.perf_counter() - start
 
-    flat = algorithm.flat
-    size = link.wire.nbytes(flat.phi) // flat.phi.numel()
-    sizes = payload_sizes(node.config, node.pair.image_shape, flat.theta.numel(), flat.phi.numel())
-    payload = algorithm.payload_of_round(t, sizes)
+    participants = list(node.participation.shares(t))
+    check_finite(whole, t, len(participants))
     progress["images_seen"] = progress.get("images_seen", 0) + whole.images
-    shares = node.participation.shares(t)
-    participants = len(shares)
-    check_finite(whole, t, participants)
-    if whole.update_norms:
-        node.participation.learn(whole.update_norms)
-        progress["update_norms"] = list(node.participation.update_norms)
-    wireless = {}
+    wireless_seconds = None
     if clock is not None:
         measured = (whole.seconds_of_device, whole.seconds_server)
-        wireless["wireless_seconds"] = clock.seconds(t, list(shares), measured)
-    skipped = {"skipped": whole.skipped} if whole.skipped else {}
-    return {
-        "round": t + 1,
-        "participants": list(shares),
-        **skipped,
-        "d_loss": _mean(whole.d_loss, shares),
-        "g_loss": _mean(whole.g_loss, {0: 1.0, **shares}),
-        "seconds": seconds,
-        "seconds_downlink": whole.seconds_downlink,
-        "seconds_local": whole.seconds_local,
-        "seconds_uplink": whole.seconds_uplink,
-        "seconds_server": whole.seconds_server,
-        **wireless,
-        "bytes_down": payload.down * size * participants,
-        "bytes_up": payload.up * size * participants,
-        # BatchNorm statistics, averaged moments and classes of fakes, beside them.
-        "bytes_down_other": (whole.bytes_down - payload.down * size) * participants,
-        "bytes_up_other": (whole.bytes_up - payload.up * size) * participants,
-        "images_seen": progress["images_seen"],
-    }
-
-
-def _mean(losses: dict[int, float], shares: dict[int, float]) -> float | None:
-    """Weighted by shares over those who have one; None where nobody has."""
-    if not losses:
-        return None
-    total = math.fsum(shares[k] for k in losses)
-    return math.fsum(shares[k] * loss for k, loss in losses.items()) / total
+        wireless_seconds = clock.seconds(t, participants, measured)
+    line = line_of_round(algorithm, t, whole, seconds, wireless_seconds, progress["images_seen"])
+    if whole.update_norms:  # from now on others take part
+        node.participation.learn(whole.update_norms)
+        progress["update_norms"] = list(node.participation.update_norms)
+    return line
 
 
 def _resume(node: Node, start: Start) -> tuple[int, dict[str, Any]]:
