@@ -25,7 +25,8 @@ JOB = (
     "--data.devices", "3", "--link.average", "gather",
 )  # fmt: skip
 
-# A rank of DIES, "rank:arrival …", kills itself when it arrives at its n-th exchange of the rounds.
+# A rank of DIES, "rank:arrival …", kills itself when it arrives at its n-th exchange of the rounds,
+# or is in the midst of a sum, which counts again.
 # LEAVES, "device:round", is the oracle: a device that is not there from that round on.
 PROGRAM = """
 import os, signal, sys
@@ -35,16 +36,26 @@ from fedgan_mpi import train
 
 dies = dict(tuple(map(int, pair.split(":"))) for pair in os.environ.get("DIES", "").split())
 leaves = [tuple(map(int, pair.split(":"))) for pair in os.environ.get("LEAVES", "").split()]
-arrive, watch, build = Link._arrive, Link.watch, train.build_node
+arrive, add_up, watch, build = Link._arrive, Link.sum, Link.watch, train.build_node
 arrivals = None
 
-def count(link):
+def tick(link):
     global arrivals
     if arrivals is not None:
         arrivals += 1
         if link._origin[link.rank] in dies and arrivals == dies[link._origin[link.rank]]:
             os.kill(os.getpid(), signal.SIGKILL)
+
+def count(link):
+    tick(link)
     arrive(link)
+
+def sum(link, numbers, meanwhile=lambda: None):
+    def act():
+        tick(link)
+        meanwhile()
+    tick(link)
+    return add_up(link, numbers, meanwhile=act)
 
 def begin(link, deadline):
     global arrivals
@@ -57,7 +68,7 @@ def build_node(*arguments):
         node.participation.leave([device], round)
     return node
 
-Link._arrive, Link.watch, train.build_node = count, begin, build_node
+Link._arrive, Link.sum, Link.watch, train.build_node = count, sum, begin, build_node
 from fedgan_mpi.__main__ import main
 status = main(sys.argv[1:])
 sys.exit(status)
@@ -91,7 +102,8 @@ def exact(run: Path) -> list[dict]:
 @pytest.mark.parametrize(
     ("dies", "flags"),
     [
-        ("3:2", []),  # in the first score
+        ("3:4", []),  # in the first score
+        ("2:15", []),  # at what it begins of round 3, its numbers of round 2 on their way
         ("3:17 2:25", ["--algorithm.schedule", "parallel", "--model.ema", "0.9"]),
         (
             "1:14",
