@@ -126,17 +126,18 @@ def check_finite(whole: Whole, t: int, participants: int) -> None:
 def line_of_round(
     algorithm: Algorithm,
     t: int,
+    shares: dict[int, float],
     whole: Whole,
     seconds: float,
     wireless_seconds: float | None,
     images_seen: int,
 ) -> dict[str, Any]:
-    """A round's line of stats.jsonl. images_seen: of all rounds so far."""
+    """A round's line of stats.jsonl. shares: of its participants; images_seen: of all rounds so
+    far."""
     node, flat = algorithm.node, algorithm.flat
     size = node.link.wire.nbytes(flat.phi) // flat.phi.numel()
     sizes = payload_sizes(node.config, node.pair.image_shape, flat.theta.numel(), flat.phi.numel())
     payload = algorithm.payload_of_round(t, sizes)
-    shares = node.participation.shares(t)
     participants = len(shares)
     return {
         "round": t + 1,

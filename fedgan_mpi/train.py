@@ -180,18 +180,18 @@ def play_round(
     whole = add_up(node, t, ledger, vote, meanwhile=go_ahead)
     seconds = time.perf_counter() - start
 
-    participants = list(node.participation.shares(t))
-    check_finite(whole, t, len(participants))
+    shares = node.participation.shares(t)
+    check_finite(whole, t, len(shares))
     progress["images_seen"] = progress.get("images_seen", 0) + whole.images
     wireless_seconds = None
     if clock is not None:
         measured = (whole.seconds_of_device, whole.seconds_server)
-        wireless_seconds = clock.seconds(t, participants, measured)
-    line = line_of_round(algorithm, t, whole, seconds, wireless_seconds, progress["images_seen"])
+        wireless_seconds = clock.seconds(t, list(shares), measured)
     if whole.update_norms:  # from now on others take part
         node.participation.learn(whole.update_norms)
         progress["update_norms"] = list(node.participation.update_norms)
-    return line
+    images_seen = progress["images_seen"]
+    return line_of_round(algorithm, t, shares, whole, seconds, wireless_seconds, images_seen)
 
 
 def _resume(node: Node, start: Start) -> tuple[int, dict[str, Any]]:

@@ -31,6 +31,8 @@ from fedgan_mpi.shards import Shard
 pytestmark = pytest.mark.mpi(min_size=3)
 
 UNEQUAL = [10, 17, 4, 12, 9]
+# Whether a device begins its next round beside the server depends on how long steps last took.
+HAS_ROOM = "fedgan_mpi.cluster.cores.Cores.has_room_beside_server"
 
 
 def link_of(comm: MPI.Comm, ranks: int, **options) -> Link | None:
@@ -581,7 +583,7 @@ def test_who_looks_ahead_changes_no_bit(comm, monkeypatch):
             calls.append(before)
             return room(before, len(calls))
 
-        monkeypatch.setattr("fedgan_mpi.cluster.cores.Cores.has_room_beside_server", has_room)
+        monkeypatch.setattr(HAS_ROOM, has_room)
         algorithm = toy_algorithm(link, toy_config(), toy_shards(UNEQUAL))
         losses = [(line["d_loss"], line["g_loss"]) for line in play(algorithm, 6)]
         results[who] = (*vectors(algorithm), losses)
@@ -594,7 +596,8 @@ def test_who_looks_ahead_changes_no_bit(comm, monkeypatch):
 
 
 def test_who_has_begun_a_round_waits_for_no_other_that_begins_it(comm, monkeypatch):
-    """The first half of round 1 on one device and the second half on another at the same time."""
+    """One device is at the first half of its step while another is at the second half."""
+    monkeypatch.setattr(HAS_ROOM, lambda *_, **__: True)
     link = Link(comm, road="mailbox")  # an MPI library may need all its ranks to move numbers on
     algorithm = toy_algorithm(link, toy_config(), toy_shards([10] * link.device_ranks))
     play(algorithm, 1)
@@ -621,7 +624,8 @@ def test_who_has_begun_a_round_waits_for_no_other_that_begins_it(comm, monkeypat
 
 
 @pytest.mark.parametrize("schedule", ["serial", "parallel"])
-def test_seconds_of_what_is_begun_ahead_are_the_next_rounds(comm, schedule):
+def test_seconds_of_what_is_begun_ahead_are_the_next_rounds(comm, schedule, monkeypatch):
+    monkeypatch.setattr(HAS_ROOM, lambda *_, **__: True)
     link = Link(comm)
     config = toy_config(algorithm={"schedule": schedule}, training={"rounds": 3})
     algorithm = toy_algorithm(link, config, toy_shards([10] * link.device_ranks))
@@ -630,9 +634,7 @@ def test_seconds_of_what_is_begun_ahead_are_the_next_rounds(comm, schedule):
         begins = not link.is_server and t < 2
         computes = begins and schedule == "serial"
         assert (algorithm.ledger.seconds_local > 0) == computes
-        assert [device.has_begun for device in algorithm.node.devices] == [computes] * (
-            not link.is_server
-        )
+        assert any(device.has_begun for device in algorithm.node.devices) == computes
         assert algorithm.seconds_ahead.keys() == ({link.rank} if begins else set())
     assert algorithm.ledger.seconds_server == 0
     play(algorithm, 1, start=1)  # round 2 is begun again
