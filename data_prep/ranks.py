@@ -6,7 +6,6 @@ ranks decode. The other ranks need to see the images' files, and nothing else.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -16,6 +15,7 @@ from mpi4py import MPI
 from data_prep.decode import Decoded, Decoder
 from data_prep.sources.base import Indices
 from fedgan_mpi.cluster.launcher import world_size_problem
+from fedgan_mpi.cluster.naps import meet
 from fedgan_mpi.errors import UserError
 
 
@@ -59,16 +59,10 @@ class Ranks:
 
     def _tell(self, what: Any) -> Any:
         """Collective: what rank 0 says, on every rank."""
-        self._meet()
+        meet(self._world)  # MPI's own waiting would burn the core that the others decode on
         return self._world.bcast(what)
 
     def _collect(self, mine: Decoded | None) -> list[Decoded | None]:
         """Collective: every rank's block, in order, on rank 0."""
-        self._meet()
+        meet(self._world)
         return self._world.gather(mine) or []
-
-    def _meet(self) -> None:
-        # MPI's own waiting would burn the core that the others decode on.
-        arrived = self._world.Ibarrier()
-        while not arrived.Test():
-            time.sleep(2e-4)

@@ -90,6 +90,5 @@ def _job(part: MPI.Comm, arguments: list[str], cwd: Path) -> tuple[int, str, str
     finally:
         os.chdir(here)
     for each in links:
-        if each._watchdog is not None:
-            each._watchdog.stop()
+        each._guard.stop()
     return status, out.getvalue(), err.getvalue()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedgan_mpi.cluster.guard import connect_machines
 from fedgan_mpi.cluster.link import AgreedError, Link
 from fedgan_mpi.config import LinkConfig
 from fedgan_mpi.errors import UserError
@@ -120,7 +121,7 @@ def test_a_nan_travels(link):
 def test_what_a_rank_does_meanwhile_is_no_exchange(link, monkeypatch):
     """So that it is found out where it hangs there, and counted as others are."""
     link.watch(100.0)
-    board, seen, left = link._board, [], []
+    board, seen, left = link._guard.board, [], []
     honest = board.leave
     monkeypatch.setattr(board, "leave", lambda verb: (left.append(verb), honest(verb)))
     for turn in range(3):
@@ -226,7 +227,9 @@ def test_crowded_ranks_of_one_machine_take_shared_memory(comm):
 
 def test_far_ranks_get_a_lifeline_to_the_server(comm):
     link = Link(comm)
-    line = link._connect_machines(leader=0 if link.rank < 2 else 2)  # as if of two machines
+    line = connect_machines(
+        comm, comm.Barrier, leader=0 if link.rank < 2 else 2
+    )  # as if of two machines
     assert (line is not None) == (link.rank != 1)
     link.barrier()
     assert line is None or (line.far == [*range(2, link.size)] and line.dead() == [])
@@ -240,8 +243,8 @@ def test_far_ranks_get_a_lifeline_to_the_server(comm):
 
 
 def test_ranks_of_one_machine_open_no_connection(comm, monkeypatch):
-    monkeypatch.setattr("fedgan_mpi.cluster.link.Listener", None)
-    assert Link(comm)._connect_machines(leader=0) is None
+    monkeypatch.setattr("fedgan_mpi.cluster.guard.Listener", None)
+    assert connect_machines(comm, comm.Barrier, leader=0) is None
 
 
 def test_where_a_rank_cannot_connect_the_server_says_so_and_the_job_goes_on(
@@ -250,7 +253,7 @@ def test_where_a_rank_cannot_connect_the_server_says_so_and_the_job_goes_on(
     link = Link(comm)
     monkeypatch.setattr("fedgan_mpi.cluster.lifeline.PATIENCE", 1.0)
     if link.rank == 2:
-        monkeypatch.setattr("fedgan_mpi.cluster.link.connect", lambda invitation, rank: {})
-    assert link._connect_machines(leader=0 if link.rank < 2 else 2) is None
+        monkeypatch.setattr("fedgan_mpi.cluster.guard.connect", lambda invitation, rank: {})
+    assert connect_machines(comm, comm.Barrier, leader=0 if link.rank < 2 else 2) is None
     told = capfd.readouterr().err
     assert ("rank 2 on" in told and "cannot connect to this host" in told) == link.is_server

@@ -1,5 +1,7 @@
-"""The only road between ranks: MPI, host staging, GPU buffers, waiting, and agreement on errors
-live here.
+"""The only road between ranks: what moves models, what moves a few numbers, agreement on errors.
+
+How each is best done stands beside it: in shared memory (mailbox), in order (ordered), from device
+to device (parcels), with GPUs (route, staging), rounded (wire), watched (guard).
 
 Rank 0 is the server; the others are device ranks. Every rank calls the same verbs in the same
 order; only contiguous 1-D vectors of one dtype travel, as they are or rounded to 16 bits. The link
@@ -8,11 +10,8 @@ counts the bytes that one participant sends or receives, and its own seconds.
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import functools
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,15 +25,16 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from fedgan_mpi.cluster import parcels
 from fedgan_mpi.cluster.gpu import cuda_devices
+from fedgan_mpi.cluster.guard import Guard
 from fedgan_mpi.cluster.launcher import world_size_problem
-from fedgan_mpi.cluster.lifeline import Invitation, Lifeline, Listener, connect
-from fedgan_mpi.cluster.mailbox import Bell, Bytes, Mailbox, shared_file, shared_memory
+from fedgan_mpi.cluster.machine import Road, survey
+from fedgan_mpi.cluster.mailbox import Bell, Bytes, Mailbox, shared_memory
+from fedgan_mpi.cluster.naps import complete, meet
 from fedgan_mpi.cluster.ordered import add_in_order, add_tables
-from fedgan_mpi.cluster.processor import core_quota, usable_cores
 from fedgan_mpi.cluster.route import cuda_aware, numbers_travel
 from fedgan_mpi.cluster.staging import Accelerator, Cuda, Staging
-from fedgan_mpi.cluster.watchdog import GRACE, Board, Watchdog, exit_soon, ranks_on_hosts
 from fedgan_mpi.cluster.wire import Wire
 from fedgan_mpi.config import LinkConfig
 from fedgan_mpi.errors import AgreedError, UserError
@@ -44,9 +44,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Verb = TypeVar("Verb", bound=Callable[..., Any])
-Road = Literal["mpi", "naps", "mailbox"]
 Way = Literal["down", "up", "numbers"]
-Parcel = tuple[int, int, "Tensor"]
 
 _VERBS = [""]  # names of the link's verbs, by number; 0 is none
 
@@ -58,7 +56,7 @@ def _verb(method: Verb) -> Verb:
 
     @functools.wraps(method)
     def told(self: Link, *arguments: Any, **named: Any) -> Any:
-        board = self._board
+        board = self._guard.board
         outer = 0 if board is None else board.enter(number)
         try:
             return method(self, *arguments, **named)
@@ -77,9 +75,6 @@ class RankLost(Exception):
     """Under `link.survive`: an exchange failed, as it does when a rank has died."""
 
 
-_NAP = 2e-4  # seconds; longer naps add up along the tree of a collective
-
-
 class Link:
     """One rank's end of the road.
 
@@ -95,29 +90,19 @@ class Link:
         self.is_server = self.rank == 0
         self.device_ranks = self.size - 1
 
-        machine = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
-        self.ranks_here: int = machine.size
-        self.rank_here: int = machine.rank
-        everyones = machine.allgather(usable_cores())
-        cores = set().union(*everyones)
-        self.cores_here = min(len(cores), machine.allreduce(core_quota(), MPI.MIN))
-        crowded = self._comm.allreduce(machine.size > self.cores_here, MPI.LOR)
-        one_machine = self._comm.allreduce(machine.size == self.size, MPI.LAND)
-        machine.Free()
-        if road is None:
-            road = (
-                "mpi" if not crowded else "mailbox" if one_machine and Bell.works_here() else "naps"
-            )
-        self.road: Road = road
-        alike = all(theirs == cores for theirs in everyones) and len(cores) == self.cores_here
-        self.shared_cores = sorted(cores) if road == "mailbox" and alike and len(cores) > 1 else []
+        machine = survey(self._comm)
+        self.ranks_here, self.rank_here = machine.ranks, machine.rank
+        self.cores_here = machine.cores
+        self.road: Road = machine.road if road is None else road
+        self.shared_cores: list[int] = []
         """Those that each rank may use, where all share one machine that has fewer of them."""
+        if self.road == "mailbox" and len(machine.common_cores) > 1:
+            self.shared_cores = machine.common_cores
 
-        self._bell = Bell(self._comm) if road == "mailbox" else None
+        self._bell = Bell(self._comm) if self.road == "mailbox" else None
         self._mailboxes: dict[str, Mailbox] = {}
         self._own_rows: list[tuple[Tensor, Mailbox]] = []
-        self._board: Board | None = None
-        self._watchdog: Watchdog | None = None
+        self._guard = Guard(_VERBS)
         self._survives = False
         self._deadline: float | None = None
         self._hosts = self.device_ranks  # ranks that devices were dealt out to
@@ -254,21 +239,8 @@ class Link:
         every rank.
         """
         start = time.perf_counter()
-        source = {receiver: sender for sender, receiver in to.items()}
-        sends, receives, arriving = [], [], []
-        for device, vector in vectors.items():
-            receiver, sender = self._place_of(to[device]), self._place_of(source[device])
-            leaves = self.wire.copy(vector, ("leaves", device))  # another comes into its place
-            comes = self.wire.pack(vector, ("comes", device), load=False)
-            host = self._staging.whole(leaves, ("leaves", device), load=True)
-            sends.append((receiver, to[device], host))
-            host = self._staging.whole(comes, ("comes", device), load=False)
-            receives.append((sender, device, host))
-            arriving.append((comes, vector))
-        self._exchange(sends, receives)
-        for (comes, vector), (_, _, host) in zip(arriving, receives, strict=True):
-            self._staging.land(comes, host)
-            self.wire.unpack(comes, vector)
+        how = (self._comm, self._staging, self.wire, self._complete)
+        parcels.permute(vectors, to, self._place_of, *how)
         self.bytes_up += self._largest(vectors)
         self.seconds_up += time.perf_counter() - start
 
@@ -298,14 +270,14 @@ class Link:
                 np.sum([numbers, *(part.view(np.float64) for part in parts)], 0, out=total)
 
             if self.is_server:  # its own lie where they are added up
-                self._by_itself(meanwhile)
+                self._guard.by_itself(meanwhile)
             box.up(numbers.view(np.uint8), add)
             if not self.is_server:
-                self._by_itself(meanwhile)
+                self._guard.by_itself(meanwhile)
             box.down(total.view(np.uint8))
         else:
             request = self._comm.Iallreduce(numbers, total, MPI.SUM)
-            self._by_itself(meanwhile)
+            self._guard.by_itself(meanwhile)
             self._complete([request])
         return total
 
@@ -474,42 +446,17 @@ class Link:
         Raises AgreedError where a deadline cannot be kept.
         """
         self._deadline = deadline
-        if self._watchdog is not None:
-            self._watchdog.stop()
+        self._guard.stop()
         if deadline is None and (self.size == 1 or self._survives):
             return
-        machine = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
-        problem = None
-        try:
-            file = shared_file(machine, Board.length(machine.size))
-            board = Board(file, machine.rank, self.rank)
-        except (AgreedError, OSError) as error:  # of one machine, whose file system has no locks
-            problem = str(error)
-        leader = machine.bcast(self.rank)
-        machine.Free()
+        board, problem = self._guard.find_board(self._comm)
         if deadline is not None:
             self.agree(problem)
         elif self.any(problem is not None):
             return  # whoever asked for nothing is refused nothing
-        self._board = board
+        self._guard.board = board
         self.barrier()  # from here on all count alike, and have their locks
-        lifeline = None if self._survives else self._connect_machines(leader)
-        atexit.register(self._sign_off)
-
-        def end() -> None:
-            exit_soon(GRACE)  # under srun Abort waits for the others
-            self.abort()
-
-        self._watchdog = Watchdog(
-            board,
-            self.rank,
-            _VERBS,
-            deadline,
-            end,
-            lifeline=lifeline,
-            survives=self._survives,
-        )
-        self._watchdog.start()
+        self._guard.begin(self._comm, self._arrive, deadline, self.abort, survives=self._survives)
 
     @staticmethod
     def library() -> str:
@@ -524,7 +471,7 @@ class Link:
     def abort(self, code: int = 1) -> None:
         """End the whole job at once; for a bug on this rank, which the others cannot be told of.
         Where deaths are survived, a device rank ends alone."""
-        self._sign_off(ends_job=True)
+        self._guard.sign_off(ends_job=True)
         if self._survives and not self.is_server:
             os._exit(code)
         self._comm.Abort(code)
@@ -535,7 +482,7 @@ class Link:
         A launcher ends the others when the first process with a status other than 0 ends. Python's
         own farewell would take a while, and a SIGTERM in it would end a rank with another status.
         """
-        self._sign_off()
+        self._guard.sign_off()
         if not self.lost:  # Finalize may wait for the dead
             MPI.Finalize()
         sys.stdout.flush()
@@ -548,100 +495,25 @@ class Link:
 
     # ---------------------------------------------------------------- inside
 
-    def _connect_machines(self, leader: int) -> Lifeline | None:
-        """Collective. The server's and each far rank's, where there are other machines than the
-        server's and all their ranks can connect to it.
-
-        leader: the lowest rank of this rank's machine.
-        """
-        everyone = self._comm.allgather((leader, platform.node()))
-        far = [rank for rank, (theirs, _) in enumerate(everyone) if theirs != everyone[0][0]]
-        hosts = [host for _, host in everyone]
-        if not far:
-            return None
-        listener: Listener | None = None
-        if self.is_server:
-            with contextlib.suppress(OSError):
-                listener = Listener(far)
-        invitation: Invitation | None = self._comm.bcast(listener and listener.invitation)
-        lines = {}
-        if listener is not None:
-            lines = listener.accept()
-        elif invitation is not None and self.rank in far:
-            lines = connect(invitation, self.rank)
-        self._arrive()
-        connected = self._comm.allgather(bool(lines))
-        missing = [rank for rank in far if not connected[rank]]
-        if missing and self.is_server:
-            print(
-                f"[rank 0 on {hosts[0]}] {ranks_on_hosts(missing, hosts)} cannot connect to this "
-                "host by TCP: a death is noticed by ranks of the same machine only",
-                file=sys.stderr,
-                flush=True,
-            )
-        if missing:
-            for line in lines.values():
-                line.close()
-            return None
-        return Lifeline(lines, far, hosts) if lines else None
-
-    def _sign_off(self, *, ends_job: bool = False) -> None:
-        if self._watchdog is not None:
-            self._watchdog.sign_off(ends_job=ends_job)
-
     def _arrive(self) -> None:
         """Wait for all ranks without taking the core that they compute on; the payload comes
         after."""
-        if self.road == "mpi":
-            return
-        token = self._comm.Ibarrier()
-        while not token.Test():
-            time.sleep(_NAP)
-
-    def _by_itself(self, act: Callable[[], None]) -> None:
-        """What a rank does in the middle of a verb, and counts as no exchange."""
-        board = self._board
-        if board is None:
-            act()
-        else:
-            verb = board.stamp[1]
-            board.leave(0)
-            act()
-            board.leave(verb)
+        if self.road != "mpi":
+            meet(self._comm)
 
     def _carry(self, rows: Mapping[int, Tensor], *, to_server: bool) -> None:
         """Each device's row between the server and the device's rank."""
+        partner = self._place_of if self.is_server else lambda device: 0
         sends = self.is_server != to_server
-        packed = {
-            device: self.wire.pack(row, (to_server, device), load=sends)
-            for device, row in rows.items()
-        }
-        hosts = {
-            device: self._staging.whole(row, (to_server, device), load=sends)
-            for device, row in packed.items()
-        }
-        parcels = [
-            (self._place_of(device) if self.is_server else 0, device, host)
-            for device, host in hosts.items()
-        ]
-        self._exchange(parcels if sends else [], [] if sends else parcels)
-        if not sends:
-            for device, row in rows.items():
-                self._staging.land(packed[device], hosts[device])
-                self.wire.unpack(packed[device], row)
-
-    def _exchange(self, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> None:
-        """Send and receive parcels, each (other rank, receiving or sending device as tag, vector),
-        and wait for all of them."""
-        requests = [self._comm.Irecv(host, rank, tag) for rank, tag, host in receives]
-        requests += [self._comm.Isend(host, rank, tag) for rank, tag, host in sends]
-        self._complete(requests)
+        parcels.carry(
+            rows, partner, self._comm, self._staging, self.wire, self._complete, sends=sends
+        )
 
     def _complete(self, requests: list[MPI.Request]) -> None:
         if self.road == "mpi":
             MPI.Request.Waitall(requests)
-        while not MPI.Request.Testall(requests):
-            time.sleep(_NAP)
+        else:
+            complete(requests)
 
     def _mailbox(self, way: Way, nbytes: int) -> Mailbox | None:
         """What vectors cross in where they go by shared memory; made on first use, and anew for
