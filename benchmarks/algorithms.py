@@ -28,6 +28,7 @@ from fedgan_mpi.cluster.link import Link
 from fedgan_mpi.cluster.node import build_node
 from fedgan_mpi.cluster.pair import Pair, build_pair
 from fedgan_mpi.config import Config
+from fedgan_mpi.data import hosted_devices
 from fedgan_mpi.learning.optimizers import make_optimizer
 from fedgan_mpi.learning.steps import (
     Batch,
@@ -38,7 +39,6 @@ from fedgan_mpi.learning.steps import (
     simultaneous_step,
 )
 from fedgan_mpi.shards import Shard
-from fedgan_mpi.start import hosted_devices
 from fedgan_mpi.train import play_round
 
 

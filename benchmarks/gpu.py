@@ -34,9 +34,9 @@ from fedgan_mpi.cluster.node import build_node
 from fedgan_mpi.cluster.pair import build_pair
 from fedgan_mpi.cluster.placement import choose_torch_device
 from fedgan_mpi.config import Config
+from fedgan_mpi.data import hosted_devices
 from fedgan_mpi.learning.compute import use_tf32
 from fedgan_mpi.shards import Batches, Shard
-from fedgan_mpi.start import hosted_devices
 from fedgan_mpi.train import play_round
 
 Graphs = Literal["auto", "on", "off"]

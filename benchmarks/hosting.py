@@ -26,8 +26,8 @@ from fedgan_mpi.cluster.node import build_node
 from fedgan_mpi.cluster.pair import Pair, build_pair
 from fedgan_mpi.cluster.placement import set_threads
 from fedgan_mpi.config import Config
+from fedgan_mpi.data import hosted_devices
 from fedgan_mpi.shards import read_shard, write_shard
-from fedgan_mpi.start import hosted_devices
 from fedgan_mpi.train import play_round
 
 SHAPE, IMAGES, FEW = (3, 32, 32), 500, 5

@@ -22,8 +22,8 @@ from fedgan_mpi.cluster.link import Link
 from fedgan_mpi.cluster.node import build_node
 from fedgan_mpi.cluster.pair import build_pair
 from fedgan_mpi.config import Config
+from fedgan_mpi.data import hosted_devices
 from fedgan_mpi.shards import Shard
-from fedgan_mpi.start import hosted_devices
 from fedgan_mpi.train import play_round
 
 # Not getrusage: a child's peak there begins with that of the process that forked it.

@@ -27,10 +27,10 @@ from fedgan_mpi.cluster.link import Link
 from fedgan_mpi.cluster.node import Node, build_node
 from fedgan_mpi.cluster.pair import pack_pair
 from fedgan_mpi.config import Config
+from fedgan_mpi.data import hosted_devices
 from fedgan_mpi.learning.losses import LOSSES
 from fedgan_mpi.learning.networks import initialize
 from fedgan_mpi.shards import Shard, union
-from fedgan_mpi.start import hosted_devices
 from fedgan_mpi.streams import Purpose, torch_stream
 from fedgan_mpi.train import play_round
 

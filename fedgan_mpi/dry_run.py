@@ -6,12 +6,13 @@ from pathlib import Path
 
 import tomli_w
 
+from fedgan_mpi.checks import check_manifest
 from fedgan_mpi.cluster.link import Link
 from fedgan_mpi.cluster.participation import check_count
 from fedgan_mpi.command_line import config_table
 from fedgan_mpi.config import Config
+from fedgan_mpi.digits import plan_digits
 from fedgan_mpi.shards import Manifest
-from fedgan_mpi.start import check_manifest, describe_hosting, plan_digits
 
 
 def dry_run(link: Link, config: Config) -> None:
@@ -44,7 +45,7 @@ def _describe(link: Link, config: Config) -> str:
         f"participants a round  {participants} of {len(images)}",
         f"bytes down a round    {down * participants:,} ({down:,} per participant)",
         f"bytes up a round      {up * participants:,} ({up:,} per participant)",
-        f"ranks                 {describe_hosting(link, len(images))}",
+        f"ranks                 {_hosting(link, len(images))}",
     ]
     return "\n".join(lines)
 
@@ -63,3 +64,11 @@ def _data(config: Config) -> tuple[str, list[int], tuple[int, int, int], int]:
         classes = 10
     check_count(config.participation, len(images))
     return name, images, shape, classes
+
+
+def _hosting(link: Link, devices: int) -> str:
+    """How the devices are spread over the ranks, for a reader."""
+    if link.size == 1:
+        return f"1 here; training takes 2 to {devices + 1}"
+    hosted = -(-devices // link.device_ranks)
+    return f"1 server and {link.device_ranks} device ranks, with up to {hosted} devices each"

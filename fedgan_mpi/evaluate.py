@@ -21,12 +21,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fedgan_mpi.checks import check_same_shards
 from fedgan_mpi.cluster.link import AgreedError, Link
 from fedgan_mpi.cluster.pair import Pair, build_pair
 from fedgan_mpi.cluster.placement import choose_torch_device, set_threads
 from fedgan_mpi.command_line import read_config
 from fedgan_mpi.commands import Evaluate
 from fedgan_mpi.config import Config
+from fedgan_mpi.data import read_heldout, read_shards, scored_samples
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.features import Extractor
 from fedgan_mpi.evaluation.scorer import RealImages, Scorer, generate, read_extractors
@@ -39,8 +41,7 @@ from fedgan_mpi.run.checkpoint import (
     read_shown_generator,
 )
 from fedgan_mpi.run.export import BEST, FINAL
-from fedgan_mpi.shards import Manifest, Shard, read_shard, shard_name
-from fedgan_mpi.start import check_same_shards, check_samples, read_heldout, scored_samples
+from fedgan_mpi.shards import Manifest, Shard
 from fedgan_mpi.streams import Purpose
 
 EVALUATION = "evaluation.jsonl"
@@ -109,8 +110,7 @@ def open_run(
     config = link.from_server(lambda: _config(run, evaluation))
     directory = shards or Path(config.data.shards or run / "shards")
     manifest = link.from_server(lambda: _read_manifest(run, directory))
-    parts, heldout, problem = _read_data(link, config, directory, manifest)
-    link.agree(problem)
+    parts, heldout = link.everywhere(lambda: _read_data(link, config, directory, manifest))
     torch_device = choose_torch_device(config, link)
     set_threads(config, link)
     pooled = [sum(counts) for counts in zip(*manifest.histograms, strict=True)]
@@ -150,21 +150,11 @@ def _read_manifest(run: Path, directory: Path) -> Manifest:
 
 def _read_data(
     link: Link, config: Config, directory: Path, manifest: Manifest
-) -> tuple[dict[int, Shard], Shard | None, str | None]:
-    """This rank's part of the shards and the held-out images; or what is wrong with them."""
-    shape = manifest.image_shape
-    shards = {}
-    try:
-        for device in range(link.rank + 1, manifest.devices + 1, link.size):
-            path = directory / shard_name(device)
-            shards[device] = read_shard(path, image_shape=shape, in_memory=False)
-            manifest.check_shard(shards[device], device)
-        heldout = read_heldout(config, directory, manifest)
-        if heldout is not None:
-            check_samples(config, len(heldout), heldout.path)
-    except UserError as error:
-        return {}, None, str(error)
-    return shards, heldout, None
+) -> tuple[dict[int, Shard], Shard | None]:
+    """This rank's part of the shards, and the held-out images."""
+    mine = range(link.rank + 1, manifest.devices + 1, link.size)
+    shards = read_shards(directory, manifest, mine, in_memory=False)
+    return shards, read_heldout(config, directory, manifest)
 
 
 def _targets(run: Path) -> list[str]:

@@ -17,13 +17,14 @@ from fedgan_mpi import __version__, signals
 from fedgan_mpi.cluster.link import AgreedError
 from fedgan_mpi.cluster.node import Node
 from fedgan_mpi.command_line import config_table
+from fedgan_mpi.data import scored_samples
 from fedgan_mpi.evaluation.scorer import RealImages, Scorer, Seen, generate, read_extractors
 from fedgan_mpi.learning.networks import count_parameters, default_width
 from fedgan_mpi.privacy import epsilon
 from fedgan_mpi.run.checkpoint_writer import Checkpoints
 from fedgan_mpi.run.export import BEST, FINAL, write_generator
 from fedgan_mpi.run.record import Record
-from fedgan_mpi.start import Start, scored_samples
+from fedgan_mpi.start import Start
 from fedgan_mpi.streams import Purpose
 
 GRID_IMAGES = 64

@@ -200,7 +200,7 @@ def _resume(node: Node, start: Start) -> tuple[int, dict[str, Any]]:
     link = node.link
     manifest = _newest_whole_checkpoint(node, start.run)
     link.from_server(lambda: _check_same_experiment(manifest, start))
-    link.agree(_problem(lambda: load_checkpoint(node, manifest)))
+    link.everywhere(lambda: load_checkpoint(node, manifest))
     return manifest.round, manifest.progress
 
 
@@ -211,7 +211,7 @@ def _newest_whole_checkpoint(node: Node, run: Path) -> CheckpointManifest:
     for checkpoint in reversed(checkpoints):
         try:
             manifest = link.from_server(partial(read_manifest, checkpoint))
-            link.agree(_problem(partial(verify_checkpoint, node, manifest)))
+            link.everywhere(partial(verify_checkpoint, node, manifest))
             return manifest
         except AgreedError as error:
             if checkpoint == checkpoints[0]:
@@ -252,12 +252,3 @@ def _is_progress(progress: dict[str, Any], devices: int) -> bool:
         and all(fits(one, **score) for one in progress["scores"])
         and (progress["best"] is None or fits(progress["best"], **best))
     )
-
-
-def _problem(act: Callable[[], None]) -> str | None:
-    """What the user is told of an act that went wrong."""
-    try:
-        act()
-    except UserError as error:
-        return str(error)
-    return None

@@ -185,14 +185,16 @@ def test_which_processors_multiply_bfloat16(tmp_path, text, can):
 
 
 def test_a_processor_without_bfloat16_is_told_before_anything_starts(monkeypatch):
-    from fedgan_mpi import start
+    from fedgan_mpi import checks
 
     training = replace(Config().training, autocast="bfloat16", device="cpu")
     config = replace(Config(), training=training)
-    monkeypatch.setattr(start, "multiplies_bfloat16", lambda: True)
-    assert start._device_problem(config) is None
-    monkeypatch.setattr(start, "multiplies_bfloat16", lambda: False)
-    assert start._device_problem(config) == (
+    monkeypatch.setattr(checks, "multiplies_bfloat16", lambda: True)
+    checks.check_machine(config)
+    monkeypatch.setattr(checks, "multiplies_bfloat16", lambda: False)
+    with pytest.raises(UserError) as told:
+        checks.check_machine(config)
+    assert str(told.value) == (
         "training.autocast is 'bfloat16', but this CPU has neither avx512_bf16 nor AMX and would "
         "be slower with it; use 'off'"
     )

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from fedgan_mpi.checks import check_manifest
 from fedgan_mpi.command_line import Train
 from fedgan_mpi.commands import parse
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.shards import Manifest
-from fedgan_mpi.start import check_manifest
 
 
 def test_mistakes_are_told_before_torch_is_imported():

@@ -16,10 +16,10 @@ from fedgan_mpi.cluster.link import Link
 from fedgan_mpi.cluster.node import build_node
 from fedgan_mpi.cluster.pair import pack_pair
 from fedgan_mpi.config import Config
+from fedgan_mpi.data import hosted_devices
 from fedgan_mpi.learning.losses import LOSSES, Loss
 from fedgan_mpi.run.states import Packed, restore, unpack
 from fedgan_mpi.shards import Shard, union
-from fedgan_mpi.start import hosted_devices
 from fedgan_mpi.train import play_round
 
 NZ = 3

@@ -315,6 +315,17 @@ class Link:
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
             raise AgreedError(problems[0] + more)
 
+    def everywhere(self, act: Callable[[], T]) -> T:
+        """What `act` gives on this rank. Raises AgreedError on every rank where it is a UserError
+        on any."""
+        problem = None
+        try:
+            result = act()
+        except UserError as error:
+            problem = str(error)
+        self.agree(problem)
+        return result
+
     @_verb
     def from_server(self, make: Callable[[], T]) -> T:
         """What `make` gives on the server, on every rank; its UserError or SystemExit too.

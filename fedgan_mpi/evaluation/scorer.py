@@ -17,7 +17,6 @@ from torch import Tensor
 
 from fedgan_mpi.cluster.link import Link
 from fedgan_mpi.cluster.pair import Pair
-from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.features import Classifier, Extractor, read_extractor
 from fedgan_mpi.evaluation.frechet import Moments, frechet_distance
 from fedgan_mpi.evaluation.pairs import Array, kernel_distance, neighbour_measures
@@ -172,19 +171,18 @@ def generate(
 def read_extractors(link: Link, path: Path | None, inception: str | None) -> list[Extractor]:
     """Collective. What the scores look through: the shards' own extractor, and Inception where the
     user has its file. Raises AgreedError for a wrong file."""
-    extractors: list[Extractor] = []
-    problem = None
-    try:
+
+    def read() -> list[Extractor]:
+        extractors: list[Extractor] = []
         if path is not None:
             extractors.append(read_extractor(path))
         if inception is not None:
             from fedgan_mpi.evaluation.inception import read_inception
 
             extractors.append(read_inception(Path(inception)))
-    except UserError as error:
-        problem = str(error)
-    link.agree(problem)
-    return extractors
+        return extractors
+
+    return link.everywhere(read)
 
 
 class View:
