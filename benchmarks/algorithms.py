@@ -38,6 +38,7 @@ from fedgan_mpi.learning.steps import (
     logits_and_slopes,
     simultaneous_step,
 )
+from fedgan_mpi.progress import Progress
 from fedgan_mpi.shards import Shard
 from fedgan_mpi.train import play_round
 
@@ -133,7 +134,7 @@ def measure(link: Link, name: str, args: argparse.Namespace) -> dict[str, Any]:
         start = time.perf_counter()
         on_the_link = 0.0
         for _ in range(args.rounds):
-            line = play_round(algorithm, t, {})
+            line = play_round(algorithm, t, Progress())
             on_the_link += line["seconds_downlink"] + line["seconds_uplink"]
             t += 1
         link.barrier()  # what devices have begun of the next round is this block's, too

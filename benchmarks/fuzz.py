@@ -106,17 +106,19 @@ def readers(run: Path) -> dict[str, tuple[Reader, list[Damage]]]:
     from mpi4py import MPI
 
     from fedgan_mpi.cluster.link import Link
+    from fedgan_mpi.cluster.node import build_node
+    from fedgan_mpi.cluster.pair import build_pair
     from fedgan_mpi.command_line import parse_train
     from fedgan_mpi.evaluation.features import read_extractor
     from fedgan_mpi.report import history
     from fedgan_mpi.report.history import read_history
     from fedgan_mpi.report.watch import describe
+    from fedgan_mpi.resume import progress_of
     from fedgan_mpi.run.checkpoint import load_checkpoint, read_manifest
     from fedgan_mpi.run.export import load
     from fedgan_mpi.run.record import forget_after
     from fedgan_mpi.shards import read_shard
     from fedgan_mpi.start import start
-    from fedgan_mpi.train import _check_same_experiment, build_node, build_pair
 
     link = Link(MPI.COMM_SELF)
     state = start(link, parse_train(["--resume", str(run), "--training.rounds", "3"]))
@@ -127,7 +129,7 @@ def readers(run: Path) -> dict[str, tuple[Reader, list[Damage]]]:
 
     def resume(run: Path) -> object:
         manifest = read_manifest(checkpoint(run))
-        _check_same_experiment(manifest, state)
+        progress_of(manifest, state)
         load_checkpoint(node, manifest)
         return manifest
 

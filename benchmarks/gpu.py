@@ -36,6 +36,7 @@ from fedgan_mpi.cluster.placement import choose_torch_device
 from fedgan_mpi.config import Config
 from fedgan_mpi.data import hosted_devices
 from fedgan_mpi.learning.compute import use_tf32
+from fedgan_mpi.progress import Progress
 from fedgan_mpi.shards import Batches, Shard
 from fedgan_mpi.train import play_round
 
@@ -133,7 +134,7 @@ def whole_round(args: argparse.Namespace) -> dict[str, object] | None:
     algorithm = _algorithm(link, config, torch_device, args)
     alone = _device("on", args) if link.is_server else None
     server = algorithm.server
-    progress = {"images_seen": 0}
+    progress = Progress()
     ratios, rounds, t = [], [], 0
     for block in range(args.blocks + 1):
         link.barrier()

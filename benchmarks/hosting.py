@@ -27,6 +27,7 @@ from fedgan_mpi.cluster.pair import Pair, build_pair
 from fedgan_mpi.cluster.placement import set_threads
 from fedgan_mpi.config import Config
 from fedgan_mpi.data import hosted_devices
+from fedgan_mpi.progress import Progress
 from fedgan_mpi.shards import read_shard, write_shard
 from fedgan_mpi.train import play_round
 
@@ -48,7 +49,7 @@ def main() -> None:
     for devices in (FEW, args.devices):
         algorithm = hosting(link, config, pair, directory, devices)
         start = time.perf_counter()
-        play_round(algorithm, 0, {"images_seen": 0})
+        play_round(algorithm, 0, Progress())
         seconds.append((time.perf_counter() - start) / devices)
         kept.append(algorithm)
         grown = np.zeros(link.size)

@@ -23,6 +23,7 @@ from fedgan_mpi.cluster.node import build_node
 from fedgan_mpi.cluster.pair import build_pair
 from fedgan_mpi.config import Config
 from fedgan_mpi.data import hosted_devices
+from fedgan_mpi.progress import Progress
 from fedgan_mpi.shards import Shard
 from fedgan_mpi.train import play_round
 
@@ -41,7 +42,7 @@ def main() -> None:
     pair = build_pair(config, shape)
     node = build_node(link, config, pair, shards, [images] * link.device_ranks)
     algorithm = ALGORITHMS["ren"](node)
-    progress = {"images_seen": 0}
+    progress = Progress()
     for t in range(10):
         play_round(algorithm, t, progress)
     peaks = np.zeros(link.size)

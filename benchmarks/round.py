@@ -39,6 +39,7 @@ from fedgan_mpi.cluster.pair import build_pair
 from fedgan_mpi.cluster.placement import set_threads
 from fedgan_mpi.config import Config
 from fedgan_mpi.data import hosted_devices
+from fedgan_mpi.progress import Progress
 from fedgan_mpi.shards import Shard
 from fedgan_mpi.train import play_round
 
@@ -76,7 +77,7 @@ def main() -> None:
     workers = min(link.cores_here, link.size)
     alone = Alone(config, shape, shard) if link.rank < workers else None
 
-    progress = {"images_seen": 0}
+    progress = Progress()
     rounds, ideals, busy_ideals, own_ideals, schedule_ideals = [], [], [], [], []
     t, lines = 0, []
     for block in range(args.blocks + 1):

@@ -30,6 +30,7 @@ from fedgan_mpi.config import Config
 from fedgan_mpi.data import hosted_devices
 from fedgan_mpi.learning.losses import LOSSES
 from fedgan_mpi.learning.networks import initialize
+from fedgan_mpi.progress import Progress
 from fedgan_mpi.shards import Shard, union
 from fedgan_mpi.streams import Purpose, torch_stream
 from fedgan_mpi.train import play_round
@@ -173,7 +174,7 @@ def run(link: Link, config: Config, shards: dict[int, Shard]) -> Points:
         mine = {k: shards[k] for k in hosted_devices(len(shards), link)}
     node = build_node(link, config, pair, mine, images, histograms)
     algorithm = ALGORITHMS[config.algorithm.name](node)
-    progress: dict[str, Any] = {}
+    progress = Progress()
     for t in range(config.training.rounds):
         play_round(algorithm, t, progress)
     return sample(node) if link.is_server else np.empty((0, 2))

@@ -12,6 +12,7 @@ from typing import Any
 
 from fedgan_mpi.cluster.link import AgreedError
 from fedgan_mpi.cluster.node import Node
+from fedgan_mpi.progress import Progress
 
 
 class Memory:
@@ -20,9 +21,9 @@ class Memory:
     def __init__(self, node: Node) -> None:
         self.node = node
         self._stage = 0
-        self._stages: dict[int, tuple[int, list[dict[str, Any]], dict[str, Any]]] = {}
+        self._stages: dict[int, tuple[int, list[dict[str, Any]], Progress]] = {}
 
-    def remember(self, done: int, progress: dict[str, Any]) -> None:
+    def remember(self, done: int, progress: Progress) -> None:
         """Copy all that `done` finished rounds left behind. Every rank calls it at the same
         points, with a verb of all ranks between any two."""
         self._stage += 1
@@ -30,7 +31,7 @@ class Memory:
         self._stages[self._stage] = deepcopy((done, states, progress))
         self._stages.pop(self._stage - 2, None)
 
-    def go_back(self) -> tuple[int, dict[str, Any]]:
+    def go_back(self) -> tuple[int, Progress]:
         """Collective of the survivors: leave the dead behind, and be what all were when the
         slowest of them last remembered. Gives finished rounds and progress.
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,16 +17,9 @@ from fedgan_mpi.cluster.link import AgreedError, Link, RankLost
 from fedgan_mpi.cluster.node import Node, build_node
 from fedgan_mpi.cluster.pair import build_pair
 from fedgan_mpi.cluster.placement import choose_torch_device, set_threads
-from fedgan_mpi.command_line import check_resumable, config_table
-from fedgan_mpi.errors import UserError
 from fedgan_mpi.keep import Keeper
-from fedgan_mpi.run.checkpoint import (
-    CheckpointManifest,
-    checkpoints_of,
-    load_checkpoint,
-    read_manifest,
-    verify_checkpoint,
-)
+from fedgan_mpi.progress import Progress
+from fedgan_mpi.resume import resume
 from fedgan_mpi.run.record import Record, forget_after
 from fedgan_mpi.start import Start
 from fedgan_mpi.survive import Memory
@@ -55,20 +44,8 @@ def train(link: Link, start: Start) -> int:
     node = build_node(link, config, pair, start.shards, images, histograms)
     algorithm = ALGORITHMS[config.algorithm.name](node)
 
-    progress: dict[str, Any] = {
-        "images_seen": 0,
-        "scores": [],  # the last ones
-        "best": None,
-        "scores_since_best": 0,
-        "ended_early": False,
-    }
-    done = 0
-    if start.resume:
-        done, progress = _resume(node, start)
-        _recall(node, progress)
-        if done > config.training.rounds:
-            right = f"at least {done}, the rounds that {start.run} has"
-            raise AgreedError(f"training.rounds is {config.training.rounds}, but must be {right}")
+    done, progress = resume(node, start) if start.resume else (0, Progress())
+    _recall(node, progress)
     record = _open_record(node, start, done, progress)
     if torch_device != "cpu":
         record.say(f"vectors travel by {link.route}")
@@ -97,16 +74,16 @@ def train(link: Link, start: Start) -> int:
             complete = False
 
 
-def _recall(node: Node, progress: dict[str, Any]) -> None:
+def _recall(node: Node, progress: Progress) -> None:
     """Have participation know again what it knew when `progress` was noted."""
-    norms = progress.get("update_norms", [0.0] * node.participation.devices)
+    norms = progress.update_norms or [0.0] * node.participation.devices
     node.participation.update_norms = list(norms)
 
 
-def _open_record(node: Node, start: Start, done: int, progress: dict[str, Any]) -> Record:
+def _open_record(node: Node, start: Start, done: int, progress: Progress) -> Record:
     """Collective. Raises AgreedError where the run's record is damaged."""
     config = start.config
-    scored = max((score["round"] for score in progress["scores"]), default=-1)
+    scored = max((score["round"] for score in progress.scores), default=-1)
     node.link.from_server(lambda: forget_after(start.run, done, scored))
     return Record(
         start.run if node.link.is_server else None,
@@ -150,7 +127,7 @@ def _train_from(
 def play_round(
     algorithm: Algorithm,
     t: int,
-    progress: dict[str, Any],
+    progress: Progress,
     meanwhile: Callable[[int], None] = lambda round: None,
     vote: NDArray[np.float64] | None = None,
     clock: Clock | None = None,
@@ -182,73 +159,13 @@ def play_round(
 
     shares = node.participation.shares(t)
     check_finite(whole, t, len(shares))
-    progress["images_seen"] = progress.get("images_seen", 0) + whole.images
+    progress.images_seen += whole.images
     wireless_seconds = None
     if clock is not None:
         measured = (whole.seconds_of_device, whole.seconds_server)
         wireless_seconds = clock.seconds(t, list(shares), measured)
     if whole.update_norms:  # from now on others take part
         node.participation.learn(whole.update_norms)
-        progress["update_norms"] = list(node.participation.update_norms)
-    images_seen = progress["images_seen"]
-    return line_of_round(algorithm, t, shares, whole, seconds, wireless_seconds, images_seen)
-
-
-def _resume(node: Node, start: Start) -> tuple[int, dict[str, Any]]:
-    """Collective. Put the newest whole checkpoint back. Raises AgreedError where none is whole, or
-    where it is of another experiment."""
-    link = node.link
-    manifest = _newest_whole_checkpoint(node, start.run)
-    link.from_server(lambda: _check_same_experiment(manifest, start))
-    link.everywhere(lambda: load_checkpoint(node, manifest))
-    return manifest.round, manifest.progress
-
-
-def _newest_whole_checkpoint(node: Node, run: Path) -> CheckpointManifest:
-    """Collective. One that is damaged is named and passed over."""
-    link = node.link
-    checkpoints = link.from_server(lambda: checkpoints_of(run))
-    for checkpoint in reversed(checkpoints):
-        try:
-            manifest = link.from_server(partial(read_manifest, checkpoint))
-            link.everywhere(partial(verify_checkpoint, node, manifest))
-            return manifest
-        except AgreedError as error:
-            if checkpoint == checkpoints[0]:
-                raise
-            if link.is_server:
-                print(f"{error}; going on from the checkpoint before", file=sys.stderr, flush=True)
-    raise AgreedError(f"{run} has no checkpoint to go on from")
-
-
-def _check_same_experiment(manifest: CheckpointManifest, start: Start) -> None:
-    now = config_table(start.config)
-    if not _is_progress(manifest.progress, start.manifest.devices):
-        raise UserError(f"{manifest.path}/checkpoint.json is damaged")
-    check_resumable(manifest.configuration, now, manifest.path, renamed=True)
-    if manifest.shards_sha256 != start.manifest.sha256:
-        raise UserError(f"{manifest.path} is of other shards (SHA-256 {manifest.shards_sha256})")
-
-
-def _is_progress(progress: dict[str, Any], devices: int) -> bool:
-    """Whether it is what `train` starts with and rounds go on from."""
-
-    def fits(table: Any, **kinds: type | tuple[type, ...]) -> bool:
-        return (
-            isinstance(table, dict)
-            and table.keys() >= kinds.keys()
-            and all(isinstance(table[key], kind) for key, kind in kinds.items())
-        )
-
-    best: dict[str, Any] = {"round": int, "value": (int, float)}
-    score: dict[str, Any] = {**best, "metric": str, "floor": (int, float), "samples": int}
-    kinds: dict[str, Any] = {"images_seen": int, "scores": list, "scores_since_best": int}
-    norms = progress.get("update_norms", [0.0] * devices)
-    return (
-        fits(progress, best=(dict, type(None)), ended_early=bool, **kinds)
-        and isinstance(norms, list)
-        and len(norms) == devices
-        and all(isinstance(norm, float) and 0 <= norm < math.inf for norm in norms)
-        and all(fits(one, **score) for one in progress["scores"])
-        and (progress["best"] is None or fits(progress["best"], **best))
-    )
+        progress.update_norms = list(node.participation.update_norms)
+    seen = progress.images_seen
+    return line_of_round(algorithm, t, shares, whole, seconds, wireless_seconds, seen)

@@ -69,7 +69,7 @@ class Board:
 
 def with_board(directory: Path) -> None:
     """Let this rank tell its phases."""
-    from fedgan_mpi import keep, train
+    from fedgan_mpi import keep, scoring, train
     from fedgan_mpi.cluster import link
     from fedgan_mpi.cluster.launcher import announced_rank
     from fedgan_mpi.run import checkpoint_parts, checkpoint_writer, record
@@ -79,8 +79,8 @@ def with_board(directory: Path) -> None:
         board.during(verb, link.Link, verb)
     board.during("rounds", train, "_train_from")
     board.during("compute", train, "play_round")
-    board.during("score", keep.Keeper, "_see")
-    board.during("score", keep.Keeper, "_settle")
+    board.during("score", scoring.Scoring, "see")
+    board.during("score", scoring.Scoring, "settle")
     board.during("grid", keep.Keeper, "_draw")
     board.during("report", keep.Keeper, "finish")
     board.during("copy", checkpoint_writer.Checkpoints, "begin")

@@ -29,6 +29,7 @@ from toys import (
 from fedgan_mpi.algorithms.base import Sizes
 from fedgan_mpi.cluster.link import AgreedError, Link
 from fedgan_mpi.config import LinkConfig
+from fedgan_mpi.progress import Progress
 from fedgan_mpi.train import play_round
 
 pytestmark = pytest.mark.mpi(min_size=3)
@@ -386,7 +387,7 @@ def test_bytes_are_half_those_of_float32_to_the_byte(comm, name):
     for wire in ("float32", "bfloat16"):
         config = narrow_config(wire, precision="float32", algorithm={"name": name})
         algorithm = toy_algorithm(link, config, toy_shards(UNEQUAL))
-        progress = {"images_seen": 0}
+        progress = Progress()
         lines[wire] = [play_round(algorithm, t, progress) for t in range(5)]
         flat = algorithm.flat
     sizes = Sizes(theta=flat.theta.numel(), phi=flat.phi.numel(), fakes=4 * 16, batch=4)

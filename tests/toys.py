@@ -18,6 +18,7 @@ from fedgan_mpi.cluster.pair import pack_pair
 from fedgan_mpi.config import Config
 from fedgan_mpi.data import hosted_devices
 from fedgan_mpi.learning.losses import LOSSES, Loss
+from fedgan_mpi.progress import Progress
 from fedgan_mpi.run.states import Packed, restore, unpack
 from fedgan_mpi.shards import Shard, union
 from fedgan_mpi.train import play_round
@@ -159,7 +160,7 @@ def play(
     algorithm: Algorithm, rounds: int, start: int = 0, images_seen: int = 0
 ) -> list[dict[str, Any]]:
     """Collective. So many rounds; their lines of stats.jsonl. images_seen: before them."""
-    progress = {"images_seen": images_seen}
+    progress = Progress(images_seen=images_seen)
     with algorithm.cores.held():
         return [play_round(algorithm, t, progress) for t in range(start, start + rounds)]
 

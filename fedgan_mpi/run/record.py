@@ -22,8 +22,8 @@ from fedgan_mpi.command_line import PROVENANCE, config_table
 from fedgan_mpi.config import Config
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import read_whole, sweep, write_complete
+from fedgan_mpi.run.bar import make_bar
 from fedgan_mpi.run.pictures import grid, write_grid
-from fedgan_mpi.run.progress import progress
 from fedgan_mpi.run.stats import STATS, parse_lines, split
 from fedgan_mpi.shards import Manifest
 
@@ -143,7 +143,7 @@ class Record:
         if run is None:
             return
         self._stats = open(run / STATS, "a", encoding="utf-8")  # noqa: SIM115 - as long as the run
-        self._bar = progress(rounds, done)
+        self._bar = make_bar(rounds, done)
         self._shown: dict[str, str] = {}
         self._skipped: set[int] = set()
         self._board: SummaryWriter | None = None

@@ -6,14 +6,14 @@ import io
 import re
 import sys
 
-from fedgan_mpi.run import progress
+from fedgan_mpi.run import bar
 from fedgan_mpi.run.record import Record
 
 BAR = re.compile(r" *\d+%\|.*\| \d+/10 \[.*round.*\]")
 
 
 def play(tmp_path, seconds: float, monkeypatch) -> None:
-    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", seconds)
+    monkeypatch.setattr(bar, "_SECONDS_BETWEEN_LINES", seconds)
     record = Record(tmp_path, rounds=10)
     for t in range(1, 11):
         record.round({"round": t, "d_loss": 1.0, "g_loss": 0.5})

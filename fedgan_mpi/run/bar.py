@@ -10,7 +10,7 @@ from tqdm import tqdm
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-def progress(rounds: int, done: int) -> tqdm[None]:
+def make_bar(rounds: int, done: int) -> tqdm[None]:
     """On standard error. done: rounds that a resumed run has behind it."""
     moves = sys.stderr.isatty()
     return tqdm(
