@@ -62,7 +62,7 @@ class Bare:
 
     def round(self) -> None:
         algorithm, pair = self.config.algorithm, self.pair
-        if algorithm.devices_train_generator:
+        if algorithm.method.devices_train_generator:
             simultaneous_step(
                 pair.G,
                 pair.D,
@@ -72,7 +72,7 @@ class Bare:
                 self.real,
                 self.noise(),
             )
-        elif algorithm.devices_keep_discriminator:
+        elif algorithm.method.devices_keep_discriminator:
             count = algorithm.fake_batches if algorithm.name == "mdgan" else 1
             fakes = [self.noise().data for _ in range(count)]
             images = [pair.G(z) for z in fakes]
@@ -98,7 +98,7 @@ class Bare:
 def configuration(name: Any, args: argparse.Namespace) -> Config:
     config = Config()
     algorithm = replace(config.algorithm, name=name, epochs=0 if name == "mdgan" else 1)
-    own = algorithm.devices_train_generator or algorithm.devices_keep_discriminator
+    own = algorithm.method.sets_generator_steps
     return replace(
         config,
         model=replace(config.model, ema=0.0),

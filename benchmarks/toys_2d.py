@@ -135,8 +135,8 @@ def configure(options: dict[str, Any], seed: int, steps: int) -> Config:
     devices train G, too. G takes a step with each on D."""
     config = Config()
     algorithm = replace(config.algorithm, **options)
-    per_round = SYNCHRONIZE if algorithm.devices_train_generator else 1
-    own = algorithm.devices_train_generator or algorithm.devices_keep_discriminator
+    per_round = SYNCHRONIZE if algorithm.method.devices_train_generator else 1
+    own = algorithm.method.sets_generator_steps
     return replace(
         config,
         run=replace(config.run, seed=seed),

@@ -36,7 +36,7 @@ def check_machine(config: Config) -> None:
 
 def check_world(config: Config, link: Link, devices: int) -> None:
     """Raises UserError where the ranks cannot play the server and the devices."""
-    if config.algorithm.name == "centralized":
+    if not config.algorithm.method.has_devices:
         return
     if link.size == 1:
         raise UserError(
@@ -102,7 +102,7 @@ def check_experiment(
 def _check_classes(config: Config, directory: Path, manifest: Manifest) -> None:
     """Raises UserError where something needs classes and the shards have none, or classes have
     numbers that do not travel."""
-    sends_classes = config.model.conditional and config.algorithm.devices_keep_discriminator
+    sends_classes = config.model.conditional and config.algorithm.method.devices_keep_discriminator
     if sends_classes and config.link.wire_dtype == "bfloat16" and len(manifest.class_names) > 257:
         reason = f"{len(manifest.class_names)} classes, and bfloat16 counts to 256"
         raise UserError(
@@ -111,11 +111,12 @@ def _check_classes(config: Config, directory: Path, manifest: Manifest) -> None:
         )
     if manifest.class_names and all(sum(counts) > 0 for counts in manifest.histograms):
         return
-    fegan = config.algorithm.name == "fegan" and config.algorithm.preset is None
+    name, method = config.algorithm.name, config.algorithm.method
+    needs_classes = method.needs_classes and config.algorithm.preset is None
     for key, value, asks in (
         ("model.conditional", True, config.model.conditional),
         ("participation.policy", "balanced", config.participation.policy == "balanced"),
-        ("algorithm.name", "fegan", fegan),
+        ("algorithm.name", name, needs_classes),
     ):
         if asks:
             raise UserError(f"{key} is {value!r}, but the shards in {directory} have no labels")

@@ -19,13 +19,13 @@ def check_privacy(config: Config, participation: Participation) -> None:
     """Raises UserError where ε cannot be told, or where the whole run would spend more than
     allowed."""
     algorithm, rounds = config.algorithm, config.training.rounds
-    if algorithm.name != "dp_fedavg_gan":
+    if not algorithm.method.is_private:
         return
     try:
         import dp_accounting.rdp  # noqa: F401
     except ImportError:
         raise UserError(
-            "algorithm.name is 'dp_fedavg_gan', which needs dp-accounting to tell ε; "
+            f"algorithm.name is {algorithm.name!r}, which needs dp-accounting to tell ε; "
             "install it with `pip install 'fedgan_mpi[privacy]'`"
         ) from None
     budget = algorithm.epsilon_budget

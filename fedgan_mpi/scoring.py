@@ -116,7 +116,7 @@ class Scoring:
     def _privacy_spent(self, round: int) -> dict[str, float]:
         """ε after so many rounds, said aloud; nothing where the algorithm promises none."""
         config = self.start.config
-        if config.algorithm.name != "dp_fedavg_gan" or not self.node.link.is_server:
+        if not config.algorithm.method.is_private or not self.node.link.is_server:
             return {}
         value = epsilon(config, self.node.participation, round)
         delta = config.algorithm.delta

@@ -120,7 +120,7 @@ def _read_data(
     link: Link, config: Config, directory: Path, manifest: Manifest
 ) -> tuple[dict[int, Shard], Shard | None]:
     """This rank's shards and, on the server, the held-out images."""
-    if config.algorithm.name == "centralized":
+    if not config.algorithm.method.has_devices:
         mine = list(range(1, manifest.devices + 1)) if link.is_server else []
         shards = read_shards(directory, manifest, mine, in_memory=True)
         shards = {1: union(list(shards.values()), directory)} if shards else {}

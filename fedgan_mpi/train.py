@@ -38,7 +38,7 @@ def train(link: Link, start: Start) -> int:
     manifest = start.manifest
     images, histograms = manifest.images, manifest.histograms
     pooled = [sum(counts) for counts in zip(*histograms, strict=True)]
-    if config.algorithm.name == "centralized":
+    if not config.algorithm.method.has_devices:
         images, histograms = [sum(images)], [pooled]
     pair = build_pair(config, manifest.image_shape, torch_device, histogram=pooled)
     node = build_node(link, config, pair, start.shards, images, histograms)

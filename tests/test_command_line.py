@@ -276,6 +276,19 @@ def test_every_key_has_help_with_type_and_default():
             assert "default: " in after and len(after) > 30, flag
 
 
+def test_every_algorithm_has_a_method_and_a_file():
+    from typing import get_args, get_type_hints
+
+    from fedgan_mpi.algorithms import ALGORITHMS
+    from fedgan_mpi.config import AlgorithmConfig
+    from fedgan_mpi.methods import KNOWN_BY, METHODS
+
+    names = list(get_args(get_type_hints(AlgorithmConfig)["name"]))
+    assert names == list(METHODS) == list(ALGORITHMS)
+    keys = {key.name for key in dataclasses.fields(AlgorithmConfig)}
+    assert set(KNOWN_BY) == keys - {"name", "moments"}
+
+
 def test_help_needs_neither_mpi_nor_torch():
     """Nor does parsing: mistakes are told before anything slow is imported."""
     code = (

@@ -164,7 +164,7 @@ def test_ranks_equal_a_plain_loop_over_devices(comm, case):
                 local = config.algorithm.statistics_rule == "local" and "running" in key
                 if value.is_floating_point() and not local:
                     assert_close(value, states[key])
-    if config.algorithm.devices_keep_discriminator:
+    if config.algorithm.method.devices_keep_discriminator:
         for device in algorithm.node.devices:
             flat, own = pair.flat, device.own[0]
             flat.whole_discriminator.copy_(own)

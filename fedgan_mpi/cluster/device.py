@@ -52,14 +52,15 @@ class Device:
         self.optimizer_of_generator: Optimizer | None = None
         self.residual: Tensor | None = None
         """What rounding took from its uplinks and is still to be sent."""
+        method = config.algorithm.method
         if config.link.error_feedback:
-            travels = flat.gan if config.algorithm.devices_train_generator else flat.discriminator
+            travels = flat.gan if method.devices_train_generator else flat.discriminator
             self.residual = torch.zeros_like(travels)
         if config.algorithm.statistics_rule == "local":
             self.keep(flat.statistics_of_discriminator)
-        if config.algorithm.devices_keep_discriminator:
+        if method.devices_keep_discriminator:
             self.keep(flat.whole_discriminator)
-        if config.algorithm.devices_train_generator:
+        if method.devices_train_generator:
             self.optimizer_of_generator = self._make_optimizer(
                 flat.theta, flat.moments_of_generator
             )

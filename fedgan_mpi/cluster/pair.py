@@ -132,7 +132,7 @@ def pack_pair(
         compute.prepare(network)
     averaged: tuple[Player, ...] = ()
     if config.algorithm.moments == "averaged" and config.training.optimizer == "adam":
-        averaged = ("G", "D") if config.algorithm.devices_train_generator else ("D",)
+        averaged = ("G", "D") if config.algorithm.method.devices_train_generator else ("D",)
     with_statistics = config.algorithm.statistics_rule != "local"
     flat = Flat(G, D, with_statistics=with_statistics, with_moments_of=averaged)
     return Pair(

@@ -39,7 +39,7 @@ def make_run_directory(config: Config, dataset: str) -> Path:
     if config.run.name is not None:
         return _make(parent / config.run.name)
     stem, number = f"{dataset}-{config.algorithm.name}", 1
-    if config.algorithm.name == "ren":
+    if "schedule" in config.algorithm.method.keys:
         stem += f"-{config.algorithm.schedule}"
     while (path := parent / (stem if number == 1 else f"{stem}-{number}")).exists():
         number += 1
