@@ -12,7 +12,7 @@ from fedgan_mpi.cluster.participation import Participation, check_count
 from fedgan_mpi.cluster.processor import multiplies_bfloat16
 from fedgan_mpi.cluster.wireless import macs_per_second
 from fedgan_mpi.command_line import PROVENANCE, tomllib
-from fedgan_mpi.config import NETWORK_SIZES, Config
+from fedgan_mpi.config import NETWORK_SIZES, SNGAN_SIZES, Config
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.privacy import check_privacy
 from fedgan_mpi.shards import Manifest
@@ -77,7 +77,7 @@ def check_experiment(
 ) -> None:
     """Raises UserError for what cannot be done with so many devices and pixels, or not with so
     little noise. images, histograms: of device 1, 2, …"""
-    if config.model.architecture == "sngan" and size not in (32, 64):
+    if config.model.architecture == "sngan" and size not in SNGAN_SIZES:
         raise UserError(
             f"model.architecture is 'sngan', which is for 32 and 64 pixels, but the images in "
             f"{where} have {size}; use 'dcgan'"

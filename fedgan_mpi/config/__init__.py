@@ -10,7 +10,7 @@ from __future__ import annotations
 from fedgan_mpi.config.algorithm import AlgorithmConfig
 from fedgan_mpi.config.experiment import Config
 from fedgan_mpi.config.link import LinkConfig
-from fedgan_mpi.config.model import NETWORK_SIZES, ModelConfig
+from fedgan_mpi.config.model import NETWORK_SIZES, SNGAN_SIZES, ModelConfig
 from fedgan_mpi.config.participation import CHANNEL_POLICIES, ParticipationConfig
 from fedgan_mpi.config.run import (
     METRICS,
@@ -29,6 +29,7 @@ __all__ = [
     "CHANNEL_POLICIES",
     "METRICS",
     "NETWORK_SIZES",
+    "SNGAN_SIZES",
     "AlgorithmConfig",
     "CheckpointConfig",
     "Config",

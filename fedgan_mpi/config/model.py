@@ -9,6 +9,7 @@ from fedgan_mpi.config.require import require
 
 NETWORK_SIZES = (16, 32, 64, 128)
 """Heights and widths, in pixels, that there are networks for."""
+SNGAN_SIZES = (32, 64)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, relu
 
-SIZES = (32, 64)
-"""Heights and widths, in pixels, that the pair exists for."""
-
 
 class Generator(nn.Module):
     """z (B, nz) to images (B, channels, size, size) in [-1, 1]; classes lengthen z."""

@@ -1,0 +1,168 @@
+"""One device's HDF5 file, opened."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from fedgan_mpi.errors import UserError
+
+FORMAT_VERSION = 1
+
+Images = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+
+
+def shard_name(device: int) -> str:
+    """Of the device's file."""
+    return f"device_{device:04d}.h5"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnDisk:
+    """Pixels that lie in one piece of a file, which is open only while some are taken: a rank may
+    host a thousand devices."""
+
+    path: Path
+    offset: int
+    """Bytes before the first pixel."""
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> Images:
+        return np.array(np.memmap(self.path, np.uint8, "r", self.offset, self.shape)[rows])
+
+
+@dataclass(kw_only=True)
+class Shard:
+    """One device's images, in memory or where they lie in their file."""
+
+    path: Path
+    images: Images | OnDisk | h5py.Dataset
+    """Where the shard is not read whole: from the disk when asked for; chunked, from an open
+    file."""
+    labels: Labels | None
+    sha256: str
+    indices: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    """Where in the source each image stood."""
+
+    def __len__(self) -> int:
+        return int(self.images.shape[0])
+
+    def take(self, indices: NDArray[np.int64]) -> Images:
+        """uint8 (len(indices), C, H, W), in the order of the indices, which may repeat."""
+        if not isinstance(self.images, h5py.Dataset):
+            return self.images[indices]
+        # HDF5 reads increasing indices without repetition.
+        unique, where = np.unique(indices, return_inverse=True)
+        return self.images[unique][where]
+
+
+def read_shard(path: Path, *, image_shape: tuple[int, int, int], in_memory: bool = True) -> Shard:
+    """Open a shard and check what it claims. Raises UserError naming the file and what is wrong.
+
+    In memory, the pixels are checked against their recorded hash; from a file they are not read
+    here.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise UserError(f"{path} is not a regular file")
+        file = h5py.File(path, "r")
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
+    except OSError as error:
+        reason = "truncated" if "truncated" in str(error) else "not a readable HDF5 file"
+        if isinstance(error, PermissionError) or not os.access(path, os.R_OK):
+            reason = "not readable by you"
+        raise UserError(f"{path} is {reason}") from None
+    shard: Shard | None = None
+    try:
+        shard = _check_shard(path, file, image_shape, in_memory)
+        return shard
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+    finally:
+        if shard is None or not isinstance(shard.images, h5py.Dataset):
+            file.close()
+
+
+def _check_shard(
+    path: Path, file: h5py.File, image_shape: tuple[int, ...], in_memory: bool
+) -> Shard:
+    version = file.attrs.get("format_version")
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{path} has format_version {version}, but this program reads {FORMAT_VERSION}"
+        )
+    for name in file:
+        if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+            raise UserError(f"{path}: {name} is a link to elsewhere, which a shard may not have")
+        data = file[name]
+        if isinstance(data, h5py.Dataset) and (data.external or data.is_virtual):
+            raise UserError(f"{path}: {name} are kept in another file, which a shard may not do")
+    images = file.get("images")
+    if not isinstance(images, h5py.Dataset):
+        raise UserError(f"{path} has no dataset 'images'")
+    if images.dtype != np.uint8:
+        raise UserError(f"{path}: images are {images.dtype}, but must be uint8")
+    if images.ndim != 4 or images.shape[1:] != image_shape:
+        right = "×".join(map(str, image_shape))
+        raise UserError(f"{path}: images have shape {images.shape}, but must be N×{right}")
+    if len(images) == 0:
+        raise UserError(f"{path} holds no images")
+    labels = file["labels"][...] if "labels" in file else None
+    if labels is not None and (labels.shape != (len(images),) or labels.dtype != np.int64):
+        raise UserError(
+            f"{path}: labels are {labels.dtype} {labels.shape}, but must be int64 ({len(images)},)"
+        )
+    sha256 = file.attrs.get("pixels_sha256")
+    sha256 = sha256.decode() if isinstance(sha256, bytes) else str(sha256)
+    indices = file["indices"][...] if "indices" in file else np.empty(0, np.int64)
+    shard = Shard(path=path, images=images, labels=labels, sha256=sha256, indices=indices)
+    offset = images.id.get_offset()  # None where the pixels do not lie in one piece
+    if in_memory:
+        shard.images = images[...]
+        check_pixels(shard)
+    elif offset is not None:
+        shard.images = OnDisk(path=path, offset=offset, shape=images.shape)
+        shard.images[:1]  # it is as long as it says
+    return shard
+
+
+def check_pixels(shard: Shard) -> None:
+    """Compare a shard's pixels with their recorded hash, some at a time. Raises UserError where
+    they differ."""
+    digest = hashlib.sha256()
+    for part in slices(len(shard)):
+        digest.update(shard.images[part].data)
+    if digest.hexdigest() != shard.sha256:
+        raise UserError(
+            f"{shard.path}: the pixels do not match their recorded SHA-256; the file was changed"
+        )
+
+
+def slices(rows: int, size: int = 256) -> Iterator[slice]:
+    """So many rows, some at a time."""
+    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+
+
+def union(shards: Sequence[Shard], path: Path) -> Shard:
+    """All shards as one, in memory, in order; for the one who may see them all."""
+    labels = [shard.labels for shard in shards if shard.labels is not None]
+    return Shard(
+        path=path,
+        images=np.concatenate([shard.images[...] for shard in shards]),
+        labels=np.concatenate(labels) if len(labels) == len(shards) else None,
+        sha256="".join(shard.sha256 for shard in shards),
+    )
