@@ -119,7 +119,7 @@ class Device:
             self._come(t * self.training.discriminator_steps)
             self.draw_ahead()
             assert self._drawn is not None
-            self._begun, self._drawn = (self._drawn, self.half_step(*self._drawn)[0]), None
+            self._begun, self._drawn = (self._drawn, self.half_step(self._drawn)[0]), None
 
     @property
     def has_begun(self) -> bool:
@@ -148,7 +148,7 @@ class Device:
         assert self._begun is not None
         (real, loss), self._begun = self._begun, None
         self.batches.drawn += self.batches.size
-        loss = loss + self.other_half(*real, *self.noise(), self.mix())[0]
+        loss = loss + self.other_half(real, self.noise(), self.mix())[0]
         for _ in range(steps - 1):
             loss += self.discriminator_step(self.real_batch(), self.noise())
         self._leave()
@@ -160,7 +160,7 @@ class Device:
         steps = self.training.discriminator_steps
         loss, real = self._zero(), self.real_batch()
         for _ in range(steps):
-            loss += self.step_against(*real, *fake, self.mix())[0]
+            loss += self.step_against(real, fake, self.mix())[0]
         return float(loss) / steps if steps else None
 
     def train_both(
@@ -173,70 +173,44 @@ class Device:
             for _ in range(steps):
                 real, z = self.real_batch(), self.noise()
                 if update == "simultaneous":
-                    losses = self.step_of_both(*real, *z, self.mix())
+                    losses = self.step_of_both(real, z, self.mix())
                     d_loss += losses[0]
                     g_loss += losses[1]
                 else:
                     d_loss += self.discriminator_step(real, z)
-                    g_loss += self.step_of_generator(*self.noise())[0]
+                    g_loss += self.step_of_generator(self.noise())[0]
         return (float(d_loss) / steps, float(g_loss) / steps) if steps else (None, None)
 
     def discriminator_step(self, real: Batch, z: Batch) -> Tensor:
         """One step of D on real images and on fakes from noise; gives its loss."""
-        (loss,) = self.half_step(*real)
-        return loss + self.other_half(*real, *z, self.mix())[0]
+        (loss,) = self.half_step(real)
+        return loss + self.other_half(real, z, self.mix())[0]
 
     # What is recorded where steps are: tensors in, losses out.
 
-    def _half(self, real: Tensor, classes: Tensor | None) -> tuple[Tensor]:
-        pair, batch = self.pair, Batch(real, classes)
-        return (discriminator_half_step(pair.D, pair.loss, self.optimizer, batch),)
+    def _half(self, real: Batch) -> tuple[Tensor]:
+        pair = self.pair
+        return (discriminator_half_step(pair.D, pair.loss, self.optimizer, real),)
 
-    def _rest(
-        self,
-        real: Tensor,
-        real_classes: Tensor | None,
-        z: Tensor,
-        classes: Tensor | None,
-        mix: Tensor | None,
-    ) -> tuple[Tensor]:
-        pair, real_batch = self.pair, Batch(real, real_classes)
-        fake, penalty = pair.fakes(Batch(z, classes)), self._penalty(mix)
-        value = discriminator_other_half(
-            pair.D, pair.loss, self.optimizer, real_batch, fake, penalty
-        )
-        return (value,)
+    def _rest(self, real: Batch, z: Batch, mix: Tensor | None) -> tuple[Tensor]:
+        pair, fake, penalty = self.pair, self.pair.fakes(z), self._penalty(mix)
+        optimizer = self.optimizer
+        return (discriminator_other_half(pair.D, pair.loss, optimizer, real, fake, penalty),)
 
-    def _against(
-        self,
-        real: Tensor,
-        real_classes: Tensor | None,
-        fake: Tensor,
-        classes: Tensor | None,
-        mix: Tensor | None,
-    ) -> tuple[Tensor]:
-        pair, batches = self.pair, (Batch(real, real_classes), Batch(fake, classes))
-        penalty = self._penalty(mix)
-        return (discriminator_step(pair.D, pair.loss, self.optimizer, *batches, penalty),)
+    def _against(self, real: Batch, fake: Batch, mix: Tensor | None) -> tuple[Tensor]:
+        pair, penalty = self.pair, self._penalty(mix)
+        return (discriminator_step(pair.D, pair.loss, self.optimizer, real, fake, penalty),)
 
-    def _of_both(
-        self,
-        real: Tensor,
-        real_classes: Tensor | None,
-        z: Tensor,
-        classes: Tensor | None,
-        mix: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
+    def _of_both(self, real: Batch, z: Batch, mix: Tensor | None) -> tuple[Tensor, Tensor]:
         assert self.optimizer_of_generator is not None
-        pair, batches = self.pair, (Batch(real, real_classes), Batch(z, classes))
+        pair, penalty = self.pair, self._penalty(mix)
         optimizers = (self.optimizer_of_generator, self.optimizer)
-        penalty = self._penalty(mix)
-        return simultaneous_step(pair.G, pair.D, pair.loss, *optimizers, *batches, penalty)
+        return simultaneous_step(pair.G, pair.D, pair.loss, *optimizers, real, z, penalty)
 
-    def _of_generator(self, z: Tensor, classes: Tensor | None) -> tuple[Tensor]:
+    def _of_generator(self, z: Batch) -> tuple[Tensor]:
         assert self.optimizer_of_generator is not None
         pair, optimizer = self.pair, self.optimizer_of_generator
-        return (generator_step(pair.G, pair.D, pair.loss, optimizer, Batch(z, classes)),)
+        return (generator_step(pair.G, pair.D, pair.loss, optimizer, z),)
 
     def real_batch(self) -> Batch:
         """The next real images, (B, C, H, W) in [-1, 1]."""

@@ -66,11 +66,11 @@ class Server:
         if fakes is not None:
             return generator_step_on(fakes, pair.D, pair.loss, self.optimizer)
         z = pair.noise(self.training.generator_batch_size, self.noise_stream)
-        return self.step_of_generator(*z)[0]
+        return self.step_of_generator(z)[0]
 
-    def _of_generator(self, z: Tensor, classes: Tensor | None) -> tuple[Tensor]:
+    def _of_generator(self, z: Batch) -> tuple[Tensor]:
         pair = self.pair
-        return (generator_step(pair.G, pair.D, pair.loss, self.optimizer, Batch(z, classes)),)
+        return (generator_step(pair.G, pair.D, pair.loss, self.optimizer, z),)
 
     def make_fakes(self, count: int) -> Batch:
         """Fakes from fresh noise, with the graph through which a step of θ goes back."""

@@ -8,12 +8,13 @@ be followed without a GPU.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from typing import Literal, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
+Input = Tensor | None | tuple[Tensor | None, ...]
 Outcome = tuple[Tensor, ...]
 WARM_UPS = 3  # steps that run as they are: libraries choose their kernels in the first ones
 
@@ -71,8 +72,8 @@ def make_recorder(graphs: Literal["auto", "on", "off"], torch_device: str) -> Re
 
 
 class Step:
-    """A step as a function of tensors, some of which may be None, recorded for each of their
-    shapes.
+    """A step as a function of tensors and tuples of them, some of which may be None, recorded for
+    each of their shapes.
 
     It must do the same with every call: move what it moves in place, count in tensors, and draw
     nothing at random. What it gives is overwritten by its next call.
@@ -82,11 +83,11 @@ class Step:
         self._act, self._recorder = act, recorder
         self._recorded: dict[object, _Recording] = {}
 
-    def __call__(self, *inputs: Tensor | None) -> Outcome:
+    def __call__(self, *inputs: Input) -> Outcome:
         recorder = self._recorder
         if recorder is None or recorder.given_up:
             return self._act(*inputs)
-        shapes = tuple(None if tensor is None else tensor.shape for tensor in inputs)
+        shapes = tuple(None if tensor is None else tensor.shape for tensor in _each(inputs))
         if shapes not in self._recorded:
             self._recorded[shapes] = _Recording(self._act, inputs)
         return self._recorded[shapes].run(recorder, inputs)
@@ -95,14 +96,14 @@ class Step:
 class _Recording:
     """A step with inputs that stay where they are."""
 
-    def __init__(self, act: Callable[..., Outcome], like: tuple[Tensor | None, ...]) -> None:
+    def __init__(self, act: Callable[..., Outcome], like: tuple[Input, ...]) -> None:
         self._act = act
-        self._inputs = [None if tensor is None else torch.empty_like(tensor) for tensor in like]
+        self._inputs = [_like(item) for item in like]
         self._runs = 0
         self._replay: Callable[[], Outcome] | None = None
 
-    def run(self, recorder: Recorder, inputs: tuple[Tensor | None, ...]) -> Outcome:
-        for place, tensor in zip(self._inputs, inputs, strict=True):
+    def run(self, recorder: Recorder, inputs: tuple[Input, ...]) -> Outcome:
+        for place, tensor in zip(_each(self._inputs), _each(inputs), strict=True):
             if place is not None and tensor is not None:
                 place.copy_(tensor)
         self._runs += 1
@@ -127,3 +128,15 @@ class _Recording:
             warnings.warn(f"steps run without CUDA graphs: {reason}", stacklevel=2)
             return False
         return True
+
+
+def _each(inputs: Sequence[Input]) -> list[Tensor | None]:
+    """All tensors, those of tuples too, in order."""
+    return [tensor for item in inputs for tensor in (item if isinstance(item, tuple) else (item,))]
+
+
+def _like(item: Any) -> Any:
+    """New memory for an input, of the same shape and kind."""
+    if isinstance(item, tuple):
+        return type(item)(*map(_like, item))
+    return None if item is None else torch.empty_like(item)
