@@ -55,6 +55,8 @@ AUTO = "auto"
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
+    """`train`: an experiment, begun or gone on with."""
+
     config: Config
     resume: Path | None
     dry_run: bool
@@ -63,6 +65,7 @@ class Train:
 
 
 def wants_help(arguments: list[str]) -> bool:
+    """Whether only help is asked for, which needs no ranks."""
     return any(argument in {"-h", "--help"} for argument in arguments)
 
 

@@ -15,6 +15,8 @@ from fedgan_mpi.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
+    """`evaluate`: scores of what a run has left."""
+
     run: Path
     shards: Path | None
     samples: int | None
@@ -24,6 +26,8 @@ class Evaluate:
 
 @dataclass(frozen=True, kw_only=True)
 class Neighbours:
+    """`neighbours`: the nearest training images of fakes."""
+
     run: Path
     shards: Path | None
     count: int
@@ -32,6 +36,8 @@ class Neighbours:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
+    """`sample`: images from a trained generator."""
+
     run: Path
     count: int
     out: Path
@@ -42,6 +48,8 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
+    """`export`: a trained generator for programs without this one."""
+
     run: Path
     kind: Literal["onnx", "torchexport"]
     out: Path | None
@@ -49,6 +57,8 @@ class Export:
 
 @dataclass(frozen=True, kw_only=True)
 class Compare:
+    """`compare`: a page, curves and a table of several runs."""
+
     runs: tuple[Path, ...]
     out: Path
     target: float | None
@@ -56,6 +66,8 @@ class Compare:
 
 @dataclass(frozen=True, kw_only=True)
 class Watch:
+    """`watch`: what a run is at."""
+
     run: Path
     seconds: float
     once: bool
@@ -63,6 +75,8 @@ class Watch:
 
 @dataclass(frozen=True, kw_only=True)
 class Jobs:
+    """`jobs`: a batch script."""
+
     devices: int
     gpus_per_node: int
     time: str
@@ -75,6 +89,7 @@ Alone = Sample | Export | Compare | Watch | Jobs
 
 
 def runs_alone(arguments: list[str]) -> bool:
+    """Whether the command is one of `Alone`."""
     return arguments[:1] in (["sample"], ["export"], ["compare"], ["watch"], ["jobs"])
 
 

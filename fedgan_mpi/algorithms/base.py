@@ -1,4 +1,4 @@
-"""What an algorithm is given, and what it must offer: one method that is a round."""
+"""What an algorithm is given, and what it must offer: a round, and what one sends and takes."""
 
 from __future__ import annotations
 

@@ -26,11 +26,13 @@ class Fakes:
         self._classes = classes_of.view(batches, -1) if classes else None
 
     def put(self, place: int, fakes: Batch) -> None:
+        """Copy a batch, (size, C, H, W), to its place among `batches`."""
         self._images[place].copy_(fakes.data.detach())
         if self._classes is not None and fakes.classes is not None:
             self._classes[place].copy_(fakes.classes.argmax(1))
 
     def batch(self, place: int) -> Batch:
+        """What lies there, (size, C, H, W); its images are not copied."""
         if self._classes is None:
             return Batch(self._images[place])
         return Batch(self._images[place], self._pair.one_hot(self._classes[place].long()))

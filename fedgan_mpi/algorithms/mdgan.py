@@ -6,17 +6,16 @@ With one batch of fakes (k = 1) and no swap it is an unconditional AsynDGAN (Cha
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fedgan_mpi.algorithms.answers import Answers
 from fedgan_mpi.algorithms.base import Algorithm
 from fedgan_mpi.algorithms.fakes import Fakes
 from fedgan_mpi.algorithms.plan import Payload, Plan, Sizes, Work
-from fedgan_mpi.cluster.flat import is_finite
 from fedgan_mpi.cluster.node import Node
 from fedgan_mpi.cluster.wireless import Air
 from fedgan_mpi.config import Config
@@ -32,9 +31,7 @@ class MDGAN(Algorithm):
         pair, self.batch = node.pair, self.training.batch_size
         whom = range(1, node.participation.devices + 1) if self.link.is_server else self.devices
         self.down = {k: Fakes(pair, batches=2, size=self.batch) for k in whom}
-        shape = (self.batch, *pair.image_shape)
-        like = pair.flat.vector
-        self.up = {k: torch.zeros(shape, dtype=like.dtype, device=like.device) for k in whom}
+        self.up = Answers(node, (self.batch, *pair.image_shape))
 
     @staticmethod
     def payload(sizes: Sizes) -> Payload:
@@ -70,7 +67,7 @@ class MDGAN(Algorithm):
         fakes = self.make_fakes(present)
         self.link.scatter(_vectors({k: mail.vector for k, mail in self.down.items()}, present))
         self.train_discriminators(t)  # and leave ∂loss/∂fake in `up`
-        self.link.gather(_vectors(self.up, present))
+        self.link.gather(self.up.rows(present))
         self.train_on(fakes, present)
         config = self.node.config
         if swap_is_due(config, self.node.participation.images, present, t):
@@ -104,7 +101,7 @@ class MDGAN(Algorithm):
                     self.note("g_loss", k, float(g_loss))
                     self.up[k].copy_(gradient)
                 else:
-                    self.up[k].fill_(math.nan)  # says so to the server
+                    self.up.refuse(k)
 
     def train_on(self, fakes: Sequence[Batch], present: Sequence[int]) -> None:
         """The server's one step on G: the mean over participants of their batches' mean losses."""
@@ -112,7 +109,7 @@ class MDGAN(Algorithm):
             return
         with self.computing("seconds_server"):
             gradients = [torch.zeros_like(batch.data) for batch in fakes]
-            answered = [k for k in present if is_finite(self.up[k])]
+            answered = self.up.given(present)
             for n, device in enumerate(present, start=1):
                 if device in answered:
                     gradients[n % len(fakes)].add_(self.up[device], alpha=1 / len(answered))

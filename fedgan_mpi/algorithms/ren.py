@@ -58,6 +58,7 @@ class Ren(Algorithm):
             self.parallel_round(t)
 
     def serial_round(self, t: int) -> None:
+        """Devices first, then the server, against their new D: the paper's serial schedule."""
         self.downlink()
         self.begin_generator()  # meanwhile
         self.train_discriminators(t)  # n_d local steps for each participant hosted here
@@ -74,6 +75,7 @@ class Ren(Algorithm):
             self.train_generator()  # n_g server steps against the new D
 
     def parallel_round(self, t: int) -> None:
+        """Devices and the server at once, from the same D: the paper's parallel schedule."""
         self.link.broadcast(self.flat.gan)
         self.uplink.remember()
         self.train_discriminators(t)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from fedgan_mpi.algorithms.answers import Answers
 from fedgan_mpi.algorithms.base import Algorithm
 from fedgan_mpi.algorithms.fakes import Fakes
 from fedgan_mpi.algorithms.plan import Payload, Plan, Sizes, Work
-from fedgan_mpi.cluster.flat import is_finite
 from fedgan_mpi.cluster.node import Node
 from fedgan_mpi.cluster.wireless import Air
 from fedgan_mpi.learning.steps import Batch, logits_and_slopes
@@ -27,12 +27,8 @@ class UAGAN(Algorithm):
         super().__init__(node)
         pair, self.batch = node.pair, self.training.batch_size
         self.down = Fakes(pair, batches=1, size=self.batch)
-        whom = range(1, node.participation.devices + 1) if self.link.is_server else self.devices
-        size, like = self.batch * torch.Size(pair.image_shape).numel(), pair.flat.vector
         # A device's answer: the slopes of its logits, then the logits.
-        self.up = {
-            k: torch.zeros(size + self.batch, dtype=like.dtype, device=like.device) for k in whom
-        }
+        self.up = Answers(node, [self.batch * math.prod(pair.image_shape) + self.batch])
 
     @staticmethod
     def payload(sizes: Sizes) -> Payload:
@@ -60,7 +56,7 @@ class UAGAN(Algorithm):
         fakes = self.make_fakes()
         self.link.broadcast(self.down.vector)
         self.train_discriminators(t)  # and leave logits and slopes in `up`
-        self.link.gather({k: row for k, row in self.up.items() if k in present})
+        self.link.gather(self.up.rows(present))
         self.train_on(fakes, t)
 
     def make_fakes(self) -> list[Batch]:
@@ -80,12 +76,12 @@ class UAGAN(Algorithm):
                 with device.at_work():
                     loss = device.train_against(fakes)
                     logits, slopes = logits_and_slopes(self.node.pair.D, fakes)
-                up = self.up[device.index]
+                k = device.index
                 if self.succeeded(device, loss):
-                    self.note("d_loss", device.index, loss)
-                    up.copy_(torch.cat([slopes.flatten(), logits]))
+                    self.note("d_loss", k, loss)
+                    self.up[k].copy_(torch.cat([slopes.flatten(), logits]))
                 else:
-                    up.fill_(math.nan)  # says so to the server
+                    self.up.refuse(k)
 
     def train_on(self, fakes: Sequence[Batch], t: int) -> None:
         """The server's one step on G."""
@@ -109,7 +105,7 @@ class UAGAN(Algorithm):
     def shares_of_answers(self, t: int) -> dict[int, float]:
         """The shares of participants whose answers are finite; they sum to 1."""
         shares = self.node.participation.shares(t)
-        answered = {k: share for k, share in shares.items() if is_finite(self.up[k])}
+        answered = {k: shares[k] for k in self.up.given(list(shares))}
         if len(answered) == len(shares):
             return shares
         total = math.fsum(answered.values())

@@ -476,6 +476,7 @@ class Link:
 
     @_verb
     def barrier(self) -> None:
+        """Return once all ranks have come here."""
         self._arrive()
         self._comm.Barrier()
 
@@ -501,6 +502,7 @@ class Link:
         os._exit(status)
 
     def reset_counters(self) -> None:
+        """Begin to count a round's bytes and seconds."""
         self.bytes_down = self.bytes_up = 0
         self.seconds_down = self.seconds_up = 0.0
 

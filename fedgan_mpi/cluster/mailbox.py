@@ -55,11 +55,13 @@ class Bell:
         return sys.platform == "linux" and platform.machine() in {"x86_64", "AMD64"}
 
     def ring(self, rank: int) -> None:
+        """Wake that rank, should it sleep."""
         # A full queue will wake its rank all the same; one that has gone is the launcher's to tell.
         with contextlib.suppress(BlockingIOError, ConnectionRefusedError):
             self._voice.sendto(b"!", self._addresses[rank])
 
     def sleep_until(self, arrived: Callable[[], bool]) -> None:
+        """Return once `arrived` says so; asked whenever somebody rings, and twice a second."""
         while not arrived():
             with contextlib.suppress(TimeoutError):
                 self._ear.recv(1)

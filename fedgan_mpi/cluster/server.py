@@ -90,6 +90,7 @@ class Server:
             self.average.lerp_(self.pair.flat.whole_generator, 1 - self.ema**steps)
 
     def state(self) -> dict[str, Any]:
+        """All that a checkpoint must keep of the server; tensors are its own, not copies."""
         return {
             "vector": self.pair.flat.vector,
             "counters": self.pair.counters(),
@@ -99,6 +100,7 @@ class Server:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
+        """Be what `state` told."""
         self._begun = None
         self.pair.flat.vector.copy_(state["vector"])
         for counter, saved in zip(self.pair.counters(), state["counters"], strict=True):

@@ -12,6 +12,8 @@ from torch.nn.functional import relu, softplus
 
 @dataclass(frozen=True)
 class Loss:
+    """Both players' losses of each image, elementwise."""
+
     real: Callable[[Tensor], Tensor]
     """D's loss on the logits of real images; D's loss is real + fake."""
     fake: Callable[[Tensor], Tensor]

@@ -75,5 +75,7 @@ def write_film(path: Path, grids: Sequence[Path]) -> None:
 
 
 def write_grid(path: Path, images: NDArray[np.uint8], *, columns: int | None = None) -> None:
+    """Write uint8 (N, C, H, W) images as one PNG, complete or not at all. columns: None for about
+    a square."""
     with complete_or_absent(path) as temporary:
         grid(images, columns=columns).save(temporary, format="PNG")
