@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.files import write_complete
+from fedgan_mpi.files import write_complete, writing
 from fedgan_mpi.shards import HELDOUT, MANIFEST, shard_name
 
 _MARK = "unfinished.json"
@@ -42,17 +42,6 @@ def filling(out: Path, settings: dict[str, Any], bytes_needed: int) -> Iterator[
             path.unlink(missing_ok=True)
         _remove_if_empty(out)
         raise
-
-
-@contextmanager
-def writing(out: Path) -> Iterator[None]:
-    """Turn what the operating system says into a UserError that names `out`."""
-    try:
-        yield
-    except OSError as error:
-        # HDF5 hides the reason in a long text of its own.
-        reason = "no space is left" if "o space left" in str(error) else error.strerror or error
-        raise UserError(f"{out} cannot be written: {reason}") from None
 
 
 def finish(out: Path) -> None:

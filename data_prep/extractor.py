@@ -7,7 +7,6 @@ extractor, and scores on them can be compared.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from data_prep.components import find_components
 from fedgan_mpi.environment import importing
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.extractor_file import write_arrays
+from fedgan_mpi.files import sha256_of
 from fedgan_mpi.shards import HELDOUT, Images, Labels, Manifest, Shard, read_shard, shard_name
 from fedgan_mpi.streams import Purpose, numpy_stream
 
@@ -68,7 +68,7 @@ def write_extractor(out: Path, manifest: Manifest, kind: str, force: bool) -> di
         network = features.train_classifier(images, labels, classes=classes, seed=manifest.seed)
         accuracy = _check(network, out / HELDOUT, manifest, force)
         features.write_extractor(out / EXTRACTOR, network, accuracy)
-    sha256 = hashlib.sha256((out / EXTRACTOR).read_bytes()).hexdigest()
+    sha256 = sha256_of(out / EXTRACTOR)
     return {"features": EXTRACTOR, "features_sha256": sha256, "features_accuracy": accuracy}
 
 

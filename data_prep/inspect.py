@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fedgan_mpi.errors import UserError
+from fedgan_mpi.files import sha256_of
 from fedgan_mpi.shards import Manifest, Shard, check_pixels, read_shard, shard_name
 
 _LEVELS = " ▁▂▃▄▅▆▇█"
@@ -100,7 +101,7 @@ def check(directory: Path, manifest: Manifest) -> Iterator[str]:
         path = directory / manifest.features
         if not path.exists():
             yield f"{path} is missing"
-        elif hashlib.sha256(path.read_bytes()).hexdigest() != manifest.features_sha256:
+        elif sha256_of(path) != manifest.features_sha256:
             yield f"{path} does not match its recorded SHA-256; the file was changed"
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fedgan_mpi.errors import UserError
+from fedgan_mpi.files import writing
 from fedgan_mpi.run.pictures import grid
 from fedgan_mpi.shards import Manifest, read_shard, shard_name
 
@@ -33,10 +33,8 @@ def draw(directory: Path, manifest: Manifest, path: Path) -> None:
             _draw_images(axis, directory, manifest, place + 1)
     if shown < manifest.devices:
         below.suptitle(f"images of the first {shown} of {manifest.devices} devices")
-    try:
+    with writing(path):
         figure.savefig(path, format="png", dpi=120)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def _draw_classes(axis: matplotlib.axes.Axes, manifest: Manifest) -> None:

@@ -19,11 +19,12 @@ import numpy as np
 from tqdm import tqdm
 
 from data_prep.decode import Decode, Decoded, Decoder, decode_here
-from data_prep.directory import filling, finish, writing
+from data_prep.directory import filling, finish
 from data_prep.extractor import write_extractor
 from data_prep.partition import Iid, Partition, hold_out
 from data_prep.sources.base import ArraySource, Indices, Source
 from fedgan_mpi.errors import UserError
+from fedgan_mpi.files import writing
 from fedgan_mpi.shards import (
     FORMAT_VERSION,
     HELDOUT,

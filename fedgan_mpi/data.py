@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from fedgan_mpi.cluster.link import Link
 from fedgan_mpi.config import Config
 from fedgan_mpi.errors import UserError
+from fedgan_mpi.files import sha256_of
 from fedgan_mpi.shards import Manifest, Shard, read_shard, shard_name
 
 MOST_SAMPLES = 10_000
@@ -75,9 +75,5 @@ def check_extractor(directory: Path, manifest: Manifest) -> None:
     if manifest.features is None:
         return
     path = directory / manifest.features
-    try:
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    if manifest.features_sha256 not in (None, sha256):
+    if manifest.features_sha256 not in (None, sha256_of(path)):
         raise UserError(f"{path} is not the extractor that shards.json describes; it was changed")

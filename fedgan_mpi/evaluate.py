@@ -7,7 +7,6 @@ in the run directory, a generator at a time; what stands there already is not me
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from fedgan_mpi.data import read_heldout, read_shards, scored_samples
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.features import Extractor
 from fedgan_mpi.evaluation.scorer import RealImages, Scorer, generate, read_extractors
-from fedgan_mpi.files import read_whole, refuse_links, write_complete
+from fedgan_mpi.files import read_whole, refuse_links, sha256_of, write_complete, writing
 from fedgan_mpi.run.checkpoint import (
     SERVER,
     checkpoints_of,
@@ -172,10 +171,7 @@ def _hash(target: Path) -> str:
         manifest = read_manifest(target)
         read_content(manifest, SERVER)  # is what the manifest says
         return str(manifest.files[SERVER]["sha256"])
-    try:
-        return hashlib.sha256(target.read_bytes()).hexdigest()
-    except OSError as error:
-        raise UserError(f"{target} cannot be read: {error.strerror}") from None
+    return sha256_of(target)
 
 
 def _round_of(target: Path) -> int:
@@ -222,10 +218,8 @@ def _read_lines(run: Path) -> list[dict[str, Any]]:
 
 def _write_lines(run: Path, lines: list[dict[str, Any]]) -> None:
     path = run / EVALUATION
-    try:
+    with writing(path):
         write_complete(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def _print(lines: list[dict[str, Any]]) -> None:

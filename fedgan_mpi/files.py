@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import signal
 import stat
@@ -91,6 +92,25 @@ def read_whole(
             raise OSError(errno.EINVAL, "it is not a regular file", str(path))
         file.seek(min(start, found.st_size))
         return file.read() if nbytes is None else file.read(min(nbytes, found.st_size))
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's content, in hexadecimal. Raises UserError where it cannot be read."""
+    try:
+        return hashlib.sha256(read_whole(path)).hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the operating system says into a UserError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        # HDF5 hides the reason in a long text of its own.
+        reason = "no space is left" if "o space left" in str(error) else error.strerror or error
+        raise UserError(f"{path} cannot be written: {reason}") from None
 
 
 def refuse_links(run: Path) -> None:

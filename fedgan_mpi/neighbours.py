@@ -21,7 +21,7 @@ from fedgan_mpi.evaluate import Opened, open_run, read_shown
 from fedgan_mpi.evaluation.features import Extractor
 from fedgan_mpi.evaluation.pairs import Array, nearest
 from fedgan_mpi.evaluation.scorer import BLOCK, generate
-from fedgan_mpi.files import write_complete
+from fedgan_mpi.files import write_complete, writing
 from fedgan_mpi.run.export import BEST, FINAL
 from fedgan_mpi.run.pictures import write_grid
 from fedgan_mpi.shards import Shard
@@ -67,11 +67,9 @@ def find_neighbours(link: Link, command: Neighbours) -> None:
             "close_below": limit,
             "share_close": float(close.mean()),
         }
-        try:
+        with writing(run):
             write_complete(run / "neighbours.json", (json.dumps(lines) + "\n").encode())
             _draw(run / "neighbours.png", fakes, originals)
-        except OSError as error:
-            raise UserError(f"{run} cannot be written: {error.strerror}") from None
         print(
             f"{close.mean():.0%} of {command.count} generated images are nearer to a training "
             f"image than {1 - _CLOSE:.0%} of held-out real images are"

@@ -9,7 +9,6 @@ after a ReLU, and their covariance singular.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -26,6 +25,7 @@ from torch.nn.functional import cross_entropy
 from fedgan_mpi.cluster.flat import Flat
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.extractor_file import ABOUT, write_arrays
+from fedgan_mpi.files import sha256_of
 from fedgan_mpi.learning.optimizers import Adam
 from fedgan_mpi.streams import Purpose, torch_stream
 
@@ -192,7 +192,7 @@ def read_extractor(path: Path) -> Extractor:
         else:
             raise KeyError("kind")
         network.load_state_dict(tensors)
-        network.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        network.sha256 = sha256_of(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError):

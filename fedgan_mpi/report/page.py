@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedgan_mpi.errors import UserError
-from fedgan_mpi.files import write_complete
+from fedgan_mpi.files import write_complete, writing
 from fedgan_mpi.report.cell import draw_cell
 from fedgan_mpi.report.curves import draw_losses, draw_scores
 from fedgan_mpi.report.fairness import Fairness
@@ -84,7 +83,7 @@ def write_comparison(paths: Sequence[Path], out: Path, target: float | None = No
     if target is None:
         target = max(statistics.mean(run.values.min() for run in group.runs) for group in groups)
     rows = _comparison(groups, target)
-    try:
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         draw_scores(out / "curves.png", groups)
         write_complete(out / "table.csv", _csv(rows).encode())
@@ -114,8 +113,6 @@ def write_comparison(paths: Sequence[Path], out: Path, target: float | None = No
                 "Runs": f"<ul>{named}</ul>",
             },
         )
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror}") from None
     return rows
 
 

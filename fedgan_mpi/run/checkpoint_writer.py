@@ -23,7 +23,7 @@ from fedgan_mpi.cluster.cores import run_anywhere
 from fedgan_mpi.cluster.link import AgreedError
 from fedgan_mpi.cluster.node import Node
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.files import is_ours_alone, sync, write_synced
+from fedgan_mpi.files import is_ours_alone, sync, write_synced, writing
 from fedgan_mpi.run.checkpoint import (
     MANIFEST,
     SERVER,
@@ -69,7 +69,7 @@ class Checkpoints:
         """What a rank tells that has no part to tell of."""
         self._under_way: _Writing | None = None
         self._sealing: Future[None] | None = None
-        node.link.from_server(lambda: _sentence(self._sweep, self.directory))
+        node.link.from_server(self._sweep)
 
     def begin(self, round: int, progress: Mapping[str, Any]) -> None:
         """Collective. Copy all that `round` finished rounds left behind, and begin to write it.
@@ -159,7 +159,7 @@ class Checkpoints:
             self._problem(writing)
         self._tell(self._finish_sealing())
         self.node.link.barrier()
-        self.node.link.from_server(lambda: _sentence(self._sweep, self.directory))
+        self.node.link.from_server(self._sweep)
 
     def _wait_for_parts(self) -> str | None:
         """Collective. The slow way, where a round's numbers have not told yet that all are there.
@@ -212,13 +212,14 @@ class Checkpoints:
         return [device_file(k) for k in devices if link.rank_of(k) is None]
 
     def _sweep(self) -> None:
-        """Remove what a killed job left half written."""
-        self.directory.mkdir(exist_ok=True)
-        for path in self.directory.glob(".round_*"):
-            if path.is_symlink() or path.is_file():
-                path.unlink()
-            else:
-                shutil.rmtree(path)
+        """Remove what a killed job left half written. Raises UserError where it cannot."""
+        with writing(self.directory):
+            self.directory.mkdir(exist_ok=True)
+            for path in self.directory.glob(".round_*"):
+                if path.is_symlink() or path.is_file():
+                    path.unlink()
+                else:
+                    shutil.rmtree(path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,7 +248,8 @@ class _Seal:
     def run(self, files: Callable[[], Files]) -> None:
         """Raises UserError, and leaves nothing of it, where the disk is in the way."""
         try:
-            _sentence(lambda: self._seal(files()), self.directory)
+            with writing(self.directory):
+                self._seal(files())
         except UserError as error:
             shutil.rmtree(self.temporary, ignore_errors=True)
             raise UserError(f"no checkpoint of round {self.round}: {error}") from None
@@ -328,10 +330,3 @@ def decode(table: NDArray[np.float64], names: Sequence[str]) -> dict[str, dict[s
         for row, name in zip(table, names, strict=True)
         if row[0]
     }
-
-
-def _sentence(act: Callable[[], None], path: Path) -> None:
-    try:
-        act()
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from None
