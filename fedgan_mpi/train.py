@@ -111,7 +111,14 @@ def _train_from(
             if memory is not None:
                 memory.remember(t, keeper.progress)
             stats = play_round(
-                algorithm, t, keeper.progress, keeper.meanwhile, keeper.vote.numbers, clock
+                algorithm,
+                t,
+                keeper.progress,
+                keeper.meanwhile,
+                keeper.vote.numbers,
+                clock,
+                # What devices do while the server draws would be in no round's seconds.
+                goes_ahead=not keeper.computes_after(t + 1),
             )
             keeper.record.round(stats)
             with algorithm.cores.released() if keeper.computes_after(t + 1) else nullcontext():
@@ -131,6 +138,8 @@ def play_round(
     meanwhile: Callable[[int], None] = lambda round: None,
     vote: NDArray[np.float64] | None = None,
     clock: Clock | None = None,
+    *,
+    goes_ahead: bool = True,
 ) -> dict[str, Any]:
     """Collective. One round, and its line of stats.jsonl, the same on every rank but for what the
     server's clock tells.
@@ -138,6 +147,7 @@ def play_round(
     meanwhile: what a rank does with its part of the round behind it, before it waits for others;
     takes the number of rounds.
     vote: float64 numbers, overwritten with their sum over ranks.
+    goes_ahead: whether devices begin the next round while ranks add up.
     """
     node, link = algorithm.node, algorithm.link
     algorithm.ledger.images_drawn_before = node.images_drawn
@@ -151,7 +161,8 @@ def play_round(
     ledger, algorithm.ledger = algorithm.ledger, Ledger()
 
     def go_ahead() -> None:
-        algorithm.look_ahead(t + 1)
+        if goes_ahead:
+            algorithm.look_ahead(t + 1)
         algorithm.cores.stand_together()
 
     whole = add_up(node, t, ledger, vote, meanwhile=go_ahead)

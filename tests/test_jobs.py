@@ -69,7 +69,7 @@ def test_stats_have_the_designs_keys(whole):
             "images_seen",
         } <= set(line)  # fmt: skip
         assert line["participants"] == list(range(1, 9))
-        # While the server computes, devices begin their next round, and count that.
+        # While the server computes, devices may begin their next round, which counts there.
         computing = line["seconds_local"], line["seconds_server"]
         assert line["seconds"] / 10 < sum(computing) and 0 < max(computing) <= line["seconds"]
         assert 0 < line["seconds_uplink"] < line["seconds"] > line["seconds_downlink"] > 0

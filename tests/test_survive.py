@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from whole_jobs import ENVIRONMENT, SMALL, generator, lines
+from whole_jobs import ENVIRONMENT, SMALL, forked_python, generator, lines
 from whole_jobs import run as run_without
 
 from fedgan_mpi.cluster.participation import Participation
@@ -79,8 +79,9 @@ def job(cwd: Path, *flags: str, ulfm: bool = True, **environment: str):
     (cwd / "program.py").write_text(PROGRAM)
     mode = ["--with-ft", "ulfm", "--oversubscribe", "--allow-run-as-root"] if ulfm else []
     survive = ["--link.survive", "true"] if ulfm else []
+    python = [sys.executable] if ulfm else forked_python()  # forks hang once one has died
     return subprocess.run(
-        [MPIRUN, *mode, "-n", "4", sys.executable, "program.py", *JOB, *survive, *flags],
+        [MPIRUN, *mode, "-n", "4", *python, "program.py", *JOB, *survive, *flags],
         cwd=cwd, env={**ENVIRONMENT, **environment}, capture_output=True, text=True, timeout=280,
     )  # fmt: skip
 

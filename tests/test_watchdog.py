@@ -73,3 +73,19 @@ def test_who_ends_the_job_tells_its_machine_and_is_no_death(path):
     others[1].communicate("end the job\n")
     assert board.job_ends() and board.dead() == []
     others[2].communicate("sign off\n")
+
+
+def test_those_behind_are_whom_others_wait_for(path):
+    boards = [Board(open(path, "r+b"), line, line + 10) for line in range(4)]  # noqa: SIM115
+    assert boards[0].behind() == []  # all compute
+    outer = [board.enter(7) for board in boards[:3]]
+    assert boards[0].behind() == [13]  # it has not come
+    boards[3].enter(7)
+    assert boards[0].behind() == []  # all wait
+    boards[1].leave(0)  # by itself in the middle
+    assert boards[0].behind() == [11]
+    boards[1].enter(7)
+    assert boards[0].behind() == [10, 12, 13]
+    for board in boards:
+        board.leave(0)
+    assert boards[1].behind() == [10, 12, 13] and outer == [0, 0, 0]

@@ -69,9 +69,12 @@ class Board:
         return int(self._mine[_ENTERED]), int(self._mine[_VERB])
 
     def behind(self) -> list[int]:
-        """World ranks of this machine that have entered the fewest exchanges, fewer than others."""
+        """World ranks of this machine that others wait for: they have entered fewer exchanges, or
+        do something by themselves in the middle of one."""
         entered = self._lines[:, _ENTERED]
         least = entered == entered.min()
+        if least.all():
+            least = self._lines[:, _VERB] == 0
         return [] if least.all() else self._ranks(least)
 
     def waiting(self) -> list[int]:
