@@ -6,7 +6,7 @@ from __future__ import annotations
 import oracle_wire as oracle
 import pytest
 import torch
-from test_mpi_rounds import UNEQUAL
+from rounds import UNEQUAL
 from toys import play, toy_algorithm, toy_config, toy_shards, vectors
 
 from fedgan_mpi.cluster.link import Link

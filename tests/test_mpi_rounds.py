@@ -10,7 +10,14 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from mpi4py import MPI
+from rounds import (
+    UNEQUAL,
+    assert_close,
+    link_of,
+    make_first,
+    oracle_shares,
+    trained,
+)
 from torch import nn
 from toys import (
     NZ,
@@ -23,36 +30,14 @@ from toys import (
 )
 
 from fedgan_mpi.algorithms.ren import Ren
-from fedgan_mpi.cluster.device import Device
 from fedgan_mpi.cluster.link import AgreedError, Link
 from fedgan_mpi.learning.losses import Loss
 from fedgan_mpi.shards import Shard
 
 pytestmark = pytest.mark.mpi(min_size=3)
 
-UNEQUAL = [10, 17, 4, 12, 9]
-# Whether a device begins its next round beside the server depends on how long steps last took.
-HAS_ROOM = "fedgan_mpi.cluster.cores.Cores.has_room_beside_server"
-
-
-def link_of(comm: MPI.Comm, ranks: int, **options) -> Link | None:
-    """A link among the first ranks, None on the others."""
-    part = comm.Split(0 if comm.rank < ranks else 1, comm.rank)
-    return Link(part, **options) if comm.rank < ranks else None
-
-
-def assert_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-12)
-
-
-def trained(link, config, shards, rounds=3, **options):
-    """(θ, φ) on the server after so many rounds; None on device ranks."""
-    algorithm = toy_algorithm(link, config, shards, **options)
-    play(algorithm, rounds)
-    return vectors(algorithm) if link.is_server else None
-
-
 # ------------------------------------------------------------ the oracle: ranks ≡ a plain loop
+
 
 OPTIONS = {
     "as it comes": {},
@@ -97,32 +82,6 @@ def test_ranks_equal_a_plain_loop_over_devices(comm, schedule, options):
         for device in algorithm.node.devices:
             norm = local[device.index].norm
             assert_close(device.own[0], torch.cat([norm.running_mean, norm.running_var]))
-
-
-def oracle_shares(config, sizes):
-    """The rule of shares, written once more: t -> {device: share}."""
-    count = config.participation.count or len(sizes)
-
-    def shares(t):
-        if config.participation.policy == "round_robin":
-            chosen = {(t * count + n) % len(sizes) + 1 for n in range(count)}
-        elif config.participation.policy == "random":
-            # Which ones is the stream's affair; that all ranks draw the same is this test's.
-            from fedgan_mpi.streams import Purpose, numpy_stream
-
-            stream = numpy_stream(config.run.seed, Purpose.PARTICIPATION, t)
-            chosen = {int(n) + 1 for n in stream.choice(len(sizes), count, replace=False)}
-        else:
-            chosen = set(range(1, len(sizes) + 1))
-        weigh = {
-            "data": lambda k: sizes[k - 1],
-            "batch": lambda k: min(config.training.batch_size, sizes[k - 1]),
-            "uniform": lambda k: 1,
-        }[config.algorithm.share_rule]
-        total = sum(weigh(k) for k in chosen)
-        return {k: weigh(k) / total for k in sorted(chosen)}
-
-    return shares
 
 
 # ------------------------------------------------------------ invariants
@@ -242,15 +201,6 @@ def test_identical_devices_equal_one_device(comm, schedule):
     other = trained(link, config, shards, 4)
     if link.is_server:
         assert not torch.allclose(other[1], single[1], rtol=1e-6, atol=0)
-
-
-def make_first(device, shard: Shard) -> None:
-    """Give a device the streams of device 1."""
-    from fedgan_mpi.shards import Batches
-    from fedgan_mpi.streams import Purpose, torch_stream
-
-    device.batches = Batches(shard, batch_size=device.batches.size, seed=0, device=1)
-    device.noise_stream = torch_stream(0, Purpose.FAKE, 1)
 
 
 @pytest.mark.parametrize("schedule", ["serial", "parallel"])
@@ -565,114 +515,6 @@ def test_integer_counters_are_never_averaged(comm):
     assert counter.dtype == torch.int64
     expected = 2 * 1 if link.is_server else 2 * 2 * 2 * len(algorithm.node.devices)
     assert counter.item() == expected
-
-
-def test_who_looks_ahead_changes_no_bit(comm, monkeypatch):
-    """Which devices begin the next round while G trains is a question of time alone."""
-    link = Link(comm)
-    rooms = {
-        "all": lambda before, call: True,
-        "some": lambda before, call: before % 2 == call % 3 // 2,
-        "none": lambda before, call: False,
-    }
-    results = {}
-    for who, room in rooms.items():
-        calls = []
-
-        def has_room(self, before, room=room, calls=calls):
-            calls.append(before)
-            return room(before, len(calls))
-
-        monkeypatch.setattr(HAS_ROOM, has_room)
-        algorithm = toy_algorithm(link, toy_config(), toy_shards(UNEQUAL))
-        losses = [(line["d_loss"], line["g_loss"]) for line in play(algorithm, 6)]
-        results[who] = (*vectors(algorithm), losses)
-        assert link.is_server or len(calls) == 6
-    theta, phi, losses = results["all"]
-    for other_theta, other_phi, other_losses in results.values():
-        assert losses == other_losses
-        if link.is_server:
-            assert torch.equal(theta, other_theta) and torch.equal(phi, other_phi)
-
-
-def test_who_has_begun_a_round_waits_for_no_other_that_begins_it(comm, monkeypatch):
-    """One device is at the first half of its step while another is at the second half."""
-    monkeypatch.setattr(HAS_ROOM, lambda *_, **__: True)
-    link = Link(comm, road="mailbox")  # an MPI library may need all its ranks to move numbers on
-    algorithm = toy_algorithm(link, toy_config(), toy_shards([10] * link.device_ranks))
-    play(algorithm, 1)
-    begin, train = Device.look_ahead, Device.train_discriminator
-
-    def begin_late(device, t):
-        if device.index == 1 and t == 2:
-            assert comm.recv(source=2, tag=7) == t
-        begin(device, t)
-
-    def train_early(device, t):
-        if device.index == 2 and t == 2:
-            assert device.has_begun
-            told.append(comm.isend(t, 1, tag=7))
-        return train(device, t)
-
-    told = []
-    monkeypatch.setattr(Device, "look_ahead", begin_late)
-    monkeypatch.setattr(Device, "train_discriminator", train_early)
-    play(algorithm, 2, start=1)
-    assert len(told) == (link.rank == 2)
-    for request in told:
-        request.wait()
-
-
-@pytest.mark.parametrize("schedule", ["serial", "parallel"])
-def test_seconds_of_what_is_begun_ahead_are_the_next_rounds(comm, schedule, monkeypatch):
-    monkeypatch.setattr(HAS_ROOM, lambda *_, **__: True)
-    link = Link(comm)
-    config = toy_config(algorithm={"schedule": schedule}, training={"rounds": 3})
-    algorithm = toy_algorithm(link, config, toy_shards([10] * link.device_ranks))
-    for t in range(3):
-        play(algorithm, 1, start=t)
-        begins = not link.is_server and t < 2
-        computes = begins and schedule == "serial"
-        assert (algorithm.ledger.seconds_local > 0) == computes
-        assert any(device.has_begun for device in algorithm.node.devices) == computes
-        assert algorithm.seconds_ahead.keys() == ({link.rank} if begins else set())
-    assert algorithm.ledger.seconds_server == 0
-    play(algorithm, 1, start=1)  # round 2 is begun again
-    algorithm.start_over()
-    assert algorithm.ledger.seconds_local == 0 and not algorithm.seconds_ahead
-
-
-@pytest.mark.parametrize("name", ["ren", "fedgan"])
-@pytest.mark.parametrize(
-    ("policy", "count", "drawn_for"),
-    [("full", 4, [{1, 2}, {1, 2}, set()]), ("round_robin", 2, [{3, 4}, {1, 2}, set()])],
-)
-def test_devices_draw_their_next_images_while_they_wait(comm, name, policy, count, drawn_for):
-    """One of each rank that takes part in the next round, and nobody after the last one."""
-    link = Link(comm)
-    if link.device_ranks != 2:
-        pytest.skip("needs two device ranks, each of which hosts two")
-    algorithm = {"name": name, **({"schedule": "parallel"} if name == "ren" else {})}
-    config = toy_config(
-        algorithm=algorithm,
-        participation={"policy": policy, "count": count},
-        training={"rounds": 3},
-    )
-    played = toy_algorithm(link, config, toy_shards([8, 9, 10, 11]))
-    for t, expected in enumerate(drawn_for):
-        before = played.node.images_drawn
-        (line,) = play(played, 1, start=t)
-        drawn = {device.index: device._drawn for device in played.node.devices}
-        assert {k for k, batch in drawn.items() if batch} == expected & drawn.keys()
-        everyone = link.sum(np.array([float(played.node.images_drawn - before)]))[0]
-        steps = sum(played.node.config.training.discriminator_steps for _ in line["participants"])
-        assert everyone == 4 * steps  # what is only looked at does not count
-        for device in played.node.devices:
-            if drawn[device.index]:
-                mark = device.batches.drawn
-                images, _ = drawn[device.index]
-                assert torch.equal(images, device._draw().data)
-                device.batches.drawn = mark
 
 
 def test_same_seed_gives_the_same_losses(comm):

@@ -12,7 +12,7 @@ import oracle_wire as oracle
 import pytest
 import torch
 from mpi4py import MPI
-from test_mpi_rounds import UNEQUAL, assert_close, link_of, oracle_shares
+from rounds import UNEQUAL, assert_close, link_of, oracle_shares
 from test_wire import allocated
 from torch import nn
 from toys import (
