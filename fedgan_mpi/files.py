@@ -109,7 +109,8 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         # HDF5 hides the reason in a long text of its own.
-        reason = "no space is left" if "o space left" in str(error) else error.strerror or error
+        full = "o space left" in str(error)
+        reason = os.strerror(errno.ENOSPC) if full else error.strerror or error
         raise UserError(f"{path} cannot be written: {reason}") from None
 
 

@@ -341,7 +341,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, faces, capsys, monkeypatch):
 
 def test_no_space_left_is_said_so(tmp_path):
     with (
-        pytest.raises(UserError, match="out cannot be written: no space is left"),
+        pytest.raises(UserError, match="out cannot be written: No space left"),
         filling(tmp_path / "out", {"devices": 1}, 0),
     ):
         raise OSError("Can't write data (errno = 28, error message = 'No space left on device')")
