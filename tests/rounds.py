@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import torch
 from mpi4py import MPI
-from toys import (
-    play,
-    toy_algorithm,
-    vectors,
-)
+from toys import play, toy_algorithm, vectors
 
 from fedgan_mpi.algorithms import ALGORITHMS
 from fedgan_mpi.cluster.link import Link

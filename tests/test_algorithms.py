@@ -9,9 +9,7 @@ import numpy as np
 import oracle_algorithms as oracle
 import pytest
 import torch
-from rounds import (
-    assert_close,
-)
+from rounds import assert_close
 
 from fedgan_mpi.algorithms.fegan import kl_weights, mean_discrepancy
 from fedgan_mpi.algorithms.mdgan import derangement

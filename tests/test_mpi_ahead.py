@@ -5,17 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from rounds import (
-    HAS_ROOM,
-    UNEQUAL,
-)
-from toys import (
-    play,
-    toy_algorithm,
-    toy_config,
-    toy_shards,
-    vectors,
-)
+from rounds import HAS_ROOM, UNEQUAL
+from toys import play, toy_algorithm, toy_config, toy_shards, vectors
 
 from fedgan_mpi.cluster.device import Device
 from fedgan_mpi.cluster.link import Link

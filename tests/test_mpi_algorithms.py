@@ -10,14 +10,7 @@ import numpy as np
 import oracle_algorithms as oracle
 import pytest
 import torch
-from rounds import (
-    FEDERATED,
-    UNEQUAL,
-    assert_close,
-    link_of,
-    oracle_shares,
-    trained,
-)
+from rounds import FEDERATED, UNEQUAL, assert_close, link_of, oracle_shares, trained
 from toys import (
     NZ,
     conditional_networks,

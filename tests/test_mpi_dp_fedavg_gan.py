@@ -7,18 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from rounds import (
-    UNEQUAL,
-    assert_close,
-    trained,
-)
-from toys import (
-    play,
-    toy_algorithm,
-    toy_config,
-    toy_shards,
-    vectors,
-)
+from rounds import UNEQUAL, assert_close, trained
+from toys import play, toy_algorithm, toy_config, toy_shards, vectors
 
 from fedgan_mpi.cluster.link import Link
 

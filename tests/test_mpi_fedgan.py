@@ -6,22 +6,9 @@ import numpy as np
 import oracle_algorithms as oracle
 import pytest
 import torch
-from rounds import (
-    assert_close,
-    link_of,
-    make_first,
-    trained,
-)
+from rounds import assert_close, link_of, make_first, trained
 from torch import nn
-from toys import (
-    NZ,
-    play,
-    toy_algorithm,
-    toy_config,
-    toy_networks,
-    toy_shards,
-    vectors,
-)
+from toys import NZ, play, toy_algorithm, toy_config, toy_networks, toy_shards, vectors
 
 from fedgan_mpi.cluster.link import Link
 

@@ -10,24 +10,9 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from rounds import (
-    UNEQUAL,
-    assert_close,
-    link_of,
-    make_first,
-    oracle_shares,
-    trained,
-)
+from rounds import UNEQUAL, assert_close, link_of, make_first, oracle_shares, trained
 from torch import nn
-from toys import (
-    NZ,
-    play,
-    toy_algorithm,
-    toy_config,
-    toy_networks,
-    toy_shards,
-    vectors,
-)
+from toys import NZ, play, toy_algorithm, toy_config, toy_networks, toy_shards, vectors
 
 from fedgan_mpi.algorithms.ren import Ren
 from fedgan_mpi.cluster.link import AgreedError, Link

@@ -4,19 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from rounds import (
-    UNEQUAL,
-    assert_close,
-    link_of,
-)
-from toys import (
-    NZ,
-    play,
-    toy_algorithm,
-    toy_config,
-    toy_networks,
-    toy_shards,
-)
+from rounds import UNEQUAL, assert_close, link_of
+from toys import NZ, play, toy_algorithm, toy_config, toy_networks, toy_shards
 
 from fedgan_mpi.cluster.link import Link
 from fedgan_mpi.learning.steps import Batch, feedback, logits_and_slopes

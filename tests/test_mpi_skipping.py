@@ -7,19 +7,8 @@ import math
 
 import pytest
 import torch
-from rounds import (
-    FEDERATED,
-    UNEQUAL,
-    assert_close,
-    trained,
-)
-from toys import (
-    play,
-    toy_algorithm,
-    toy_config,
-    toy_shards,
-    vectors,
-)
+from rounds import FEDERATED, UNEQUAL, assert_close, trained
+from toys import play, toy_algorithm, toy_config, toy_shards, vectors
 
 from fedgan_mpi.cluster.link import AgreedError, Link
 from fedgan_mpi.learning.steps import Batch
