@@ -20,6 +20,7 @@ from data_prep.partition import (
 )
 from data_prep.prepare import HELDOUT_SHARE
 from data_prep.sources import SOURCES
+from fedgan_mpi.errors import UserError
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -46,18 +47,34 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def partition(command: argparse.Namespace) -> Partition:
-    """The partition that the options describe. Raises UserError where one has a wrong value."""
-    dirichlet = {"alpha": command.alpha, "min_images": command.min_images}
-    if command.partition == ByFile.name:
-        return ByFile.read(command.map, command.image_column, command.device_column)
-    return {
-        Iid.name: lambda: Iid(),
-        Dirichlet.name: lambda: Dirichlet(**dirichlet),
-        Quantity.name: lambda: Quantity(**dirichlet),
-        Classes.name: lambda: Classes(classes=command.classes),
-        Shards.name: lambda: Shards(blocks=command.blocks),
-        Attribute.name: lambda: Attribute(attributes=command.attributes),
-    }[command.partition]()
+    """The partition that the options describe. Raises UserError where one has a wrong value, or
+    belongs to another partition."""
+    chosen, options = command.partition, {}
+    for option, (default, partitions) in _OF_PARTITION.items():
+        given = getattr(command, option)
+        if chosen in partitions:
+            options[option] = default if given is None else given
+        elif given is not None:
+            whose, flag = " and ".join(partitions), "--" + option.replace("_", "-")
+            raise UserError(f"{flag} is for the partition {whose}, not {chosen}; leave it out")
+    if chosen == ByFile.name:
+        return ByFile.read(options["map"], options["image_column"], options["device_column"])
+    kind: Any = PARTITIONS[chosen]
+    cut: Partition = kind(**options)
+    return cut
+
+
+_OF_PARTITION: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "alpha": (0.5, (Dirichlet.name, Quantity.name)),
+    "min_images": (10, (Dirichlet.name, Quantity.name)),
+    "classes": (2, (Classes.name,)),
+    "blocks": (2, (Shards.name,)),
+    "attributes": ([], (Attribute.name,)),
+    "map": (Path("devices.csv"), (ByFile.name,)),
+    "image_column": ("image", (ByFile.name,)),
+    "device_column": ("device", (ByFile.name,)),
+}
+"""Option -> default, and the partitions that it belongs to."""
 
 
 def _preparing() -> argparse.ArgumentParser:
@@ -118,8 +135,8 @@ _OPTIONS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
         ),
         "--heldout-share": (
             "share of images to hold out where the data set has no split of its own "
-            "(default: %(default)s)",
-            {"type": _share, "default": HELDOUT_SHARE, "metavar": "SHARE"},
+            f"(default: {HELDOUT_SHARE})",
+            {"type": _share, "metavar": "SHARE"},
         ),
         "--skip-bad": (
             "leave out up to N unreadable images, and list them in shards.json (default: 0)",
@@ -136,38 +153,38 @@ _OPTIONS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
             {"choices": PARTITIONS, "default": Iid.name},
         ),
         "--alpha": (
-            "dirichlet, quantity: the smaller, the more unequal (default: %(default)s)",
-            {"type": float, "default": 0.5},
+            "dirichlet, quantity: the smaller, the more unequal (default: 0.5)",
+            {"type": float},
         ),
         "--min-images": (
-            "dirichlet, quantity: fewest images of a device (default: %(default)s)",
-            {"type": int, "default": 10, "metavar": "N"},
+            "dirichlet, quantity: fewest images of a device (default: 10)",
+            {"type": int, "metavar": "N"},
         ),
         "--classes": (
-            "classes: classes a device (default: %(default)s)",
-            {"type": int, "default": 2, "metavar": "C"},
+            "classes: classes a device (default: 2)",
+            {"type": int, "metavar": "C"},
         ),
         "--blocks": (
-            "shards: sorted blocks a device (default: %(default)s)",
-            {"type": int, "default": 2, "metavar": "S"},
+            "shards: sorted blocks a device (default: 2)",
+            {"type": int, "metavar": "S"},
         ),
         "--attributes": (
             "attribute: whose combinations differ between devices: class; view, sex (rsna); "
             "Male, Smiling, … (celeba)",
-            {"type": lambda text: text.split(","), "default": [], "metavar": "A,B,…"},
+            {"type": lambda text: text.split(","), "metavar": "A,B,…"},
         ),
         "--map": (
-            "by_file: CSV table of images and their devices (default: %(default)s)",
-            {"type": Path, "default": Path("devices.csv"), "metavar": "CSV"},
+            "by_file: CSV table of images and their devices (default: devices.csv)",
+            {"type": Path, "metavar": "CSV"},
         ),
         "--image-column": (
             "by_file: column of file names, RSNA patients, or numbers in data sets of arrays "
-            "(default: %(default)s)",
-            {"default": "image", "metavar": "NAME"},
+            "(default: image)",
+            {"metavar": "NAME"},
         ),
         "--device-column": (
-            "by_file: column of devices, such as a hospital (default: %(default)s)",
-            {"default": "device", "metavar": "NAME"},
+            "by_file: column of devices, such as a hospital (default: device)",
+            {"metavar": "NAME"},
         ),
     },
     "scores": {

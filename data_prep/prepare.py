@@ -44,15 +44,20 @@ def plan(
     devices: int,
     seed: int,
     partition: Partition | None = None,
-    heldout_share: float = HELDOUT_SHARE,
+    heldout_share: float | None = None,
 ) -> tuple[list[Indices], Indices]:
     """Who holds what: indices into the source, a list a device, and the held-out ones.
 
     Held out is what the data set's authors set aside, or else a random share. Without a partition:
-    equal random parts.
+    equal random parts. Raises UserError where a share is asked for, but there is what was set
+    aside.
     """
     if source.heldout is None:
-        train, heldout = hold_out(len(source), heldout_share, seed)
+        share = HELDOUT_SHARE if heldout_share is None else heldout_share
+        train, heldout = hold_out(len(source), share, seed)
+    elif heldout_share is not None:
+        reason = f"{source.name} has held-out images of its own"
+        raise UserError(f"--heldout-share is {heldout_share:g}, but {reason}; leave it out")
     else:
         heldout = source.heldout
         train = np.setdiff1d(np.arange(len(source)), heldout)
@@ -66,7 +71,7 @@ def prepare(
     devices: int,
     seed: int = 0,
     partition: Partition | None = None,
-    heldout_share: float = HELDOUT_SHARE,
+    heldout_share: float | None = None,
     size: int | None = None,
     channels: int | None = None,
     skip_bad: int = 0,

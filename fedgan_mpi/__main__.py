@@ -30,6 +30,7 @@ from fedgan_mpi.commands import (
     runs_alone,
 )
 from fedgan_mpi.errors import UserError
+from fedgan_mpi.files import writing
 
 if TYPE_CHECKING:
     from fedgan_mpi.cluster.link import Link
@@ -65,7 +66,8 @@ def _run_alone(command: Together | Alone) -> None:
             from fedgan_mpi.run.export import load
             from fedgan_mpi.run.pictures import write_samples
 
-        write_samples(load(command.run), command)
+        with writing(command.out):
+            write_samples(load(command.run), command)
         print(command.out)
     elif isinstance(command, Export):
         with importing():
@@ -124,6 +126,8 @@ def _together(arguments: list[str]) -> int:
         link.abort()
     except SystemExit:
         raise
+    except KeyboardInterrupt:  # of a command that leaves nothing half done
+        link.abort(130)
     except BaseException as error:  # this rank alone: the others wait and cannot be told
         where = f"[rank {link.rank} on {platform.node()}]"
         print(f"{where} {_what_happened(error)}", file=sys.stderr, flush=True)
@@ -143,6 +147,7 @@ _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTAL
 
 
 def _train(link: Link, command: Train) -> int:
+    from fedgan_mpi.run.claim import release
     from fedgan_mpi.start import start
 
     if command.dry_run:
@@ -151,11 +156,14 @@ def _train(link: Link, command: Train) -> int:
 
         dry_run(link, command.config)
         return 0
-    with importing():  # torch, at one place or another
-        state = start(link, command)
-        from fedgan_mpi.train import train
+    try:
+        with importing():  # torch, at one place or another
+            state = start(link, command)
+            from fedgan_mpi.train import train
 
-    return train(link, state)
+        return train(link, state)
+    finally:
+        release()
 
 
 if __name__ == "__main__":

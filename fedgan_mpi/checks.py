@@ -11,9 +11,10 @@ from fedgan_mpi.cluster.link import Link
 from fedgan_mpi.cluster.participation import Participation, check_count
 from fedgan_mpi.cluster.processor import multiplies_bfloat16
 from fedgan_mpi.cluster.wireless import macs_per_second
-from fedgan_mpi.command_line import PROVENANCE, tomllib
+from fedgan_mpi.command_line import read_provenance
 from fedgan_mpi.config import NETWORK_SIZES, SNGAN_SIZES, Config
 from fedgan_mpi.errors import UserError
+from fedgan_mpi.evaluation.inception_file import read_weights
 from fedgan_mpi.privacy import check_privacy
 from fedgan_mpi.shards import Manifest
 
@@ -32,6 +33,12 @@ def check_machine(config: Config) -> None:
         raise UserError(
             "record.tensorboard needs the package tensorboard: `pip install tensorboard`"
         )
+
+
+def check_inception(config: Config) -> None:
+    """Raises UserError where evaluation.inception_weights is not the file that it must be."""
+    if config.evaluation.inception_weights is not None:
+        read_weights(Path(config.evaluation.inception_weights))
 
 
 def check_world(config: Config, link: Link, devices: int) -> None:
@@ -124,8 +131,7 @@ def _check_classes(config: Config, directory: Path, manifest: Manifest) -> None:
 
 def check_same_shards(run: Path, manifest: Manifest) -> None:
     """Raises UserError where a run was trained on others."""
-    with open(run / "config.toml", "rb") as file:
-        recorded = tomllib.load(file).get(PROVENANCE, {}).get("shards_sha256")
+    recorded = read_provenance(run).get("shards_sha256")
     if recorded != manifest.sha256:
         raise UserError(
             f"{run} was trained on other shards (SHA-256 {recorded}, now {manifest.sha256})"

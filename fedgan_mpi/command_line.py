@@ -87,6 +87,19 @@ def read_config(path: Path) -> Config:
     return _instantiate(_parse_file(path))
 
 
+def read_provenance(run: Path) -> dict[str, Any]:
+    """Where and with what a run last ran, by its config.toml. Raises UserError where that is
+    damaged."""
+    path = run / "config.toml"
+    try:
+        found = tomllib.loads(read_whole(path).decode())[PROVENANCE]
+    except (OSError, ValueError, KeyError):
+        raise UserError(f"{path} is missing or damaged") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is damaged")
+    return found
+
+
 def parse_train(arguments: list[str]) -> Train:
     """`train`, or what follows it. Raises UserError; prints and raises SystemExit for --help."""
     first = parse_flags(_train_parser(_DEFAULTS), arguments)
@@ -215,6 +228,9 @@ def _parse_file(path: Path) -> jsonargparse.Namespace:
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not valid TOML: {error}") from None
     tables.pop(PROVENANCE, None)
+    sections = [section.name for section in dataclasses.fields(Config)]
+    # One whose keys are all commented out says nothing.
+    tables = {key: value for key, value in tables.items() if value != {} or key not in sections}
     given = dict(_leaves(tables))
     for key in given:
         if key not in _DEFAULTS:
@@ -261,6 +277,7 @@ def _sentence(message: str) -> str:
         key, expected, value = wrong.groups()
         choices = [f"one of {choice}" for choice in re.findall(r"Literal\[([^\]]*)\]", expected)]
         types = [kind for kind in re.findall(r"<class '([^']+)'>", expected) if kind != "NoneType"]
+        types = ["a list, such as [0.5, 0.9]" if kind == "tuple" else kind for kind in types]
         right = " or ".join(dict.fromkeys(choices or types)) or expected.strip(" .")
         return f"{key} is {value}, but must be {right}"
     unknown = re.match(r"[Uu]nrecognized arguments: (\S+)", text)

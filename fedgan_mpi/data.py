@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fedgan_mpi.cluster.link import Link
-from fedgan_mpi.config import Config
+from fedgan_mpi.config import Config, least_samples
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import sha256_of
 from fedgan_mpi.shards import Manifest, Shard, read_shard, shard_name
@@ -49,13 +49,18 @@ def read_heldout(config: Config, directory: Path, manifest: Manifest) -> Shard |
         return None
     path = Path(config.data.heldout) if config.data.heldout else directory / str(manifest.heldout)
     heldout = read_shard(path, image_shape=manifest.image_shape)
+    if config.data.heldout is None:
+        manifest.check_heldout(heldout)
     check_samples(config, len(heldout), path)
     return heldout
 
 
 def check_samples(config: Config, heldout: int, where: Path | str) -> None:
-    """Raises UserError where a score asks for more images than are held out."""
+    """Raises UserError where a score needs more images than are held out."""
     samples = config.evaluation.samples
+    least = least_samples(config.evaluation.metrics)
+    if heldout < least:
+        raise UserError(f"{where} holds {heldout} images, but a score needs at least {least}")
     if samples is not None and samples > heldout:
         reason = "the floor needs as many real images"
         raise UserError(

@@ -68,9 +68,12 @@ exit "$status"
 
 
 def job_script(command: Jobs) -> str:
-    """Raises UserError for a time that SLURM would not take."""
+    """Raises UserError for a time that SLURM would not take, or too short to do anything in."""
     if not re.fullmatch(r"(\d+-)?\d+(:\d\d){0,2}", command.time):
         right = "as SLURM has it, 04:00:00 or 1-12:00:00"
+        raise UserError(f"--time is {command.time!r}, but must be {right}")
+    if _minutes(command.time) < 5:
+        right = "at least 5 minutes, of which two are for its end"
         raise UserError(f"--time is {command.time!r}, but must be {right}")
     ranks, gpus = command.devices + 1, command.gpus_per_node
     flags = [f"--ntasks={ranks}"]
@@ -86,3 +89,14 @@ def job_script(command: Jobs) -> str:
         *(f"#SBATCH {flag}" for flag in ("--job-name=fedgan_mpi", *flags)),
     ]
     return "\n".join(head) + "\n" + _BODY.replace("@time@", command.time)
+
+
+def _minutes(time: str) -> float:
+    """Of a time as SLURM has it: minutes, minutes:seconds, hours:minutes:seconds, or any beginning
+    of days-hours:minutes:seconds."""
+    days, dash, rest = time.rpartition("-")
+    numbers = [int(number) for number in rest.split(":")]
+    if not dash and len(numbers) < 3:
+        numbers = [0, *numbers]
+    hours, minutes, seconds = [*numbers, 0, 0][:3]
+    return 1440 * int(days or 0) + 60 * hours + minutes + seconds / 60

@@ -34,6 +34,8 @@ class Keeper:
         self.last = start.config.training.rounds
         self.stopped: int | None = None
         """Exit status of a job that a signal has ended."""
+        self.unsaved: str | None = None
+        """Why there is no checkpoint of the last round."""
         self.checkpoints = Checkpoints(
             node,
             start.run,
@@ -110,9 +112,9 @@ class Keeper:
             self.checkpoints.begin(round, self.progress.to_json())
             self.saved = time.monotonic()
         if ends or self.vote.stops:
-            problem = self.checkpoints.complete()
-            if problem is not None:
-                raise AgreedError(problem)
+            self.unsaved = self.checkpoints.complete()
+            if self.unsaved is not None and not ends:
+                raise AgreedError(self.unsaved)
         if self.vote.stops and not ends:
             self._stop(round)
         return not ends and not self.vote.stops
@@ -156,8 +158,8 @@ class Keeper:
     def _stop(self, round: int) -> None:
         self.stopped = signals.REQUEUE if self.vote.requeue else signals.INTERRUPTED
         self.record.say(
-            f"stopped by a signal after round {round}; "
-            f"to go on: python -m fedgan_mpi train --resume {self.start.run}"
+            f"stopped by a signal after round {round}; to go on, with the same launcher: "
+            f"python -m fedgan_mpi train --resume {self.start.run}"
         )
 
     def _scores_after(self, round: int) -> bool:

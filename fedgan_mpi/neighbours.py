@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 
 from fedgan_mpi.cluster.link import Link
 from fedgan_mpi.commands import Neighbours
-from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluate import Opened, open_run, read_shown
 from fedgan_mpi.evaluation.features import Extractor
 from fedgan_mpi.evaluation.pairs import Array, nearest
 from fedgan_mpi.evaluation.scorer import BLOCK, generate
 from fedgan_mpi.files import write_complete, writing
-from fedgan_mpi.run.export import BEST, FINAL
+from fedgan_mpi.run.export import find_generator
 from fedgan_mpi.run.pictures import write_grid
 from fedgan_mpi.shards import Shard
 from fedgan_mpi.streams import Purpose
@@ -35,7 +34,7 @@ def find_neighbours(link: Link, command: Neighbours) -> None:
     generated images are nearer to a training image than real images are."""
     run = command.run
     opened = open_run(link, run, command.shards)
-    name = link.from_server(lambda: _generator(run))
+    name = link.from_server(lambda: find_generator(run)).name
     shown = read_shown(link, opened.pair, run / name)
     seed, extractor = opened.config.run.seed, opened.extractors[0]
     fakes = generate(
@@ -55,7 +54,8 @@ def find_neighbours(link: Link, command: Neighbours) -> None:
     originals = None
     if command.show_images:
         originals = _fetch(link, opened, holder[: command.count], found)
-    if link.is_server:
+
+    def tell() -> None:
         limit = float(np.quantile(nearest_distance[command.count :], _CLOSE))
         close = nearest_distance[: command.count] < limit
         lines = {
@@ -75,14 +75,8 @@ def find_neighbours(link: Link, command: Neighbours) -> None:
             f"image than {1 - _CLOSE:.0%} of held-out real images are"
         )
         print(run / "neighbours.png", flush=True)
-    link.barrier()
 
-
-def _generator(run: Path) -> str:
-    for name in (BEST, FINAL):
-        if (run / f"{name}.safetensors").exists():
-            return f"{name}.safetensors"
-    raise UserError(f"{run} has no {FINAL}.safetensors; has the run written its generator yet?")
+    link.from_server(tell)
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from fedgan_mpi.run.checkpoint import (
     read_manifest,
     verify_checkpoint,
 )
-from fedgan_mpi.start import Start
+from fedgan_mpi.start import Start, describe_run
 
 
 def resume(node: Node, start: Start) -> tuple[int, Progress]:
@@ -33,6 +33,7 @@ def resume(node: Node, start: Start) -> tuple[int, Progress]:
     if manifest.round > rounds:
         right = f"at least {manifest.round}, the rounds that {start.run} has"
         raise AgreedError(f"training.rounds is {rounds}, but must be {right}")
+    link.from_server(lambda: describe_run(start, link))
     return manifest.round, progress
 
 

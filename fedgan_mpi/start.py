@@ -10,7 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedgan_mpi.checks import check_machine, check_manifest, check_same_shards, check_world
+from fedgan_mpi.checks import (
+    check_inception,
+    check_machine,
+    check_manifest,
+    check_same_shards,
+    check_world,
+)
 from fedgan_mpi.cluster.link import Link
 from fedgan_mpi.command_line import Train
 from fedgan_mpi.config import Config
@@ -24,6 +30,7 @@ from fedgan_mpi.data import (
 from fedgan_mpi.digits import check_digits, write_digits
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import refuse_links
+from fedgan_mpi.run.claim import claim
 from fedgan_mpi.run.record import make_run_directory, put_aside, write_config, write_devices
 from fedgan_mpi.shards import Manifest, Shard, union
 
@@ -49,6 +56,7 @@ def start(link: Link, command: Train) -> Start:
     config = command.config
     link.configure(config.link)
     link.everywhere(lambda: check_machine(config))
+    link.from_server(lambda: check_inception(config))
     if config.data.shards is None:
         run, directory, manifest = _start_with_digits(link, command)
     else:
@@ -60,8 +68,7 @@ def start(link: Link, command: Train) -> Start:
         run = link.from_server(lambda: _open_run(command, manifest.dataset))
     if command.resume is not None:
         link.from_server(lambda: check_same_shards(run, manifest))
-    link.from_server(lambda: _write_config(run, config, manifest, link))
-    return Start(
+    state = Start(
         config=config,
         run=run,
         resume=command.resume is not None,
@@ -70,6 +77,9 @@ def start(link: Link, command: Train) -> Start:
         shards=shards,
         heldout=heldout,
     )
+    if not state.resume:  # of one that may be refused, nothing changes yet
+        link.from_server(lambda: describe_run(state, link))
+    return state
 
 
 def _start_with_digits(link: Link, command: Train) -> tuple[Path, Path, Manifest]:
@@ -104,16 +114,18 @@ def _open_run(command: Train, dataset: str) -> Path:
         if not (command.resume / "checkpoints").is_dir():
             raise UserError(f"{command.resume} is not a run directory; --resume needs one")
         refuse_links(command.resume)
+        claim(command.resume)
         return command.resume
     if command.again:
         put_aside(command.config)
     return make_run_directory(command.config, dataset)
 
 
-def _write_config(run: Path, config: Config, manifest: Manifest, link: Link) -> None:
-    where = {"ranks": link.size, "mpi": link.library(), "shards_sha256": manifest.sha256}
-    write_config(run, config, where)
-    write_devices(run, manifest)
+def describe_run(start: Start, link: Link) -> None:
+    """Write config.toml and devices.json; the server's."""
+    where = {"ranks": link.size, "mpi": link.library(), "shards_sha256": start.manifest.sha256}
+    write_config(start.run, start.config, where)
+    write_devices(start.run, start.manifest)
 
 
 def _read_data(

@@ -129,6 +129,8 @@ def _train_from(
         keeper.finish(time.perf_counter() - began)
     keeper.record.close()
     algorithm.link.farewell()
+    if keeper.unsaved is not None:  # the generator is there
+        raise AgreedError(keeper.unsaved)
 
 
 def play_round(

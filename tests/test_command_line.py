@@ -48,6 +48,43 @@ def test_a_resolved_configuration_reads_back(tmp_path):
     assert read_config(path) == config
 
 
+def test_a_section_without_keys_says_nothing(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text("[training]\n# rounds = 3\n[model]\nnz = 5\n")
+    assert train(str(file)) == train("--model.nz", "5")
+    file.write_text("[trainning]\n")
+    with pytest.raises(UserError, match="unknown key trainning"):
+        parse([str(file)])
+
+
+def test_provenance_keeps_that_of_earlier_jobs(tmp_path):
+    from fedgan_mpi.command_line import read_provenance
+    from fedgan_mpi.run.record import write_config
+
+    for ranks in (3, 4, 5):
+        write_config(tmp_path, train("--model.nz", "5"), {"ranks": ranks})
+    assert read_config(tmp_path / "config.toml").model.nz == 5
+    now = read_provenance(tmp_path)
+    assert now["ranks"] == 5 and [then["ranks"] for then in now["earlier"]] == [3, 4]
+    assert not any("earlier" in then for then in now["earlier"])
+
+
+def test_a_program_inside_anothers_clone_is_no_part_of_it(tmp_path, monkeypatch):
+    from fedgan_mpi.run import record
+
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@x"]
+    subprocess.run([*git, "init", "-q"], cwd=tmp_path, check=True)
+    (tmp_path / "record.py").write_text("")
+    monkeypatch.setattr(record, "__file__", str(tmp_path / "record.py"))
+    (tmp_path / "theirs").write_text("")
+    subprocess.run([*git, "add", "theirs"], cwd=tmp_path, check=True)
+    subprocess.run([*git, "commit", "-qm", "theirs"], cwd=tmp_path, check=True)
+    assert record._git_state() == "none"
+    subprocess.run([*git, "add", "record.py"], cwd=tmp_path, check=True)
+    subprocess.run([*git, "commit", "-qm", "ours"], cwd=tmp_path, check=True)
+    assert len(record._git_state()) == 12
+
+
 def test_sample():
     command = parse(["sample", "runs/a", "--count", "5"])
     assert isinstance(command, Sample)
@@ -57,6 +94,11 @@ def test_sample():
 WRONG_FLAGS = {
     "unknown flag": (["--training.rouns", "3"], "--training.rouns; did you mean training.rounds"),
     "wrong type": (["--training.rounds", "many"], "training.rounds is many, but must be int"),
+    "no list": (["--training.betas", "0.5,0.9"], "must be a list, such as [0.5, 0.9]"),
+    "a batch that no machine holds": (
+        ["--training.batch_size", "9999999999"],
+        "training.batch_size is 9999999999, but must be from 1 to 2^31 - 1",
+    ),
     "not whole": (["--training.rounds", "2.5"], "training.rounds is 2.5, but must be int"),
     "too few rounds": (["--training.rounds", "0"], "training.rounds is 0, but must be at least 1"),
     "negative steps": (["--training.discriminator_steps", "-1"], "discriminator_steps is -1"),

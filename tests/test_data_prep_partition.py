@@ -228,6 +228,8 @@ def test_the_official_split_is_kept_and_otherwise_a_share_held_out():
     official = Labelled(LABELS, heldout=np.arange(1500, 2000))
     parts, heldout = plan(official, devices=4, seed=0)
     assert heldout.tolist() == list(range(1500, 2000)) and max(map(max, parts)) == 1499
+    with pytest.raises(UserError, match=r"--heldout-share is 0\.5, but .* images of its own"):
+        plan(official, devices=4, seed=0, heldout_share=0.5)
     parts, heldout = plan(Labelled(LABELS), devices=4, seed=0, heldout_share=0.1)
     assert len(heldout) == 200
     assert sorted(np.concatenate([*parts, heldout]).tolist()) == list(range(2000))

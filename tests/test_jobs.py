@@ -46,7 +46,7 @@ def whole(tmp_path_factory) -> Path:
 def test_a_run_directory_holds_what_the_readme_says(whole):
     names = {path.name for path in whole.iterdir()}
     assert names == {
-        "config.toml", "devices.json", "stats.jsonl", "samples", "checkpoints", "shards",
+        ".lock", "config.toml", "devices.json", "stats.jsonl", "samples", "checkpoints", "shards",
         "report.html", "curves.png", "losses.png", "training.gif", "generator.safetensors",
         "generator.json", "generator_best.safetensors", "generator_best.json",
     }  # fmt: skip

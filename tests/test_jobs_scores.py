@@ -183,6 +183,12 @@ def test_pictures_and_other_formats_come_from_the_same_generator(trained, tmp_pa
     pytest.importorskip("onnxruntime")
     assert main(["export", str(trained), "--format=onnx", f"--out={tmp_path / 'g.onnx'}"]) == 0
     assert "the same images" in capsys.readouterr().out
+    for name in ("generator", "generator_best"):
+        for suffix in (".json", ".safetensors"):
+            shutil.copy(trained / f"{name}{suffix}", tmp_path)
+    assert main(["export", str(tmp_path), "--format=torchexport"]) == 0
+    assert (tmp_path / "generator_best.pt2").exists()  # named after the one it is
+    assert not (tmp_path / "generator.pt2").exists()
 
 
 def test_a_generator_that_draws_something_else_is_not_exported(trained, tmp_path, monkeypatch):

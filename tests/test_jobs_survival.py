@@ -38,10 +38,10 @@ from fedgan_mpi import train
 
 honest = train.play_round
 
-def stand(algorithm, t, *rest):
+def stand(algorithm, t, *rest, **named):
     while t == STOP and algorithm.link.is_server and not signals._noted:
         time.sleep(0.01)
-    return honest(algorithm, t, *rest)
+    return honest(algorithm, t, *rest, **named)
 
 train.play_round = stand
 from fedgan_mpi.__main__ import main
@@ -104,7 +104,9 @@ def stop(job: subprocess.Popen[str], here: Path, how: signal.Signals, status: in
     job.send_signal(how)
     out, err = job.communicate(timeout=120)
     assert job.returncode == status, err
-    (last,) = re.findall(r"stopped by a signal after round (\d+); to go on: (.*)", out)
+    (last,) = re.findall(
+        r"stopped by a signal after round (\d+); to go on, with the same launcher: (.*)", out
+    )
     assert last[1].endswith("train --resume runs/a")
     assert int(last[0]) == 14  # the round that it was in
     assert checkpoints_of(here)[-1].name == "round_000014"

@@ -220,6 +220,33 @@ def test_a_manifest_round_trip(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("labels", "good"),
+    [([0, 1, 1], True), ([0, 0, 1], False), ([0, 1, 2], False), ([0, 1, -1], False), (None, False)],
+)
+def test_a_shard_with_other_labels_than_the_manifests_is_refused(tmp_path, labels, good):
+    table = manifest(class_names=["a", "b"], histograms=[[1, 2], [2, 2]])
+    (tmp_path / "shards.json").write_text(json.dumps(table))
+    numbers = None if labels is None else np.array(labels)
+    shard = Shard(path=Path("x.h5"), images=np.zeros((3, 1, 16, 16), np.uint8), labels=numbers,
+                  sha256="a")  # fmt: skip
+    if good:
+        Manifest.read(tmp_path).check_shard(shard, 1)
+        return
+    with pytest.raises(UserError, match=r"x\.h5 has other labels than shards\.json describes"):
+        Manifest.read(tmp_path).check_shard(shard, 1)
+
+
+def test_other_heldout_images_than_the_manifests_are_refused(tmp_path):
+    (tmp_path / "shards.json").write_text(json.dumps(manifest(heldout_sha256="d")))
+    shard = Shard(path=Path("heldout.h5"), images=np.zeros((3, 1, 2, 2), np.uint8), labels=None,
+                  sha256="d")  # fmt: skip
+    Manifest.read(tmp_path).check_heldout(shard)
+    shard.sha256 = "a"
+    with pytest.raises(UserError, match=r"heldout\.h5 does not hold the images"):
+        Manifest.read(tmp_path).check_heldout(shard)
+
+
+@pytest.mark.parametrize(
     ("text", "sentence"),
     [
         ("{", "is not valid JSON"),

@@ -40,6 +40,12 @@ def test_the_train_script_is_what_the_generator_prints(capsys):
         assert f"#SBATCH {line}\n" in script
     assert main(["jobs", "--time", "4h"]) == 1
     assert "--time is '4h', but must be as SLURM has it" in capsys.readouterr().err
+    for short in ("4", "04:59", "00:04:00", "0-00:04"):
+        assert main(["jobs", "--time", short]) == 1
+        assert f"--time is '{short}', but must be at least 5 minutes" in capsys.readouterr().err
+    for enough in ("5", "05:00", "00:05:00", "0-01", "1-00:00:00"):
+        assert main(["jobs", "--time", enough]) == 0
+    capsys.readouterr()
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from fedgan_mpi.checks import check_manifest
 from fedgan_mpi.command_line import Train
 from fedgan_mpi.commands import parse
+from fedgan_mpi.data import check_samples
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.shards import Manifest
 
@@ -70,6 +72,16 @@ def test_classes_need_labels(sentence):
 
 def test_shares_by_distance_need_no_labels():
     check(manifest(labels=False), "--algorithm.name=fegan", "--algorithm.preset=ifl")
+
+
+@pytest.mark.parametrize(("held", "metrics"), [(1, "frechet"), (5, "frechet,prdc")])
+def test_a_score_needs_some_held_out_images(held, metrics):
+    command = parse(["--evaluation.metrics", json.dumps(metrics.split(","))])
+    assert isinstance(command, Train)
+    config = command.config
+    with pytest.raises(UserError, match=rf"x holds {held} images, but a score needs at least"):
+        check_samples(config, held, "x")
+    check_samples(config, held + 1, "x")
 
 
 def test_the_residual_pair_is_for_two_sizes():

@@ -21,6 +21,7 @@ from fedgan_mpi.config.run import (
     RecordConfig,
     RunConfig,
     check_metrics,
+    least_samples,
 )
 from fedgan_mpi.config.training import TrainingConfig
 from fedgan_mpi.config.wireless import WirelessConfig
@@ -44,4 +45,5 @@ __all__ = [
     "TrainingConfig",
     "WirelessConfig",
     "check_metrics",
+    "least_samples",
 ]

@@ -73,7 +73,7 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         require(self.every >= 0, "evaluation.every", self.every, "at least 0")
         check_metrics("evaluation.metrics", self.metrics)
-        least = 6 if "prdc" in self.metrics else 2  # five neighbours and oneself
+        least = least_samples(self.metrics)
         fits = self.samples is None or self.samples >= least
         require(fits, "evaluation.samples", self.samples, f"at least {least}")
         fits = self.patience is None or self.patience >= 1
@@ -81,6 +81,11 @@ class EvaluationConfig:
         fits = self.patience is None or self.every > 0
         right = "above 0 when evaluation.patience is given"
         require(fits, "evaluation.every", self.every, right)
+
+
+def least_samples(metrics: tuple[str, ...]) -> int:
+    """Images that a score needs."""
+    return 6 if "prdc" in metrics else 2  # five neighbours and oneself
 
 
 def check_metrics(key: str, metrics: tuple[str, ...]) -> None:

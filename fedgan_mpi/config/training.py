@@ -75,9 +75,9 @@ class TrainingConfig:
         require(0 <= penalty < math.inf, "training.gradient_penalty", penalty, "at least 0")
         for key in ("batch_size", "generator_batch_size"):
             size = getattr(self, key)
-            require(size >= 1, f"training.{key}", size, "at least 1")
+            require(1 <= size < 2**31, f"training.{key}", size, "from 1 to 2^31 - 1")
         for key in ("generator_lr", "discriminator_lr"):
             rate = getattr(self, key)
-            require(0 < rate < math.inf, f"training.{key}", rate, "above 0 and finite")
+            require(0 < rate <= 1e30, f"training.{key}", rate, "above 0 and at most 1e30")
         in_range = all(0 <= beta < 1 for beta in self.betas)
         require(in_range, "training.betas", list(self.betas), "two numbers from 0 to below 1")

@@ -3,7 +3,6 @@ torch-fidelity's version and with its resizing. The user brings the file; nothin
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 from io import BytesIO
 from pathlib import Path
@@ -13,9 +12,7 @@ from torch import Tensor
 
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.features import Extractor
-
-SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-"""Of weights-inception-2015-12-05-6726825d.pth, the file behind every comparable FID."""
+from fedgan_mpi.evaluation.inception_file import SHA256, read_weights
 
 
 class Inception(Extractor):
@@ -42,18 +39,7 @@ def read_inception(path: Path, *, sha256: str = SHA256) -> Inception:
 
     sha256: another than the default is for tests; values from another file are no FID.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"evaluation.inception_weights: {path} cannot be read: {error.strerror or error}"
-        ) from None
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        raise UserError(
-            f"evaluation.inception_weights: {path} has SHA-256 {found}, but must be "
-            f"weights-inception-2015-12-05-6726825d.pth with {sha256}"
-        )
+    content = read_weights(path, sha256=sha256)
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError:

@@ -65,7 +65,7 @@ class History:
             return done.astype(float)
         keys = {"seconds": ["seconds"], "wireless": ["wireless_seconds"]}
         keys["megabytes"] = ["bytes_down", "bytes_up"]
-        if not all(key in line for line in self.rounds for key in keys[of]):
+        if any(line.get(key) is None for line in self.rounds for key in keys[of]):
             return None
         each = [sum(line[key] for key in keys[of]) for line in self.rounds]
         total = np.cumsum([0.0, *each])[done]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import complete_or_absent
-from fedgan_mpi.run.export import TrainedGenerator, load, to_pixels
+from fedgan_mpi.run.export import TrainedGenerator, find_generator, load, to_pixels
 from fedgan_mpi.streams import Purpose, torch_stream
 
 _CHECKED = 7  # images; not the number the network was traced with
@@ -26,10 +26,10 @@ def convert(run: Path, kind: str, out: Path | None) -> None:
 
     Raises UserError where a package is missing or the file draws other images.
     """
-    generator = load(run)
+    path = find_generator(run)
+    generator = load(path)
     if out is None:
-        suffix = {"onnx": ".onnx", "torchexport": ".pt2"}[kind]
-        out = run / f"generator{suffix}" if run.is_dir() else run.with_suffix(suffix)
+        out = path.with_suffix({"onnx": ".onnx", "torchexport": ".pt2"}[kind])
     if not out.parent.is_dir():
         raise UserError(f"{out.parent} is no directory to write {out.name} in")
     with complete_or_absent(out) as temporary, warnings.catch_warnings():

@@ -107,20 +107,24 @@ def write_generator(directory: Path, name: str, G: nn.Module, about: dict[str, A
     write_complete(directory / f"{name}.safetensors", save(tensors))
 
 
+def find_generator(path: Path) -> Path:
+    """The .safetensors file that a run directory stands for, or the file itself. Raises UserError
+    where there is none."""
+    if not path.is_dir():
+        return path
+    for name in (BEST, FINAL):
+        if (path / f"{name}.safetensors").exists():
+            return path / f"{name}.safetensors"
+    raise UserError(f"{path} has no {FINAL}.safetensors; has the run written its generator yet?")
+
+
 def load(path: str | Path) -> TrainedGenerator:
     """The generator of a run directory (the best, where scores chose one), or of a .safetensors
     file.
 
     Raises UserError where there is none.
     """
-    path = Path(path)
-    if path.is_dir():
-        names = [name for name in (BEST, FINAL) if (path / f"{name}.safetensors").exists()]
-        if not names:
-            raise UserError(
-                f"{path} has no {FINAL}.safetensors; has the run written its generator yet?"
-            )
-        path = path / f"{names[0]}.safetensors"
+    path = find_generator(Path(path))
     try:
         about = json.loads(read_whole(path.with_suffix(".json")))
         keys = ("architecture", "size", "channels", "nz", "width")

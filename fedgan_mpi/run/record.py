@@ -18,11 +18,12 @@ import tomli_w
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fedgan_mpi.command_line import PROVENANCE, config_table
+from fedgan_mpi.command_line import PROVENANCE, config_table, read_provenance
 from fedgan_mpi.config import Config
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import read_whole, sweep, write_complete
 from fedgan_mpi.run.bar import make_bar
+from fedgan_mpi.run.claim import claim
 from fedgan_mpi.run.pictures import grid, write_grid
 from fedgan_mpi.run.stats import STATS, parse_lines, split
 from fedgan_mpi.shards import Manifest
@@ -47,11 +48,14 @@ def make_run_directory(config: Config, dataset: str) -> Path:
 
 
 def put_aside(config: Config) -> None:
-    """Rename a run directory that stands where a new one is to be made; nothing is deleted."""
+    """Rename a run directory that stands where a new one is to be made; nothing is deleted.
+
+    Raises UserError where another job writes it."""
     assert config.run.name is not None
     path, number = Path(config.run.directory) / config.run.name, 1
     if not path.is_dir():
         return
+    claim(path)
     while (aside := path.with_name(f"{path.name}-unfinished-{number}")).exists():
         number += 1
     path.rename(aside)
@@ -68,13 +72,19 @@ def _make(path: Path) -> Path:
         ) from None
     except OSError as error:
         raise UserError(f"run directory {path} cannot be made: {error.strerror}") from None
+    claim(path)
     return path
 
 
 def write_config(run: Path, config: Config, provenance: dict[str, Any]) -> None:
-    """config.toml: the experiment as resolved, and where and with what it ran."""
-    table = {**config_table(config), PROVENANCE: {**provenance, **_machine()}}
-    write_complete(run / "config.toml", tomli_w.dumps(table).encode())
+    """config.toml: the experiment as resolved, and where and with what it ran; of a run that goes
+    on, each time. Raises UserError where one that is there is damaged."""
+    now, path = {**provenance, **_machine()}, run / "config.toml"
+    if path.exists():
+        last = read_provenance(run)
+        now["earlier"] = [*last.pop("earlier", []), last]
+    table = {**config_table(config), PROVENANCE: now}
+    write_complete(path, tomli_w.dumps(table).encode())
 
 
 def write_devices(run: Path, manifest: Manifest) -> None:
@@ -110,20 +120,21 @@ def _installed(package: str) -> bool:
 
 
 def _git_state() -> str:
-    """Commit of the program, with '+' where files were changed; 'none' outside a clone."""
-    here = Path(__file__).parent
+    """Commit of the program, with '+' where files were changed; 'none' outside a clone. An
+    environment within somebody else's clone is no part of that."""
+    here = Path(__file__)
     try:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
+        _git(here.parent, "ls-files", "--error-unmatch", here.name)
+        return _git(here.parent, "describe", "--always", "--dirty=+", "--abbrev=12")
     except (OSError, subprocess.SubprocessError):
         return "none"
-    return commit.stdout.strip()
+
+
+def _git(where: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=where, capture_output=True, text=True, timeout=5, check=True
+    )
+    return done.stdout.strip()
 
 
 class Record:

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import read_whole, write_complete
 from fedgan_mpi.shards.shard import FORMAT_VERSION, Shard
@@ -61,6 +63,18 @@ class Manifest:
             raise UserError(
                 f"{shard.path} is not the shard of device {device} that shards.json describes"
             )
+        if (
+            self.class_names
+            and _histogram(shard, len(self.class_names)) != self.histograms[device - 1]
+        ):
+            raise UserError(
+                f"{shard.path} has other labels than shards.json describes; the file was changed"
+            )
+
+    def check_heldout(self, shard: Shard) -> None:
+        """Raises UserError where a whole shard is not the held-out images."""
+        if self.heldout_sha256 not in (None, shard.sha256):
+            raise UserError(f"{shard.path} does not hold the images that shards.json describes")
 
     @staticmethod
     def read(directory: Path) -> Manifest:
@@ -93,3 +107,12 @@ class Manifest:
                 f"{path} lacks keys of the shard format or disagrees with itself; write it anew"
             ) from None
         return manifest
+
+
+def _histogram(shard: Shard, classes: int) -> list[int] | None:
+    """Images of each class; None where some have none of them."""
+    labels = shard.labels
+    if labels is None or labels.min() < 0 or labels.max() >= classes:
+        return None
+    counts: list[int] = np.bincount(labels, minlength=classes).tolist()
+    return counts
