@@ -26,7 +26,8 @@ def claim(run: Path) -> None:
     except BlockingIOError:
         os.close(descriptor)
         raise UserError(
-            f"{run} is being written by another job; wait for its end, or give another --run.name"
+            f"{run} is being written by another job; wait for its end or give another --run.name "
+            f"(where that job's node has died and its file server holds on, delete {run / LOCK})"
         ) from None
     except OSError:
         pass
