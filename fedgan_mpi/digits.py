@@ -46,6 +46,7 @@ def plan_digits(config: Config) -> tuple[int, list[list[int]], int]:
 
 
 def write_digits(config: Config, directory: Path) -> Manifest:
+    """Cut them into the configured number of shards in a new directory."""
     from data_prep.prepare import prepare
     from data_prep.sources import digits
 
