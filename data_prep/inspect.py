@@ -80,7 +80,7 @@ def check(directory: Path, manifest: Manifest) -> Iterator[str]:
     for device in range(1, manifest.devices + 1):
         try:
             shard = _open(directory, shard_name(device), manifest)
-            _compare(shard, manifest, device)
+            manifest.check_shard(shard, device)
             held.append(shard.indices)
         except UserError as error:
             yield str(error)
@@ -88,8 +88,7 @@ def check(directory: Path, manifest: Manifest) -> Iterator[str]:
         try:
             heldout = _open(directory, manifest.heldout, manifest)
             held.append(heldout.indices)
-            if manifest.heldout_sha256 not in (None, heldout.sha256):
-                yield f"{heldout.path} is not the file that shards.json describes"
+            manifest.check_heldout(heldout)
         except UserError as error:
             yield str(error)
     indices = np.concatenate(held) if held else np.empty(0, np.int64)
@@ -113,12 +112,3 @@ def _open(directory: Path, name: str, manifest: Manifest) -> Shard:
     except OSError as error:
         raise UserError(f"{path} is damaged: {error}") from None
     return shard
-
-
-def _compare(shard: Shard, manifest: Manifest, device: int) -> None:
-    """Raises UserError where a whole shard is not the one of its device."""
-    classes = len(manifest.class_names)
-    labels = [] if shard.labels is None else np.bincount(shard.labels, minlength=classes).tolist()
-    manifest.check_shard(shard, device)
-    if labels != manifest.histograms[device - 1]:
-        raise UserError(f"{shard.path}: the labels are not those that shards.json counts")

@@ -101,7 +101,7 @@ def truncate(directory: Path) -> None:
 DAMAGE = {
     flip_a_pixel: "device_0002.h5: the pixels do not match",
     flip_a_pixel_and_its_hash: "device_0002.h5 is not the shard of device 2",
-    change_a_label: "device_0003.h5: the labels are not those",
+    change_a_label: "device_0003.h5 has other labels than shards.json describes",
     hold_an_image_twice: "some image is held by two devices",
     damage_the_features: "features.safetensors does not match",
     damage_the_manifest: "shards.json: its SHA-256 is not that",

@@ -242,7 +242,7 @@ def test_other_heldout_images_than_the_manifests_are_refused(tmp_path):
                   sha256="d")  # fmt: skip
     Manifest.read(tmp_path).check_heldout(shard)
     shard.sha256 = "a"
-    with pytest.raises(UserError, match=r"heldout\.h5 does not hold the images"):
+    with pytest.raises(UserError, match=r"heldout\.h5 is not the file that"):
         Manifest.read(tmp_path).check_heldout(shard)
 
 

@@ -74,7 +74,7 @@ class Manifest:
     def check_heldout(self, shard: Shard) -> None:
         """Raises UserError where a whole shard is not the held-out images."""
         if self.heldout_sha256 not in (None, shard.sha256):
-            raise UserError(f"{shard.path} does not hold the images that shards.json describes")
+            raise UserError(f"{shard.path} is not the file that shards.json describes")
 
     @staticmethod
     def read(directory: Path) -> Manifest:
