@@ -13,7 +13,7 @@ from whole_jobs import forked_python
 
 pytestmark = [pytest.mark.jobs, pytest.mark.timeout(600)]
 JOB = (
-    "--run.name", "a", "--model.width", "4", "--model.nz", "8", "--training.rounds", "160",
+    "--run.name", "a", "--model.width", "4", "--model.nz", "8", "--training.rounds", "100",
     "--evaluation.every", "20", "--evaluation.samples", "64", "--checkpoint.every", "3",
     "--algorithm.name", "mdgan",
 )  # fmt: skip
