@@ -18,7 +18,7 @@ from fedgan_mpi.run.checkpoint import (
     read_manifest,
     verify_checkpoint,
 )
-from fedgan_mpi.start import Start, describe_run
+from fedgan_mpi.start import Start
 
 
 def resume(node: Node, start: Start) -> tuple[int, Progress]:
@@ -33,7 +33,6 @@ def resume(node: Node, start: Start) -> tuple[int, Progress]:
     if manifest.round > rounds:
         right = f"at least {manifest.round}, the rounds that {start.run} has"
         raise AgreedError(f"training.rounds is {rounds}, but must be {right}")
-    link.from_server(lambda: describe_run(start, link))
     return manifest.round, progress
 
 

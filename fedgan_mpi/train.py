@@ -21,7 +21,7 @@ from fedgan_mpi.keep import Keeper
 from fedgan_mpi.progress import Progress
 from fedgan_mpi.resume import resume
 from fedgan_mpi.run.record import Record, forget_after
-from fedgan_mpi.start import Start
+from fedgan_mpi.start import Start, describe_run
 from fedgan_mpi.survive import Memory
 from fedgan_mpi.tally import add_up, check_finite, line_of_round
 
@@ -47,6 +47,8 @@ def train(link: Link, start: Start) -> int:
     done, progress = resume(node, start) if start.resume else (0, Progress())
     _recall(node, progress)
     record = _open_record(node, start, done, progress)
+    if start.resume:  # nothing has refused it
+        link.from_server(lambda: describe_run(start, link))
     if torch_device != "cpu":
         record.say(f"vectors travel by {link.route}")
     keeper = Keeper(node, start, record, progress)

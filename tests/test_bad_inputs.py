@@ -87,10 +87,12 @@ def refusal(capsys, *arguments: str) -> str:
 
 def refused_resume(run: Path, tmp_path: Path, capsys) -> str:
     before, stats = tree(tmp_path / "elsewhere"), content(run / "stats.jsonl")
+    configuration = content(run / "config.toml")
     said = refusal(capsys, "--resume", str(run), "--training.rounds", "3")
     assert tree(tmp_path / "elsewhere") == before
     assert sorted(path.name for path in Path().iterdir()) == ["runs"]  # a pickle would touch one
     assert content(run / "stats.jsonl") == stats
+    assert content(run / "config.toml") == configuration
     return said
 
 

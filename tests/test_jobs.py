@@ -325,6 +325,12 @@ MISTAKES = {
         None,
         "evaluation.samples is 1000, but the digits' held-out part holds 359",
     ),
+    "no Inception file": (
+        2,
+        ["--evaluation.inception_weights", "no.pth"],
+        None,
+        "evaluation.inception_weights: no.pth cannot be read",
+    ),
     "no held-out digits": (2, ["--data.heldout", "no.h5"], None, "no.h5 is missing"),
     "changed extractor": (
         2,
