@@ -49,32 +49,28 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def partition(command: argparse.Namespace) -> Partition:
     """The partition that the options describe. Raises UserError where one has a wrong value, or
     belongs to another partition."""
-    chosen, options = command.partition, {}
-    for option, (default, partitions) in _OF_PARTITION.items():
-        given = getattr(command, option)
-        if chosen in partitions:
-            options[option] = default if given is None else given
-        elif given is not None:
-            whose, flag = " and ".join(partitions), "--" + option.replace("_", "-")
+    chosen = command.partition
+    given = {key: value for key in _OF_PARTITION if (value := getattr(command, key)) is not None}
+    for option in given:
+        if chosen not in _OF_PARTITION[option]:
+            whose, flag = " and ".join(_OF_PARTITION[option]), "--" + option.replace("_", "-")
             raise UserError(f"{flag} is for the partition {whose}, not {chosen}; leave it out")
-    if chosen == ByFile.name:
-        return ByFile.read(options["map"], options["image_column"], options["device_column"])
-    kind: Any = PARTITIONS[chosen]
-    cut: Partition = kind(**options)
+    make: Any = ByFile.read if chosen == ByFile.name else PARTITIONS[chosen]
+    cut: Partition = make(**given)
     return cut
 
 
-_OF_PARTITION: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "alpha": (0.5, (Dirichlet.name, Quantity.name)),
-    "min_images": (10, (Dirichlet.name, Quantity.name)),
-    "classes": (2, (Classes.name,)),
-    "blocks": (2, (Shards.name,)),
-    "attributes": ([], (Attribute.name,)),
-    "map": (Path("devices.csv"), (ByFile.name,)),
-    "image_column": ("image", (ByFile.name,)),
-    "device_column": ("device", (ByFile.name,)),
+_OF_PARTITION = {
+    "alpha": (Dirichlet.name, Quantity.name),
+    "min_images": (Dirichlet.name, Quantity.name),
+    "classes": (Classes.name,),
+    "blocks": (Shards.name,),
+    "attributes": (Attribute.name,),
+    "map": (ByFile.name,),
+    "image_column": (ByFile.name,),
+    "device_column": (ByFile.name,),
 }
-"""Option -> default, and the partitions that it belongs to."""
+"""Option -> the partitions that it belongs to; their own defaults hold where it is not given."""
 
 
 def _preparing() -> argparse.ArgumentParser:
@@ -153,19 +149,19 @@ _OPTIONS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
             {"choices": PARTITIONS, "default": Iid.name},
         ),
         "--alpha": (
-            "dirichlet, quantity: the smaller, the more unequal (default: 0.5)",
+            f"dirichlet, quantity: the smaller, the more unequal (default: {Dirichlet.alpha})",
             {"type": float},
         ),
         "--min-images": (
-            "dirichlet, quantity: fewest images of a device (default: 10)",
+            f"dirichlet, quantity: fewest images of a device (default: {Dirichlet.min_images})",
             {"type": int, "metavar": "N"},
         ),
         "--classes": (
-            "classes: classes a device (default: 2)",
+            f"classes: classes a device (default: {Classes.classes})",
             {"type": int, "metavar": "C"},
         ),
         "--blocks": (
-            "shards: sorted blocks a device (default: 2)",
+            f"shards: sorted blocks a device (default: {Shards.blocks})",
             {"type": int, "metavar": "S"},
         ),
         "--attributes": (

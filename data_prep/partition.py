@@ -246,25 +246,27 @@ class ByFile(Partition):
     file: str
 
     @staticmethod
-    def read(path: Path, image_column: str, device_column: str) -> ByFile:
+    def read(
+        map: Path = Path("devices.csv"), image_column: str = "image", device_column: str = "device"
+    ) -> ByFile:
         """Raises UserError where the table is missing, lacks a column or contradicts itself."""
         holders: dict[str, str] = {}
-        with named(path, "a table"), path.open(encoding="utf-8-sig", newline="") as file:
+        with named(map, "a table"), map.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
             for column in (image_column, device_column):
                 if column not in (rows.fieldnames or ()):
                     there = ", ".join(rows.fieldnames or ["none"])
-                    raise UserError(f"{path} has no column {column!r}; its columns are {there}")
+                    raise UserError(f"{map} has no column {column!r}; its columns are {there}")
             for row in rows:
                 image, site = row[image_column], row[device_column]
                 if not site:
-                    raise UserError(f"{path}, line {rows.line_num}: {image} has no device")
+                    raise UserError(f"{map}, line {rows.line_num}: {image} has no device")
                 if holders.setdefault(image, site) != site:
-                    raise UserError(f"{path} gives {image} to both {holders[image]} and {site}")
+                    raise UserError(f"{map} gives {image} to both {holders[image]} and {site}")
         sites = set(holders.values())
         numbered = all(site.isdigit() for site in sites)
         order = sorted(sites, key=int) if numbered else sorted(sites)
-        return ByFile(sites=order, holders=holders, file=str(path))
+        return ByFile(sites=order, holders=holders, file=str(map))
 
     def describe(self) -> dict[str, Any]:
         return {"name": self.name, "file": self.file, "sites": self.sites}

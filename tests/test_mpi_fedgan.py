@@ -6,9 +6,9 @@ import numpy as np
 import oracle_algorithms as oracle
 import pytest
 import torch
-from rounds import assert_close, link_of, make_first, trained
+from rounds import assert_close, link_of, trained
 from torch import nn
-from toys import NZ, play, toy_algorithm, toy_config, toy_networks, toy_shards, vectors
+from toys import NZ, play, toy_algorithm, toy_config, toy_networks, toy_shards
 
 from fedgan_mpi.cluster.link import Link
 
@@ -60,25 +60,6 @@ def test_one_averaged_step_is_a_simultaneous_step_on_the_union_batch(comm, chang
         gaps.append((vector - torch.cat([e.flatten() for e in expected])).abs().max().item())
     assert (max(gaps) < 1e-14) == equal, gaps
     assert equal or max(gaps) > 1e-6
-
-
-def test_identical_devices_equal_one_device(comm):
-    link = Link(comm)
-    config = toy_config(algorithm={"name": "fedgan"})
-    shards = toy_shards([11] * link.device_ranks, same=True)
-    algorithm = toy_algorithm(link, config, shards)
-    for device in algorithm.node.devices:
-        make_first(device, shards[1])
-    play(algorithm, 4)
-    alone = link_of(comm, 2)
-    single = None
-    if alone is not None:
-        single = trained(alone, config, toy_shards([11], same=True), 4)
-    other = trained(link, config, shards, 4)  # with streams of their own
-    if link.is_server:
-        for actual, expected in zip(vectors(algorithm), single, strict=True):
-            assert_close(actual, expected)
-        assert not torch.allclose(other[1], single[1], rtol=1e-6, atol=0)
 
 
 def test_averaged_moments_of_one_device_equal_persistent_ones(comm):

@@ -165,22 +165,26 @@ def test_one_averaged_gradient_step_is_a_step_on_the_union_batch(comm, change, e
         assert equal or difference > 1e-6
 
 
-@pytest.mark.parametrize("schedule", ["serial", "parallel"])
-def test_identical_devices_equal_one_device(comm, schedule):
+@pytest.mark.parametrize(
+    "algorithm",
+    [{"schedule": "serial"}, {"schedule": "parallel"}, {"name": "fedgan"}],
+    ids=["serial", "parallel", "fedgan"],
+)
+def test_identical_devices_equal_one_device(comm, algorithm):
     """Same shards, streams and moments: averaging is the identity."""
     link = Link(comm)
-    config = toy_config(algorithm={"schedule": schedule})
+    config = toy_config(algorithm=algorithm)
     shards = toy_shards([11] * link.device_ranks, same=True)
-    algorithm = toy_algorithm(link, config, shards)
-    for device in algorithm.node.devices:
+    company = toy_algorithm(link, config, shards)
+    for device in company.node.devices:
         make_first(device, shards[1])
-    play(algorithm, 4)
+    play(company, 4)
     alone = link_of(comm, 2)
     single = None
     if alone is not None:
         single = trained(alone, config, toy_shards([11], same=True), 4)
     if link.is_server:
-        for actual, expected in zip(vectors(algorithm), single, strict=True):
+        for actual, expected in zip(vectors(company), single, strict=True):
             assert_close(actual, expected)
     # And not with streams of their own.
     other = trained(link, config, shards, 4)
