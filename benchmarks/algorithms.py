@@ -22,31 +22,31 @@ from typing import Any
 import numpy as np
 import torch
 
-import fedgan_mpi.environment  # noqa: F401 - before numpy and torch are loaded
+import fedgan_mpi.training.environment  # noqa: F401 - before numpy and torch are loaded
 from fedgan_mpi.algorithms import ALGORITHMS
-from fedgan_mpi.cluster.link import Link
-from fedgan_mpi.cluster.node import build_node
-from fedgan_mpi.cluster.pair import Pair, build_pair
+from fedgan_mpi.comm.link import Link
 from fedgan_mpi.config import Config
-from fedgan_mpi.data import hosted_devices
-from fedgan_mpi.learning.optimizers import make_optimizer
-from fedgan_mpi.learning.steps import (
+from fedgan_mpi.data import Shard
+from fedgan_mpi.data.loading import hosted_devices
+from fedgan_mpi.federation.networks import NetworkPair, build_networks
+from fedgan_mpi.federation.rank import build_rank_state
+from fedgan_mpi.nn.optimizers import make_optimizer
+from fedgan_mpi.nn.steps import (
     Batch,
     discriminator_step,
     feedback,
     generator_step,
-    logits_and_slopes,
+    logits_and_input_gradients,
     simultaneous_step,
 )
-from fedgan_mpi.progress import Progress
-from fedgan_mpi.shards import Shard
-from fedgan_mpi.train import play_round
+from fedgan_mpi.training.loop import run_round
+from fedgan_mpi.training.state import TrainState
 
 
 class Bare:
     """The steps of a round and nothing else."""
 
-    def __init__(self, config: Config, pair: Pair) -> None:
+    def __init__(self, config: Config, pair: NetworkPair) -> None:
         self.config, self.pair, self.batch = config, pair, config.training.batch_size
         flat = pair.flat
         make = partial(make_optimizer, kind="adam", lr=2e-4, betas=(0.5, 0.999))
@@ -62,7 +62,7 @@ class Bare:
 
     def round(self) -> None:
         algorithm, pair = self.config.algorithm, self.pair
-        if algorithm.method.devices_train_generator:
+        if algorithm.traits.devices_train_generator:
             simultaneous_step(
                 pair.G,
                 pair.D,
@@ -72,7 +72,7 @@ class Bare:
                 self.real,
                 self.noise(),
             )
-        elif algorithm.method.devices_keep_discriminator:
+        elif algorithm.traits.devices_keep_discriminator:
             count = algorithm.fake_batches if algorithm.name == "mdgan" else 1
             fakes = [self.noise().data for _ in range(count)]
             images = [pair.G(z) for z in fakes]
@@ -82,7 +82,7 @@ class Bare:
                 # The server goes back through the batch that this device was asked about.
                 gradient = feedback(pair.D, pair.loss, Batch(images[-1]))[1]
             else:
-                gradient = logits_and_slopes(pair.D, Batch(images[-1]))[1]
+                gradient = logits_and_input_gradients(pair.D, Batch(images[-1]))[1]
             self.optimizer_g.zero_gradient()
             torch.autograd.backward(images, [gradient for _ in images])
             self.optimizer_g.step()
@@ -98,7 +98,7 @@ class Bare:
 def configuration(name: Any, args: argparse.Namespace) -> Config:
     config = Config()
     algorithm = replace(config.algorithm, name=name, epochs=0 if name == "mdgan" else 1)
-    own = algorithm.method.sets_generator_steps
+    own = algorithm.traits.sets_generator_steps
     return replace(
         config,
         model=replace(config.model, ema=0.0),
@@ -124,9 +124,11 @@ def measure(link: Link, name: str, args: argparse.Namespace) -> dict[str, Any]:
     shards = {k: shard for k in hosted_devices(devices, link)}
     histograms = [np.bincount(labels, minlength=10).tolist()] * devices
     images = [len(pixels)] * devices
-    node = build_node(link, config, build_pair(config, shape), shards, images, histograms)
-    algorithm = ALGORITHMS[name](node)
-    bare = Bare(config, build_pair(config, shape)) if link.is_server else None
+    rank_state = build_rank_state(
+        link, config, build_networks(config, shape), shards, images, histograms
+    )
+    algorithm = ALGORITHMS[name](rank_state)
+    bare = Bare(config, build_networks(config, shape)) if link.is_server else None
     ratios, rounds, ideals, links, t = [], [], [], [], 0
     for block in range(args.blocks + 1):
         ideal = link.from_server(lambda: bare.seconds(args.rounds) if bare else 0.0)
@@ -134,7 +136,7 @@ def measure(link: Link, name: str, args: argparse.Namespace) -> dict[str, Any]:
         start = time.perf_counter()
         on_the_link = 0.0
         for _ in range(args.rounds):
-            line = play_round(algorithm, t, Progress())
+            line = run_round(algorithm, t, TrainState())
             on_the_link += line["seconds_downlink"] + line["seconds_uplink"]
             t += 1
         link.barrier()  # what devices have begun of the next round is this block's, too

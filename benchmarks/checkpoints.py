@@ -19,10 +19,10 @@ import time
 from itertools import pairwise
 from typing import Any
 
-import fedgan_mpi.environment  # noqa: F401 - before numpy and torch are loaded
+import fedgan_mpi.training.environment  # noqa: F401 - before numpy and torch are loaded
 from fedgan_mpi.__main__ import main
-from fedgan_mpi.keep import Keeper
-from fedgan_mpi.run.record import Record
+from fedgan_mpi.run.directory import Record
+from fedgan_mpi.training.hooks import TrainingHooks
 
 BLOCK, SKIPPED, PAIRS = 6, 2, 80
 
@@ -62,7 +62,7 @@ def benchmark(flags: list[str]) -> int:
             stamps.append(time.perf_counter())
 
     Record.round = stamped  # type: ignore
-    Keeper._is_checkpoint_planned = lambda self, round: has_checkpoints(round)  # type: ignore
+    TrainingHooks._is_checkpoint_planned = lambda self, round: has_checkpoints(round)  # type: ignore
     rounds = BLOCK * (2 * PAIRS + 3) + 1
     with tempfile.TemporaryDirectory() as directory:
         job = [f"--training.rounds={rounds}", "--evaluation.every=0"]

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from mpi4py import MPI
 
-import fedgan_mpi.environment  # noqa: F401 - before numpy and torch are loaded
-from fedgan_mpi.cluster.link import Link
+import fedgan_mpi.training.environment  # noqa: F401 - before numpy and torch are loaded
+from fedgan_mpi.comm.link import Link
 
 PAIR_OF_64_PIXELS = 3_576_704, 2_765_568  # |G|, |D|
 
@@ -31,7 +31,7 @@ PAIR_OF_64_PIXELS = 3_576_704, 2_765_568  # |G|, |D|
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parameters", type=int, default=None, help="|G| + |D|, with |D| = 44 %%")
-    parser.add_argument("--road", choices=["mpi", "naps", "mailbox"], default=None)
+    parser.add_argument("--transport", choices=["mpi", "polling", "shared_memory"], default=None)
     parser.add_argument("--gloo", choices=["true", "false"], default="true")
     parser.add_argument("--blocks", type=int, default=9)
     parser.add_argument("--rounds", type=int, default=5, help="in a block")
@@ -42,7 +42,7 @@ def main() -> None:
         phi = round(0.44 * args.parameters)
         theta = args.parameters - phi
 
-    link = Link(road=args.road)
+    link = Link(transport=args.transport)
     roads: dict[str, Callable[[], None]] = {
         "link": by_link(link, theta, phi),
         "mpi": by_bare_mpi(theta, phi),
@@ -72,7 +72,7 @@ def main() -> None:
                     **{f"link / {name}": ratio(seconds, name) for name in list(roads)[1:]},
                     "ms": {name: ms(values) for name, values in seconds.items()},
                     "cpu_ms": {name: ms(values) for name, values in cpu.items()},
-                    "road": link.road,
+                    "transport": link.transport,
                     "mpi": link.library(),
                     "cores": link.cores_here,
                 }

@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 
-import fedgan_mpi.environment  # noqa: F401 - before numpy and torch are loaded
-from fedgan_mpi.cluster.device import Device
-from fedgan_mpi.cluster.pair import build_pair
-from fedgan_mpi.cluster.processor import multiplies_bfloat16
-from fedgan_mpi.cluster.server import Server
+import fedgan_mpi.training.environment  # noqa: F401 - before numpy and torch are loaded
 from fedgan_mpi.config import Config
-from fedgan_mpi.shards import Batches, Shard
+from fedgan_mpi.data import Batches, Shard
+from fedgan_mpi.federation.device import Device
+from fedgan_mpi.federation.networks import build_networks
+from fedgan_mpi.federation.server import Server
+from fedgan_mpi.hardware.cpu import multiplies_bfloat16
 
 WAYS: dict[str, dict[str, Any]] = {
     "float32": {},
@@ -54,7 +54,7 @@ class Way:
         shape = (args.channels, args.size, args.size)
         pixels = np.random.default_rng(0).integers(0, 256, (4 * args.batch, *shape), np.uint8)
         shard = Shard(path=Path("noise"), images=pixels, labels=None, sha256="")
-        pair = build_pair(config, shape)
+        pair = build_networks(config, shape)
         batches = Batches(shard, batch_size=args.batch, seed=0, device=1)
         self.device, self.server = Device(1, batches, pair, config), Server(pair, config)
 

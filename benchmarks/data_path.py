@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import fedgan_mpi.environment  # noqa: F401 - before numpy and torch are loaded
-from fedgan_mpi.cluster.images import Images
-from fedgan_mpi.shards import Batches, read_shard, write_shard
+import fedgan_mpi.training.environment  # noqa: F401 - before numpy and torch are loaded
+from fedgan_mpi.data import Batches, read_shard, write_shard
+from fedgan_mpi.federation.device_images import Images
 
 
 def main() -> None:

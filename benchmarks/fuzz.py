@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from test_bad_inputs import JOB, checkpoint, mutate, read_configuration, read_shards, rehash
 
-import fedgan_mpi.environment  # noqa: F401 - before torch is loaded
+import fedgan_mpi.training.environment  # noqa: F401 - before torch is loaded
 from fedgan_mpi.errors import UserError
 
 Reader = Callable[[Path], object]
@@ -105,32 +105,32 @@ def readers(run: Path) -> dict[str, tuple[Reader, list[Damage]]]:
     """File of a run -> what reads it, and how it is damaged. Imports MPI."""
     from mpi4py import MPI
 
-    from fedgan_mpi.cluster.link import Link
-    from fedgan_mpi.cluster.node import build_node
-    from fedgan_mpi.cluster.pair import build_pair
-    from fedgan_mpi.command_line import parse_train
+    from fedgan_mpi.checkpoint.format import load_checkpoint, read_manifest
+    from fedgan_mpi.cli.parser import parse_train
+    from fedgan_mpi.comm.link import Link
+    from fedgan_mpi.data import read_shard
     from fedgan_mpi.evaluation.features import read_extractor
+    from fedgan_mpi.federation.networks import build_networks
+    from fedgan_mpi.federation.rank import build_rank_state
     from fedgan_mpi.report import history
     from fedgan_mpi.report.history import read_history
     from fedgan_mpi.report.watch import describe
-    from fedgan_mpi.resume import progress_of
-    from fedgan_mpi.run.checkpoint import load_checkpoint, read_manifest
-    from fedgan_mpi.run.export import load
-    from fedgan_mpi.run.record import forget_after
-    from fedgan_mpi.shards import read_shard
-    from fedgan_mpi.start import start
+    from fedgan_mpi.run.directory import forget_after
+    from fedgan_mpi.run.generator_file import load
+    from fedgan_mpi.training.resume import progress_of
+    from fedgan_mpi.training.setup import start
 
     link = Link(MPI.COMM_SELF)
     state = start(link, parse_train(["--resume", str(run), "--training.rounds", "3"]))
     shape, images = state.manifest.image_shape, [sum(state.manifest.images)]
     histograms = [np.sum(state.manifest.histograms, 0).tolist()]
-    pair = build_pair(state.config, shape, histogram=histograms[0])
-    node = build_node(link, state.config, pair, state.shards, images, histograms)
+    pair = build_networks(state.config, shape, histogram=histograms[0])
+    rank_state = build_rank_state(link, state.config, pair, state.shards, images, histograms)
 
     def resume(run: Path) -> object:
         manifest = read_manifest(checkpoint(run))
         progress_of(manifest, state)
-        load_checkpoint(node, manifest)
+        load_checkpoint(rank_state, manifest)
         return manifest
 
     def resume_hashed(run: Path) -> object:
@@ -179,7 +179,7 @@ def readers(run: Path) -> dict[str, tuple[Reader, list[Damage]]]:
 # ---------------------------------------------------------------- a process that may die
 
 
-class Ledger:
+class LocalMetrics:
     """Numbers that a child counts and its parent reads, shared."""
 
     def __init__(self, names: list[str]) -> None:
@@ -190,7 +190,7 @@ class Ledger:
         self.tries, self.refused, self.findings = numbers[2:].reshape(3, -1)
 
 
-def child(run: Path, out: Path, seed: int, ledger: Ledger) -> None:
+def child(run: Path, out: Path, seed: int, metrics: LocalMetrics) -> None:
     """Damage and read, for ever."""
     os.environ["TQDM_DISABLE"] = "1"
     dice = random.Random(seed)
@@ -198,7 +198,7 @@ def child(run: Path, out: Path, seed: int, ledger: Ledger) -> None:
     manifest = checkpoint(run) / "checkpoint.json"
     whole = {name: (run / name).read_bytes() for name in table}
     manifest_whole = manifest.read_bytes()
-    assert list(table) == ledger.names
+    assert list(table) == metrics.names
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
     resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY, hard))
@@ -207,26 +207,31 @@ def child(run: Path, out: Path, seed: int, ledger: Ledger) -> None:
     weights = [1 if name == "config.toml" else 8 for name in table]
     while True:
         (place,) = dice.choices(range(len(table)), weights)
-        name = ledger.names[place]
+        name = metrics.names[place]
         read, ways = table[name]
-        ledger.now[0] = place
+        metrics.now[0] = place
         (run / name).write_bytes(dice.choice(ways)(whole[name], dice))
         try:
             read(run)
         except UserError as error:
-            ledger.refused[place] += 1
+            metrics.refused[place] += 1
             if "\n" in str(error):
-                _keep(run, name, out, error, known, ledger)
+                _keep(run, name, out, error, known, metrics)
         except Exception as error:
-            _keep(run, name, out, error, known, ledger)
+            _keep(run, name, out, error, known, metrics)
         (run / name).write_bytes(whole[name])
         manifest.write_bytes(manifest_whole)
-        ledger.tries[place] += 1
-        ledger.clock[0] += 1
+        metrics.tries[place] += 1
+        metrics.clock[0] += 1
 
 
 def _keep(
-    run: Path, name: str, out: Path, error: Exception, known: set[tuple[str, str]], ledger: Ledger
+    run: Path,
+    name: str,
+    out: Path,
+    error: Exception,
+    known: set[tuple[str, str]],
+    metrics: LocalMetrics,
 ) -> None:
     """A finding: its file and traceback, one for each place in the program."""
     frames = traceback.extract_tb(error.__traceback__)
@@ -235,25 +240,25 @@ def _keep(
     if where in known:
         return
     known.add(where)
-    ledger.findings[ledger.names.index(name)] += 1
+    metrics.findings[metrics.names.index(name)] += 1
     kept = out / f"{time.time_ns()}-{Path(name).name}"
     shutil.copyfile(run / name, kept)
     kept.with_name(f"{kept.name}.txt").write_text("".join(traceback.format_exception(error)))
     print(f"{name}: {where[0]} at {where[1]}: {kept}", file=sys.stderr, flush=True)
 
 
-def watch_over(run: Path, out: Path, seed: int, ledger: Ledger, until: float) -> None:
+def watch_over(run: Path, out: Path, seed: int, metrics: LocalMetrics, until: float) -> None:
     """One child's life. What kills it, or makes it hang, is a finding."""
     process = os.fork()
     if process == 0:
-        child(run, out, seed, ledger)
+        child(run, out, seed, metrics)
         os._exit(1)
     last, since = -1, time.monotonic()
     while True:
         ended, status = os.waitpid(process, os.WNOHANG)
         now = time.monotonic()
-        if ledger.clock[0] != last:
-            last, since = int(ledger.clock[0]), now
+        if metrics.clock[0] != last:
+            last, since = int(metrics.clock[0]), now
         stuck = now - since > STUCK + (60 if last == 0 else 0)  # it imports first
         if not ended and not stuck and now < until:
             time.sleep(0.2)
@@ -262,8 +267,8 @@ def watch_over(run: Path, out: Path, seed: int, ledger: Ledger, until: float) ->
             os.kill(process, signal.SIGKILL)
             os.waitpid(process, 0)
         if ended or stuck:
-            name = ledger.names[int(ledger.now[0])]
-            ledger.findings[int(ledger.now[0])] += 1
+            name = metrics.names[int(metrics.now[0])]
+            metrics.findings[int(metrics.now[0])] += 1
             kept = out / f"{time.time_ns()}-{Path(name).name}"
             shutil.copyfile(run / name, kept)
             what = f"died with status {status}" if ended else f"took more than {STUCK:g} s"
@@ -286,7 +291,7 @@ def main() -> None:
         run, copy = Path("runs/a"), Path("runs/whole")
         shutil.copytree(run, copy)
         features = json.loads((run / "shards/shards.json").read_text())["features"]
-        ledger = Ledger([
+        metrics = LocalMetrics([
             "config.toml", "stats.jsonl", "checkpoints/round_000002/checkpoint.json",
             "checkpoints/round_000002/server.safetensors",
             "checkpoints/round_000002/device_0001.safetensors",
@@ -297,15 +302,15 @@ def main() -> None:
         while time.monotonic() < began + asked.seconds:
             shutil.rmtree(run)
             shutil.copytree(copy, run)
-            ledger.clock[0] = 0
-            watch_over(run, out, asked.seed * 1000 + lives, ledger, began + asked.seconds)
+            metrics.clock[0] = 0
+            watch_over(run, out, asked.seed * 1000 + lives, metrics, began + asked.seconds)
             lives += 1
         seconds = time.monotonic() - began
         os.chdir("/")
     files = {
         name: {"tries": int(tries), "refused": int(refused), "findings": int(findings)}
         for name, tries, refused, findings in zip(
-            ledger.names, ledger.tries, ledger.refused, ledger.findings, strict=True
+            metrics.names, metrics.tries, metrics.refused, metrics.findings, strict=True
         )
     }
     total = {

@@ -25,20 +25,20 @@ from typing import Literal
 import numpy as np
 import torch
 
-import fedgan_mpi.environment  # noqa: F401 - before numpy and torch are loaded
+import fedgan_mpi.training.environment  # noqa: F401 - before numpy and torch are loaded
 from fedgan_mpi.algorithms import ALGORITHMS
 from fedgan_mpi.algorithms.base import Algorithm
-from fedgan_mpi.cluster.device import Device
-from fedgan_mpi.cluster.link import Link
-from fedgan_mpi.cluster.node import build_node
-from fedgan_mpi.cluster.pair import build_pair
-from fedgan_mpi.cluster.placement import choose_torch_device
+from fedgan_mpi.comm.link import Link
 from fedgan_mpi.config import Config
-from fedgan_mpi.data import hosted_devices
-from fedgan_mpi.learning.compute import use_tf32
-from fedgan_mpi.progress import Progress
-from fedgan_mpi.shards import Batches, Shard
-from fedgan_mpi.train import play_round
+from fedgan_mpi.data import Batches, Shard
+from fedgan_mpi.data.loading import hosted_devices
+from fedgan_mpi.federation.device import Device
+from fedgan_mpi.federation.networks import build_networks
+from fedgan_mpi.federation.rank import build_rank_state
+from fedgan_mpi.hardware.placement import choose_torch_device
+from fedgan_mpi.nn.precision import use_tf32
+from fedgan_mpi.training.loop import run_round
+from fedgan_mpi.training.state import TrainState
 
 Graphs = Literal["auto", "on", "off"]
 Route = Literal["auto", "host", "cuda"]
@@ -86,7 +86,7 @@ def bare_loop(args: argparse.Namespace) -> Callable[[int], None]:
     """The same step of D as one CUDA graph, written by hand: no vector, no shard, torch's own fused
     Adam, everything drawn in GPU memory beforehand."""
     config = configuration("off", args)
-    pair = build_pair(config, (3, args.size, args.size), "cuda")
+    pair = build_networks(config, (3, args.size, args.size), "cuda")
     G, D, shape = pair.G, pair.D, (args.batch, 3, args.size, args.size)
     for p in D.parameters():
         p.grad = None
@@ -134,7 +134,7 @@ def whole_round(args: argparse.Namespace) -> dict[str, object] | None:
     algorithm = _algorithm(link, config, torch_device, args)
     alone = _device("on", args) if link.is_server else None
     server = algorithm.server
-    progress = Progress()
+    progress = TrainState()
     ratios, rounds, t = [], [], 0
     for block in range(args.blocks + 1):
         link.barrier()
@@ -150,7 +150,7 @@ def whole_round(args: argparse.Namespace) -> dict[str, object] | None:
         link.barrier()
         start = time.perf_counter()
         for _ in range(args.repeats):
-            play_round(algorithm, t, progress)
+            run_round(algorithm, t, progress)
             t += 1
         torch.cuda.synchronize()
         link.barrier()  # what devices have begun of the next round is this block's, too
@@ -175,7 +175,7 @@ def routes(args: argparse.Namespace) -> dict[str, object] | None:
     """Seconds of a downlink and an uplink of the pair's vectors by either route."""
     links = {route: _link(args, route)[0] for route in ("cuda", "host")}
     config, torch_device = configuration("off", args), f"cuda:{torch.cuda.current_device()}"
-    flat = build_pair(config, (3, args.size, args.size), torch_device).flat
+    flat = build_networks(config, (3, args.size, args.size), torch_device).flat
     rows, into = torch.zeros(1, flat.discriminator.numel()).to(torch_device), flat.discriminator
 
     def there_and_back(link: Link) -> Callable[[], object]:
@@ -231,17 +231,17 @@ def _shard(args: argparse.Namespace) -> Shard:
 def _device(graphs: Graphs, args: argparse.Namespace) -> Device:
     config = configuration(graphs, args)
     place = f"cuda:{torch.cuda.current_device()}"
-    pair = build_pair(config, (3, args.size, args.size), place)
+    pair = build_networks(config, (3, args.size, args.size), place)
     return Device(1, Batches(_shard(args), batch_size=args.batch, seed=0, device=1), pair, config)
 
 
 def _algorithm(
     link: Link, config: Config, torch_device: str, args: argparse.Namespace
 ) -> Algorithm:
-    pair = build_pair(config, (3, args.size, args.size), torch_device)
+    pair = build_networks(config, (3, args.size, args.size), torch_device)
     shards = {k: _shard(args) for k in hosted_devices(link.device_ranks, link)}
-    node = build_node(link, config, pair, shards, [4 * args.batch] * link.device_ranks)
-    return ALGORITHMS["ren"](node)
+    rank_state = build_rank_state(link, config, pair, shards, [4 * args.batch] * link.device_ranks)
+    return ALGORITHMS["ren"](rank_state)
 
 
 def alternate(

@@ -35,7 +35,7 @@ def measure(ranks: int, parameters: int, *flags: str) -> None:
     print(json.dumps({key: result[key] for key in KEYS}), flush=True)
 
 
-KEYS = ("ranks", "parameters", "link / mpi", "ms", "cpu_ms", "road", "mpi")
+KEYS = ("ranks", "parameters", "link / mpi", "ms", "cpu_ms", "transport", "mpi")
 
 if __name__ == "__main__":
     main()

@@ -18,18 +18,18 @@ from pathlib import Path
 
 import numpy as np
 
-import fedgan_mpi.environment  # noqa: F401 - before numpy and torch are loaded
+import fedgan_mpi.training.environment  # noqa: F401 - before numpy and torch are loaded
 from fedgan_mpi.algorithms import ALGORITHMS
 from fedgan_mpi.algorithms.base import Algorithm
-from fedgan_mpi.cluster.link import Link
-from fedgan_mpi.cluster.node import build_node
-from fedgan_mpi.cluster.pair import Pair, build_pair
-from fedgan_mpi.cluster.placement import set_threads
+from fedgan_mpi.comm.link import Link
 from fedgan_mpi.config import Config
-from fedgan_mpi.data import hosted_devices
-from fedgan_mpi.progress import Progress
-from fedgan_mpi.shards import read_shard, write_shard
-from fedgan_mpi.train import play_round
+from fedgan_mpi.data import read_shard, write_shard
+from fedgan_mpi.data.loading import hosted_devices
+from fedgan_mpi.federation.networks import NetworkPair, build_networks
+from fedgan_mpi.federation.rank import build_rank_state
+from fedgan_mpi.hardware.placement import set_threads
+from fedgan_mpi.training.loop import run_round
+from fedgan_mpi.training.state import TrainState
 
 SHAPE, IMAGES, FEW = (3, 32, 32), 500, 5
 
@@ -43,13 +43,13 @@ def main() -> None:
     config = replace(config, model=replace(config.model, width=32))
     link.configure(config.link)
     set_threads(config, link)
-    pair = build_pair(config, SHAPE)
+    pair = build_networks(config, SHAPE)
     directory = link.from_server(lambda: Path(tempfile.mkdtemp(prefix="fedgan_mpi-hosting-")))
     kept, resident, seconds = [], [], []
     for devices in (FEW, args.devices):
         algorithm = hosting(link, config, pair, directory, devices)
         start = time.perf_counter()
-        play_round(algorithm, 0, Progress())
+        run_round(algorithm, 0, TrainState())
         seconds.append((time.perf_counter() - start) / devices)
         kept.append(algorithm)
         grown = np.zeros(link.size)
@@ -75,7 +75,9 @@ def main() -> None:
         directory.rmdir()
 
 
-def hosting(link: Link, config: Config, pair: Pair, directory: Path, devices: int) -> Algorithm:
+def hosting(
+    link: Link, config: Config, pair: NetworkPair, directory: Path, devices: int
+) -> Algorithm:
     shards = {}
     for k in hosted_devices(devices, link):
         path = directory / f"device_{k:04d}.h5"
@@ -83,8 +85,8 @@ def hosting(link: Link, config: Config, pair: Pair, directory: Path, devices: in
         pixels = stream.integers(0, 256, (IMAGES, *SHAPE), dtype=np.uint8)
         write_shard(path, pixels, None, np.arange(IMAGES), {})
         shards[k] = read_shard(path, image_shape=SHAPE, in_memory=False)
-    node = build_node(link, config, pair, shards, [IMAGES] * devices)
-    return ALGORITHMS["ren"](node)
+    rank_state = build_rank_state(link, config, pair, shards, [IMAGES] * devices)
+    return ALGORITHMS["ren"](rank_state)
 
 
 def resident_bytes() -> int:

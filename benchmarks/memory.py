@@ -16,16 +16,16 @@ from pathlib import Path
 
 import numpy as np
 
-import fedgan_mpi.environment  # noqa: F401 - before numpy and torch are loaded
+import fedgan_mpi.training.environment  # noqa: F401 - before numpy and torch are loaded
 from fedgan_mpi.algorithms import ALGORITHMS
-from fedgan_mpi.cluster.link import Link
-from fedgan_mpi.cluster.node import build_node
-from fedgan_mpi.cluster.pair import build_pair
+from fedgan_mpi.comm.link import Link
 from fedgan_mpi.config import Config
-from fedgan_mpi.data import hosted_devices
-from fedgan_mpi.progress import Progress
-from fedgan_mpi.shards import Shard
-from fedgan_mpi.train import play_round
+from fedgan_mpi.data import Shard
+from fedgan_mpi.data.loading import hosted_devices
+from fedgan_mpi.federation.networks import build_networks
+from fedgan_mpi.federation.rank import build_rank_state
+from fedgan_mpi.training.loop import run_round
+from fedgan_mpi.training.state import TrainState
 
 # Not getrusage: a child's peak there begins with that of the process that forked it.
 PEAK = "print(next(line.split()[1] for line in open('/proc/self/status') if 'VmHWM' in line))"
@@ -39,12 +39,12 @@ def main() -> None:
     pixels = np.zeros((images, *shape), np.uint8)
     shard = Shard(path=Path("zeros"), images=pixels, labels=None, sha256="")
     shards = {k: shard for k in hosted_devices(link.device_ranks, link)}
-    pair = build_pair(config, shape)
-    node = build_node(link, config, pair, shards, [images] * link.device_ranks)
-    algorithm = ALGORITHMS["ren"](node)
-    progress = Progress()
+    pair = build_networks(config, shape)
+    rank_state = build_rank_state(link, config, pair, shards, [images] * link.device_ranks)
+    algorithm = ALGORITHMS["ren"](rank_state)
+    progress = TrainState()
     for t in range(10):
-        play_round(algorithm, t, progress)
+        run_round(algorithm, t, progress)
     peaks = np.zeros(link.size)
     status = Path("/proc/self/status").read_text().splitlines()
     peaks[link.rank] = next(int(line.split()[1]) for line in status if "VmHWM" in line) / 1024

@@ -17,7 +17,7 @@ import statistics
 
 import study
 
-from fedgan_mpi.cluster.processor import multiplies_bfloat16
+from fedgan_mpi.hardware.cpu import multiplies_bfloat16
 
 WIRES = {
     "float32": [],

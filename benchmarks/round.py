@@ -30,18 +30,18 @@ from typing import Literal
 import numpy as np
 import torch
 
-import fedgan_mpi.environment  # noqa: F401 - before numpy and torch are loaded
+import fedgan_mpi.training.environment  # noqa: F401 - before numpy and torch are loaded
 from fedgan_mpi.algorithms import ALGORITHMS
 from fedgan_mpi.algorithms.base import Algorithm
-from fedgan_mpi.cluster.link import Link
-from fedgan_mpi.cluster.node import build_node
-from fedgan_mpi.cluster.pair import build_pair
-from fedgan_mpi.cluster.placement import set_threads
+from fedgan_mpi.comm.link import Link
 from fedgan_mpi.config import Config
-from fedgan_mpi.data import hosted_devices
-from fedgan_mpi.progress import Progress
-from fedgan_mpi.shards import Shard
-from fedgan_mpi.train import play_round
+from fedgan_mpi.data import Shard
+from fedgan_mpi.data.loading import hosted_devices
+from fedgan_mpi.federation.networks import build_networks
+from fedgan_mpi.federation.rank import build_rank_state
+from fedgan_mpi.hardware.placement import set_threads
+from fedgan_mpi.training.loop import run_round
+from fedgan_mpi.training.state import TrainState
 
 
 def main() -> None:
@@ -54,13 +54,13 @@ def main() -> None:
     parser.add_argument("--generator-steps", type=int, default=1)
     parser.add_argument("--schedule", choices=["serial", "parallel"], default="serial")
     parser.add_argument("--average", choices=["reduce", "gather"], default="reduce")
-    parser.add_argument("--road", choices=["mpi", "naps", "mailbox"], default=None)
+    parser.add_argument("--transport", choices=["mpi", "polling", "shared_memory"], default=None)
     parser.add_argument("--blocks", type=int, default=7)
     parser.add_argument("--rounds", type=int, default=20, help="in a block")
     parser.add_argument("--json", type=Path, default=None, help="append the result to this file")
     args = parser.parse_args()
 
-    link = Link(road=args.road)
+    link = Link(transport=args.transport)
     config = configuration(args)
     link.configure(config.link)
     set_threads(config, link)
@@ -71,13 +71,13 @@ def main() -> None:
     shard = Shard(path=Path("noise"), images=pixels, labels=None, sha256="")
     shards = {k: shard for k in hosted_devices(devices, link)}
     images = [len(pixels)] * devices
-    node = build_node(link, config, build_pair(config, shape), shards, images)
-    algorithm = ALGORITHMS["ren"](node)
+    rank_state = build_rank_state(link, config, build_networks(config, shape), shards, images)
+    algorithm = ALGORITHMS["ren"](rank_state)
     own = Own(algorithm)
     workers = min(link.cores_here, link.size)
     alone = Alone(config, shape, shard) if link.rank < workers else None
 
-    progress = Progress()
+    progress = TrainState()
     rounds, ideals, busy_ideals, own_ideals, schedule_ideals = [], [], [], [], []
     t, lines = 0, []
     for block in range(args.blocks + 1):
@@ -91,7 +91,7 @@ def main() -> None:
         start = time.perf_counter()
         with algorithm.cores.held():
             for _ in range(args.rounds):
-                lines.append(play_round(algorithm, t, progress))
+                lines.append(run_round(algorithm, t, progress))
                 t += 1
             link.any(False)  # what devices have begun of the next round is this block's, too
         seconds = (time.perf_counter() - start) / args.rounds
@@ -126,7 +126,7 @@ def main() -> None:
             "alone_ms": alone_ms,
             "ranks": link.size,
             "cores": link.cores_here,
-            "road": link.road,
+            "transport": link.transport,
             "mpi": link.library(),
             "torch": torch.__version__,
             **{
@@ -162,10 +162,10 @@ class Own:
 
     def __init__(self, algorithm: Algorithm) -> None:
         self.seconds = np.zeros(3)
-        self._computing, self._look_ahead = algorithm.computing, algorithm.look_ahead
+        self._computing, self._look_ahead = algorithm.computing, algorithm.prefetch
         self._is_ahead = False
         algorithm.computing = self._measured  # type: ignore[method-assign]
-        algorithm.look_ahead = self._ahead  # type: ignore[method-assign]
+        algorithm.prefetch = self._ahead  # type: ignore[method-assign]
 
     @contextmanager
     def _measured(self, what: Literal["seconds_local", "seconds_server"]) -> Iterator[None]:
@@ -185,11 +185,11 @@ class Alone:
     """The steps of a round in one process on one thread, with its own networks."""
 
     def __init__(self, config: Config, shape: tuple[int, int, int], shard: Shard) -> None:
-        from fedgan_mpi.cluster.device import Device
-        from fedgan_mpi.cluster.server import Server
-        from fedgan_mpi.shards import Batches
+        from fedgan_mpi.data import Batches
+        from fedgan_mpi.federation.device import Device
+        from fedgan_mpi.federation.server import Server
 
-        pair = build_pair(config, shape)
+        pair = build_networks(config, shape)
         size = config.training.batch_size
         self.device = Device(1, Batches(shard, batch_size=size, seed=0, device=1), pair, config)
         self.server = Server(pair, config)

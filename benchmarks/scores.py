@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from fedgan_mpi.command_line import read_config
+from fedgan_mpi.cli.parser import read_config
 from fedgan_mpi.run.stats import read_stats
 
 REPEATS = 3

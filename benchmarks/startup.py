@@ -25,7 +25,7 @@ BORN = time.time() - (  # seconds since the epoch at which this process was star
 PHASES: list[tuple[str, float]] = [("python", BORN)]
 IMPORT = """
 import time
-from fedgan_mpi.environment import importing
+from fedgan_mpi.training.environment import importing
 start = time.time()
 with importing():
     import torch
@@ -38,14 +38,14 @@ def reached(phase: str) -> None:
 
 
 def main() -> None:
-    from fedgan_mpi.environment import importing  # isort: skip - before numpy and torch are loaded
-    from fedgan_mpi.cluster.link import Link
+    from fedgan_mpi.training.environment import importing  # isort: skip - before numpy and torch are loaded
+    from fedgan_mpi.comm.link import Link
 
     link = Link()
     reached("MPI and ranks")
-    from fedgan_mpi.command_line import Train
-    from fedgan_mpi.commands import parse
-    from fedgan_mpi.start import start
+    from fedgan_mpi.cli.commands import parse
+    from fedgan_mpi.cli.parser import Train
+    from fedgan_mpi.training.setup import start
 
     directory = link.from_server(lambda: tempfile.mkdtemp(prefix="fedgan_mpi-startup-"))
     flags = ["--training.rounds=1", "--evaluation.every=0", f"--run.directory={directory}"]
@@ -55,7 +55,7 @@ def main() -> None:
     with importing():
         state = start(link, command)
         reached("checks and shards, and torch beside them")
-        from fedgan_mpi.train import train
+        from fedgan_mpi.training.loop import train
 
     reached("the rest of torch")
     train(link, state)

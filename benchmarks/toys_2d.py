@@ -23,17 +23,17 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedgan_mpi.algorithms import ALGORITHMS
-from fedgan_mpi.cluster.link import Link
-from fedgan_mpi.cluster.node import Node, build_node
-from fedgan_mpi.cluster.pair import pack_pair
+from fedgan_mpi.comm.link import Link
 from fedgan_mpi.config import Config
-from fedgan_mpi.data import hosted_devices
-from fedgan_mpi.learning.losses import LOSSES
-from fedgan_mpi.learning.networks import initialize
-from fedgan_mpi.progress import Progress
-from fedgan_mpi.shards import Shard, union
-from fedgan_mpi.streams import Purpose, torch_stream
-from fedgan_mpi.train import play_round
+from fedgan_mpi.data import Shard, union
+from fedgan_mpi.data.loading import hosted_devices
+from fedgan_mpi.federation.networks import pack_networks
+from fedgan_mpi.federation.rank import RankState, build_rank_state
+from fedgan_mpi.nn.losses import LOSSES
+from fedgan_mpi.nn.registry import initialize
+from fedgan_mpi.random_streams import Purpose, torch_stream
+from fedgan_mpi.training.loop import run_round
+from fedgan_mpi.training.state import TrainState
 
 DEVICES, POINTS, NZ, WIDTH = 8, 512, 2, 64
 SAMPLES = 512
@@ -135,8 +135,8 @@ def configure(options: dict[str, Any], seed: int, steps: int) -> Config:
     devices train G, too. G takes a step with each on D."""
     config = Config()
     algorithm = replace(config.algorithm, **options)
-    per_round = SYNCHRONIZE if algorithm.method.devices_train_generator else 1
-    own = algorithm.method.sets_generator_steps
+    per_round = SYNCHRONIZE if algorithm.traits.devices_train_generator else 1
+    own = algorithm.traits.sets_generator_steps
     return replace(
         config,
         run=replace(config.run, seed=seed),
@@ -162,7 +162,7 @@ def run(link: Link, config: Config, shards: dict[int, Shard]) -> Points:
     for network in (G, D):
         initialize(network, "fan_in", stream)
     loss = LOSSES[config.training.loss]
-    pair = pack_pair(G, D, nz=NZ, image_shape=(2, 1, 1), loss=loss, config=config)
+    pair = pack_networks(G, D, nz=NZ, image_shape=(2, 1, 1), loss=loss, config=config)
     images = [len(shard) for shard in shards.values()]
     classes = [shard.labels for shard in shards.values() if shard.labels is not None]
     assert len(classes) == len(shards)
@@ -172,18 +172,18 @@ def run(link: Link, config: Config, shards: dict[int, Shard]) -> Points:
         images = [sum(images)]
     else:
         mine = {k: shards[k] for k in hosted_devices(len(shards), link)}
-    node = build_node(link, config, pair, mine, images, histograms)
-    algorithm = ALGORITHMS[config.algorithm.name](node)
-    progress = Progress()
+    rank_state = build_rank_state(link, config, pair, mine, images, histograms)
+    algorithm = ALGORITHMS[config.algorithm.name](rank_state)
+    progress = TrainState()
     for t in range(config.training.rounds):
-        play_round(algorithm, t, progress)
-    return sample(node) if link.is_server else np.empty((0, 2))
+        run_round(algorithm, t, progress)
+    return sample(rank_state) if link.is_server else np.empty((0, 2))
 
 
-def sample(node: Node) -> Points:
-    with node.pair.generator(node.shown_generator):
-        noise = node.pair.noise(SAMPLES, torch_stream(0, Purpose.GRID))
-        return node.pair.fakes(noise).data.flatten(1).double().numpy()
+def sample(rank_state: RankState) -> Points:
+    with rank_state.pair.generator(rank_state.evaluated_generator):
+        noise = rank_state.pair.noise(SAMPLES, torch_stream(0, Purpose.GRID))
+        return rank_state.pair.fakes(noise).data.flatten(1).double().numpy()
 
 
 def measure(target: str, points: Points) -> dict[str, float]:

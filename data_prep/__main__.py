@@ -17,7 +17,7 @@ from data_prep.decode import Decode, cores, decode_here, decode_in_processes
 from data_prep.download import download
 from data_prep.prepare import prepare
 from data_prep.sources import SOURCES
-from fedgan_mpi.cluster.launcher import announced_size
+from fedgan_mpi.comm.launcher import announced_size
 from fedgan_mpi.errors import UserError
 
 

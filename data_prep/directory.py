@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fedgan_mpi.data import HELDOUT, MANIFEST, shard_name
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import write_complete, writing
-from fedgan_mpi.shards import HELDOUT, MANIFEST, shard_name
 
 _MARK = "unfinished.json"
 

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from data_prep.components import find_components
-from fedgan_mpi.environment import importing
+from fedgan_mpi.data import HELDOUT, Images, Labels, Manifest, Shard, read_shard, shard_name
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.extractor_file import write_arrays
 from fedgan_mpi.files import sha256_of
-from fedgan_mpi.shards import HELDOUT, Images, Labels, Manifest, Shard, read_shard, shard_name
-from fedgan_mpi.streams import Purpose, numpy_stream
+from fedgan_mpi.random_streams import Purpose, numpy_stream
+from fedgan_mpi.training.environment import importing
 
 EXTRACTOR = "features.safetensors"
 KINDS = ("auto", "classifier", "pca", "none")

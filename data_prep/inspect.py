@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fedgan_mpi.data import Manifest, Shard, check_pixels, read_shard, shard_name
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import sha256_of
-from fedgan_mpi.shards import Manifest, Shard, check_pixels, read_shard, shard_name
 
 _LEVELS = " ▁▂▃▄▅▆▇█"
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from data_prep.sources.base import Indices, Source, named
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.streams import Purpose, numpy_stream
+from fedgan_mpi.random_streams import Purpose, numpy_stream
 
 _REDRAWS = 1000  # of a Dirichlet partition, before it is called impossible
 

@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from fedgan_mpi.data import Manifest, read_shard, shard_name
 from fedgan_mpi.files import writing
-from fedgan_mpi.run.pictures import grid
-from fedgan_mpi.shards import Manifest, read_shard, shard_name
+from fedgan_mpi.run.image_grids import grid
 
 _SHOWN = 16  # devices whose images are drawn
 _IMAGES = 9  # of each of them, three by three

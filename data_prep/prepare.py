@@ -23,9 +23,7 @@ from data_prep.directory import filling, finish
 from data_prep.extractor import write_extractor
 from data_prep.partition import Iid, Partition, hold_out
 from data_prep.sources.base import ArraySource, Indices, Source
-from fedgan_mpi.errors import UserError
-from fedgan_mpi.files import writing
-from fedgan_mpi.shards import (
+from fedgan_mpi.data import (
     FORMAT_VERSION,
     HELDOUT,
     Block,
@@ -34,6 +32,8 @@ from fedgan_mpi.shards import (
     shard_name,
     write_blocks,
 )
+from fedgan_mpi.errors import UserError
+from fedgan_mpi.files import writing
 
 HELDOUT_SHARE = 0.2
 

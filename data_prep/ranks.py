@@ -14,8 +14,8 @@ from mpi4py import MPI
 
 from data_prep.decode import Decoded, Decoder
 from data_prep.sources.base import Indices
-from fedgan_mpi.cluster.launcher import world_size_problem
-from fedgan_mpi.cluster.naps import meet
+from fedgan_mpi.comm.launcher import world_size_problem
+from fedgan_mpi.comm.polling import barrier
 from fedgan_mpi.errors import UserError
 
 
@@ -59,10 +59,10 @@ class Ranks:
 
     def _tell(self, what: Any) -> Any:
         """Collective: what rank 0 says, on every rank."""
-        meet(self._world)  # MPI's own waiting would burn the core that the others decode on
+        barrier(self._world)  # MPI's own waiting would burn the core that the others decode on
         return self._world.bcast(what)
 
     def _collect(self, mine: Decoded | None) -> list[Decoded | None]:
         """Collective: every rank's block, in order, on rank 0."""
-        meet(self._world)
+        barrier(self._world)
         return self._world.gather(mine) or []

@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fedgan_mpi.run.export import TrainedGenerator
+    from fedgan_mpi.run.generator_file import TrainedGenerator
 
 
 def load_generator(path: str | Path) -> TrainedGenerator:
@@ -17,6 +17,6 @@ def load_generator(path: str | Path) -> TrainedGenerator:
 
     Call the result with a number of images, and it gives uint8 (N, C, H, W).
     """
-    from fedgan_mpi.run.export import load
+    from fedgan_mpi.run.generator_file import load
 
     return load(path)

@@ -8,32 +8,32 @@ import sys
 import traceback
 from typing import TYPE_CHECKING
 
-from fedgan_mpi import signals
-from fedgan_mpi.environment import importing  # before numpy and torch are loaded
+from fedgan_mpi.training import signals
+from fedgan_mpi.training.environment import importing  # before numpy and torch are loaded
 
 if __name__ == "__main__":
     signals.listen()  # before what is slow to import: a job may be told to end while it begins
 
-from fedgan_mpi.cluster.launcher import announced_rank
-from fedgan_mpi.command_line import Train, wants_help
-from fedgan_mpi.commands import (
+from fedgan_mpi.cli.commands import (
     Alone,
     Compare,
     Evaluate,
     Export,
     Jobs,
-    Neighbours,
+    Memorization,
     Sample,
     Together,
     Watch,
     parse,
     runs_alone,
 )
+from fedgan_mpi.cli.parser import Train, wants_help
+from fedgan_mpi.comm.launcher import announced_rank
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import writing
 
 if TYPE_CHECKING:
-    from fedgan_mpi.cluster.link import Link
+    from fedgan_mpi.comm.link import Link
 
 
 def main(arguments: list[str]) -> int:
@@ -63,15 +63,15 @@ def _alone(arguments: list[str]) -> int:
 def _run_alone(command: Together | Alone) -> None:
     if isinstance(command, Sample):
         with importing():
-            from fedgan_mpi.run.export import load
-            from fedgan_mpi.run.pictures import write_samples
+            from fedgan_mpi.run.generator_file import load
+            from fedgan_mpi.run.image_grids import write_samples
 
         with writing(command.out):
             write_samples(load(command.run), command)
         print(command.out)
     elif isinstance(command, Export):
         with importing():
-            from fedgan_mpi.run.convert import convert
+            from fedgan_mpi.run.exporters import convert
 
         convert(command.run, command.kind, command.out)
     elif isinstance(command, Compare):
@@ -84,14 +84,14 @@ def _run_alone(command: Together | Alone) -> None:
 
         watch(command.run, seconds=command.seconds, once=command.once)
     elif isinstance(command, Jobs):
-        from fedgan_mpi.job_script import job_script
+        from fedgan_mpi.cli.slurm_script import slurm_script
 
-        print(job_script(command), end="")
+        print(slurm_script(command), end="")
 
 
 def _together(arguments: list[str]) -> int:
     """Commands of a whole world of ranks."""
-    from fedgan_mpi.cluster.link import AgreedError, Link, RankLost
+    from fedgan_mpi.comm.link import AgreedError, Link, RankLost
 
     link = Link()
     try:
@@ -105,14 +105,14 @@ def _together(arguments: list[str]) -> int:
         signals.ignore_no_more()  # the others leave nothing half done
         if isinstance(command, Evaluate):
             with importing():
-                from fedgan_mpi.evaluate import evaluate
+                from fedgan_mpi.evaluation.evaluate import evaluate
 
             evaluate(link, command)
-        elif isinstance(command, Neighbours):
+        elif isinstance(command, Memorization):
             with importing():
-                from fedgan_mpi.neighbours import find_neighbours
+                from fedgan_mpi.evaluation.memorization import measure_memorization
 
-            find_neighbours(link, command)
+            measure_memorization(link, command)
     except AgreedError as error:  # every rank has it: say it once, leave together
         # Of many worlds of one rank, each has a server; the launcher numbers them all the same.
         if link.is_server and (link.size > 1 or announced_rank() == 0):
@@ -147,23 +147,23 @@ _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTAL
 
 
 def _train(link: Link, command: Train) -> int:
-    from fedgan_mpi.run.claim import release
-    from fedgan_mpi.start import start
+    from fedgan_mpi.run.lock import release_lock
+    from fedgan_mpi.training.setup import start
 
     if command.dry_run:
         with importing():
-            from fedgan_mpi.dry_run import dry_run
+            from fedgan_mpi.cli.dry_run import dry_run
 
         dry_run(link, command.config)
         return 0
     try:
         with importing():  # torch, at one place or another
             state = start(link, command)
-            from fedgan_mpi.train import train
+            from fedgan_mpi.training.loop import train
 
         return train(link, state)
     finally:
-        release()
+        release_lock()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from unittest import mock
 from mpi4py import MPI
 
 from fedgan_mpi.__main__ import main
-from fedgan_mpi.cluster import link
+from fedgan_mpi.comm import link
 
 RANKS = min(4, MPI.COMM_WORLD.size)
 """As many as a job has, at most."""

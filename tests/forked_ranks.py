@@ -109,7 +109,9 @@ def main() -> None:
     _, address, *arguments = sys.argv
     if arguments:
         sys.exit(stand_for_a_rank(address, arguments))
-    from fedgan_mpi.environment import importing  # before torch is loaded, as in every rank
+    from fedgan_mpi.training.environment import (
+        importing,  # before torch is loaded, as in every rank
+    )
 
     with importing():
         import h5py  # noqa: F401

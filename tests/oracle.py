@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 
 from fedgan_mpi.config import Config
-from fedgan_mpi.shards import Batches, Shard
-from fedgan_mpi.streams import Purpose, torch_stream
+from fedgan_mpi.data import Batches, Shard
+from fedgan_mpi.random_streams import Purpose, torch_stream
 
 
 def _optimizer(network: nn.Module, config: Config, lr: float) -> torch.optim.Optimizer:

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from fedgan_mpi.config import Config
-from fedgan_mpi.shards import Batches, Shard
-from fedgan_mpi.streams import Purpose, numpy_stream, torch_stream
+from fedgan_mpi.data import Batches, Shard
+from fedgan_mpi.random_streams import Purpose, numpy_stream, torch_stream
 
 CLASSES = 3
 

@@ -13,7 +13,7 @@ import torch
 from oracle_algorithms import call, load, ua_loss, world
 
 from fedgan_mpi.config import Config
-from fedgan_mpi.streams import Purpose, numpy_stream
+from fedgan_mpi.random_streams import Purpose, numpy_stream
 
 
 def to_bfloat16(numbers: np.ndarray) -> np.ndarray:
@@ -169,7 +169,7 @@ def uagan(G, D, shards, config, rounds, shares, nz):
         z, classes = server.draw_noise(config.training.batch_size)
         fake = call(server.G, z, classes)
         shown = post.one(fake)
-        logits, slopes = [], []
+        logits, input_gradients = [], []
         for k in present:
             player = players[k]
             real = player.draw_real()
@@ -178,14 +178,14 @@ def uagan(G, D, shards, config, rounds, shares, nz):
             player.D.eval()
             x = shown.clone().requires_grad_(True)
             answer = call(player.D, x, classes)
-            slopes.append(post.one(torch.autograd.grad(answer.sum(), x)[0]))
+            input_gradients.append(post.one(torch.autograd.grad(answer.sum(), x)[0]))
             logits.append(post.one(answer))
             player.D.train()
         pi = torch.tensor(list(present.values()), dtype=torch.float64)[:, None]
         heard = torch.stack(logits).requires_grad_(True)
         loss = ua_loss(heard, pi, config.algorithm, server.g_loss)
         (weights,) = torch.autograd.grad(loss, heard)
-        pairs = zip(weights, slopes, strict=True)
+        pairs = zip(weights, input_gradients, strict=True)
         gradient = sum(w[:, None, None, None] * slope for w, slope in pairs)
         server.opt_g.zero_grad()
         fake.backward(gradient)

@@ -69,20 +69,24 @@ class Board:
 
 def with_board(directory: Path) -> None:
     """Let this rank tell its phases."""
-    from fedgan_mpi import keep, scoring, train
-    from fedgan_mpi.cluster import link
-    from fedgan_mpi.cluster.launcher import announced_rank
-    from fedgan_mpi.run import checkpoint_parts, checkpoint_writer, record
+    from fedgan_mpi.checkpoint import parts as checkpoint_parts
+    from fedgan_mpi.checkpoint import writer as checkpoint_writer
+    from fedgan_mpi.comm import link
+    from fedgan_mpi.comm.launcher import announced_rank
+    from fedgan_mpi.run import directory as record
+    from fedgan_mpi.training import hooks as keep
+    from fedgan_mpi.training import loop as train
+    from fedgan_mpi.training import scoring
 
     board = Board(directory, announced_rank())
     for verb in link._VERBS[1:]:
         board.during(verb, link.Link, verb)
     board.during("rounds", train, "_train_from")
-    board.during("compute", train, "play_round")
+    board.during("compute", train, "run_round")
     board.during("score", scoring.Scoring, "see")
     board.during("score", scoring.Scoring, "settle")
-    board.during("grid", keep.Keeper, "_draw")
-    board.during("report", keep.Keeper, "finish")
+    board.during("grid", keep.TrainingHooks, "_draw")
+    board.during("report", keep.TrainingHooks, "finish")
     board.during("copy", checkpoint_writer.Checkpoints, "begin")
     board.during("copy", checkpoint_writer.Checkpoints, "begin_ahead")
     board.during("complete", checkpoint_writer.Checkpoints, "complete")
@@ -222,7 +226,7 @@ def _lives(process: int) -> bool:
 
 
 if __name__ == "__main__":
-    from fedgan_mpi import signals
+    from fedgan_mpi.training import signals
 
     signals.listen()
     with_board(Path(os.environ["PHASES"]))

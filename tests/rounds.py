@@ -7,8 +7,8 @@ from mpi4py import MPI
 from toys import play, toy_algorithm, vectors
 
 from fedgan_mpi.algorithms import ALGORITHMS
-from fedgan_mpi.cluster.link import Link
-from fedgan_mpi.shards import Shard
+from fedgan_mpi.comm.link import Link
+from fedgan_mpi.data import Shard
 
 FEDERATED = [name for name in ALGORITHMS if name != "centralized"]
 
@@ -17,7 +17,7 @@ UNEQUAL = [10, 17, 4, 12, 9]
 
 
 # Whether a device begins its next round beside the server depends on how long steps last took.
-HAS_ROOM = "fedgan_mpi.cluster.cores.Cores.has_room_beside_server"
+HAS_ROOM = "fedgan_mpi.hardware.affinity.Affinity.has_room_beside_server"
 
 
 def link_of(comm: MPI.Comm, ranks: int, **options) -> Link | None:
@@ -46,7 +46,7 @@ def oracle_shares(config, sizes):
             chosen = {(t * count + n) % len(sizes) + 1 for n in range(count)}
         elif config.participation.policy == "random":
             # Which ones is the stream's affair; that all ranks draw the same is this test's.
-            from fedgan_mpi.streams import Purpose, numpy_stream
+            from fedgan_mpi.random_streams import Purpose, numpy_stream
 
             stream = numpy_stream(config.run.seed, Purpose.PARTICIPATION, t)
             chosen = {int(n) + 1 for n in stream.choice(len(sizes), count, replace=False)}
@@ -65,8 +65,8 @@ def oracle_shares(config, sizes):
 
 def make_first(device, shard: Shard) -> None:
     """Give a device the streams of device 1."""
-    from fedgan_mpi.shards import Batches
-    from fedgan_mpi.streams import Purpose, torch_stream
+    from fedgan_mpi.data import Batches
+    from fedgan_mpi.random_streams import Purpose, torch_stream
 
     device.batches = Batches(shard, batch_size=device.batches.size, seed=0, device=1)
     device.noise_stream = torch_stream(0, Purpose.FAKE, 1)

@@ -12,16 +12,16 @@ from torch import nn
 
 from fedgan_mpi.algorithms import ALGORITHMS
 from fedgan_mpi.algorithms.base import Algorithm
-from fedgan_mpi.cluster.link import Link
-from fedgan_mpi.cluster.node import build_node
-from fedgan_mpi.cluster.pair import pack_pair
+from fedgan_mpi.checkpoint.packing import PackedState, restore, unpack
+from fedgan_mpi.comm.link import Link
 from fedgan_mpi.config import Config
-from fedgan_mpi.data import hosted_devices
-from fedgan_mpi.learning.losses import LOSSES, Loss
-from fedgan_mpi.progress import Progress
-from fedgan_mpi.run.states import Packed, restore, unpack
-from fedgan_mpi.shards import Shard, union
-from fedgan_mpi.train import play_round
+from fedgan_mpi.data import Shard, union
+from fedgan_mpi.data.loading import hosted_devices
+from fedgan_mpi.federation.networks import pack_networks
+from fedgan_mpi.federation.rank import build_rank_state
+from fedgan_mpi.nn.losses import LOSSES, Loss
+from fedgan_mpi.training.loop import run_round
+from fedgan_mpi.training.state import TrainState
 
 NZ = 3
 CLASSES = 3
@@ -137,7 +137,7 @@ def toy_algorithm(
     sizes = [len(shard) for shard in shards.values()]
     histograms = [toy_histogram(shard) for shard in shards.values()]
     pooled = torch.tensor(histograms, dtype=torch.float64).sum(0)
-    pair = pack_pair(
+    pair = pack_networks(
         G,
         D,
         nz=nz,
@@ -152,22 +152,22 @@ def toy_algorithm(
         sizes, histograms = [sum(sizes)], [np.sum(histograms, 0).tolist()]
     else:
         mine = {k: shards[k] for k in hosted_devices(len(shards), link)}
-    node = build_node(link, config, pair, mine, sizes, histograms)
-    return ALGORITHMS[config.algorithm.name](node)
+    rank_state = build_rank_state(link, config, pair, mine, sizes, histograms)
+    return ALGORITHMS[config.algorithm.name](rank_state)
 
 
 def play(
     algorithm: Algorithm, rounds: int, start: int = 0, images_seen: int = 0
 ) -> list[dict[str, Any]]:
     """Collective. So many rounds; their lines of stats.jsonl. images_seen: before them."""
-    progress = Progress(images_seen=images_seen)
+    progress = TrainState(images_seen=images_seen)
     with algorithm.cores.held():
-        return [play_round(algorithm, t, progress) for t in range(start, start + rounds)]
+        return [run_round(algorithm, t, progress) for t in range(start, start + rounds)]
 
 
 def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
     """A state as a checkpoint gives it back."""
-    packed = Packed(state)
+    packed = PackedState(state)
     packed.fill(state)
     return restore(unpack(packed.content), state)
 

@@ -18,7 +18,7 @@ class Digits(ArraySource):
     class_names = [str(digit) for digit in range(10)]  # noqa: RUF012
 
     def __init__(self, path: Path | None = None, size: int = 16) -> None:
-        with resources.files("fedgan_mpi").joinpath("digits.npz").open("rb") as file:
+        with resources.files("fedgan_mpi.data").joinpath("digits.npz").open("rb") as file:
             arrays = np.load(file)
             small, self.labels = arrays["images"], arrays["labels"].astype(np.int64)
         self.images = np.rint(small * (255 / 16)).astype(np.uint8)[:, None]

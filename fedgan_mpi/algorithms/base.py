@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedgan_mpi.algorithms.plan import Payload, Plan, Sizes, Work
-from fedgan_mpi.cluster.cores import Cores
-from fedgan_mpi.cluster.device import Device
-from fedgan_mpi.cluster.flat import is_finite
-from fedgan_mpi.cluster.node import Node
-from fedgan_mpi.cluster.wireless import Air
+from fedgan_mpi.federation.device import Device
+from fedgan_mpi.federation.flat_parameters import is_finite
+from fedgan_mpi.federation.rank import RankState
+from fedgan_mpi.hardware.affinity import Affinity
+from fedgan_mpi.wireless.cell import RadioRound
+from fedgan_mpi.wireless.cost import Payload, Plan, Sizes, Work
 
 
 @dataclass
-class Ledger:
+class LocalMetrics:
     """What one rank notes in a round; the train loop adds the ranks' up."""
 
     d_loss: dict[int, float] = field(default_factory=dict)
@@ -46,18 +46,18 @@ class Algorithm(ABC):
     """One rank's part in every round. Subclasses call link verbs at their method's own
     indentation."""
 
-    def __init__(self, node: Node) -> None:
-        self.node, self.link = node, node.link
-        self.flat, self.server = node.pair.flat, node.server
-        self.devices = {device.index: device for device in node.devices}
-        self.config = node.config.algorithm
-        self.training = node.config.training
-        on_cpu = node.pair.torch_device.type == "cpu"
+    def __init__(self, rank_state: RankState) -> None:
+        self.rank_state, self.link = rank_state, rank_state.link
+        self.flat, self.server = rank_state.pair.flat, rank_state.server
+        self.devices = {device.index: device for device in rank_state.devices}
+        self.config = rank_state.config.algorithm
+        self.training = rank_state.config.training
+        on_cpu = rank_state.pair.torch_device.type == "cpu"
         parallel = self.config.schedule == "parallel"
-        self.cores = Cores(
-            node.link, node.config.training.pin and on_cpu, server_computes_too=parallel
+        self.cores = Affinity(
+            rank_state.link, rank_state.config.training.pin and on_cpu, server_computes_too=parallel
         )
-        self.ledger = Ledger()
+        self.metrics = LocalMetrics()
         self.seconds_ahead: dict[int, float] = {}
         """Of devices, what was done before their round, and counts there."""
 
@@ -68,16 +68,16 @@ class Algorithm(ABC):
     def start_over(self) -> None:
         """Rely on nothing that an earlier round left on device ranks: some may have gone back to a
         checkpoint, or have just begun."""
-        self.ledger = Ledger()
+        self.metrics = LocalMetrics()
         self.seconds_ahead.clear()
 
-    def look_ahead(self, t: int) -> None:
+    def prefetch(self, t: int) -> None:
         """Begin round t with what needs nothing that is yet to come, while other ranks are still at
         the one before: on a device rank, draw the real images that it begins with."""
         device = self.first_of(t)
         if device is not None:
             with self.ahead_of(device):
-                device.draw_ahead()
+                device.prefetch_images()
 
     @staticmethod
     @abstractmethod
@@ -95,7 +95,7 @@ class Algorithm(ABC):
 
     @staticmethod
     @abstractmethod
-    def wireless_seconds(plan: Plan, air: Air, t: int) -> float:
+    def wireless_seconds(plan: Plan, air: RadioRound, t: int) -> float:
         """How long round t takes on a radio link."""
 
     # ---------------------------------------------------------------- what rounds are made of
@@ -103,18 +103,18 @@ class Algorithm(ABC):
     def participants(self, t: int) -> Iterator[tuple[Device, float]]:
         """The participants of round t that this rank hosts, with their shares. What is done with
         each before the next counts as its seconds."""
-        shares = self.node.participation.shares(t)
+        shares = self.rank_state.participation.shares(t)
         for k, device in self.devices.items():
             if k in shares:
                 start = time.perf_counter()
                 yield device, shares[k]
                 seconds = time.perf_counter() - start + self.seconds_ahead.pop(k, 0.0)
-                self.ledger.seconds_of_device[k] = seconds
+                self.metrics.seconds_of_device[k] = seconds
 
     def first_of(self, t: int) -> Device | None:
         """The first participant of round t that this rank hosts, where that is known before. What
         is done ahead is done for one a rank: it takes memory, and may stay in the rank's vector."""
-        participation = self.node.participation
+        participation = self.rank_state.participation
         if t >= self.training.rounds or not participation.is_known_ahead:
             return None
         present = participation.participants(t)
@@ -137,19 +137,19 @@ class Algorithm(ABC):
     def note(self, what: Literal["d_loss", "g_loss"], player: int, loss: float | None) -> None:
         """Enter the mean loss of a device, or of the server, 0; None says that it took no steps."""
         if loss is not None:
-            getattr(self.ledger, what)[player] = loss
+            getattr(self.metrics, what)[player] = loss
 
     def succeeded(self, device: Device, *losses: float | None) -> bool:
         """Whether a device that has just trained in the rank's vector counts. Where a loss or the
         vector is not finite, or not on the wire, and such are to be skipped, it does not, and has
         its moments and own networks back as they were."""
-        if not self.node.config.skips_non_finite:
+        if not self.rank_state.config.skips_non_finite:
             return True
         sound = all(loss is None or math.isfinite(loss) for loss in losses)
         if sound and is_finite(self.flat.vector) and self.link.wire.carries(self.flat.vector):
             return True
         device.undo()
-        self.ledger.skipped.append(device.index)
+        self.metrics.skipped.append(device.index)
         return False
 
     @contextmanager
@@ -158,7 +158,7 @@ class Algorithm(ABC):
         start = time.perf_counter()
         with self.cores.work():
             yield
-        setattr(self.ledger, what, getattr(self.ledger, what) + time.perf_counter() - start)
+        setattr(self.metrics, what, getattr(self.metrics, what) + time.perf_counter() - start)
 
 
 class Uplink:
@@ -169,24 +169,25 @@ class Uplink:
     hosts them.
     """
 
-    def __init__(self, node: Node, vector: Tensor) -> None:
-        self.link, self.vector = node.link, vector
+    def __init__(self, rank_state: RankState, vector: Tensor) -> None:
+        self.link, self.vector = rank_state.link, vector
         link = self.link
-        self.normalizes = node.config.skips_non_finite
+        self.normalizes = rank_state.config.skips_non_finite
         """Whether shares need not sum to 1 by themselves."""
         self.total = 0.0  # of this rank's shares
         self._sent: list[tuple[Device, Tensor]] = []
         self._in_order = link.in_order
-        hosted = -(-node.participation.devices // max(1, link.device_ranks))
+        hosted = -(-rank_state.participation.devices // max(1, link.device_ranks))
         self.rows = link.rows(hosted if self._in_order else 1, vector)
         self._row_of = {
-            device.index: row if self._in_order else 0 for row, device in enumerate(node.devices)
+            device.index: row if self._in_order else 0
+            for row, device in enumerate(rank_state.devices)
         }
         self._filled: set[int] = set()  # rows that hold this round's numbers
         self._stale: set[int] = set()  # and those that hold an earlier one's
         # Hosted devices train one after the other in the same vector: each starts from what came
         # down.
-        self._received = vector.clone() if len(node.devices) > 1 else None
+        self._received = vector.clone() if len(rank_state.devices) > 1 else None
 
     def clear(self) -> None:
         """Begin a round. What no device overwrites stands until `finish`."""

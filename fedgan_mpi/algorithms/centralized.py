@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from fedgan_mpi.algorithms.base import Algorithm
-from fedgan_mpi.algorithms.plan import Payload, Plan, Sizes, Work
-from fedgan_mpi.cluster.wireless import Air
+from fedgan_mpi.wireless.cell import RadioRound
+from fedgan_mpi.wireless.cost import Payload, Plan, Sizes, Work
 
 
 class Centralized(Algorithm):
@@ -22,7 +22,7 @@ class Centralized(Algorithm):
         return Work(device=[0.0], server=step * plan.batches[0] + server)
 
     @staticmethod
-    def wireless_seconds(plan: Plan, air: Air, t: int) -> float:
+    def wireless_seconds(plan: Plan, air: RadioRound, t: int) -> float:
         """Nothing is sent; how the images came together is not counted."""
         return sum(air.device.values()) + air.server
 

@@ -8,8 +8,8 @@ import math
 import torch
 
 from fedgan_mpi.algorithms.ren import Ren
-from fedgan_mpi.cluster.node import Node
-from fedgan_mpi.streams import Purpose, torch_stream
+from fedgan_mpi.federation.rank import RankState
+from fedgan_mpi.random_streams import Purpose, torch_stream
 
 
 class DPFedAvgGAN(Ren):
@@ -20,8 +20,8 @@ class DPFedAvgGAN(Ren):
     kept secret.
     """
 
-    def __init__(self, node: Node) -> None:
-        super().__init__(node)
+    def __init__(self, rank_state: RankState) -> None:
+        super().__init__(rank_state)
         self.received = self.flat.discriminator.clone()
         self.update = torch.zeros_like(self.received)
         self.uplink.normalizes = False  # the noise is for a mean over N, however many are skipped
@@ -54,7 +54,7 @@ class DPFedAvgGAN(Ren):
     def clip(self) -> None:
         """Shorten the update of φ that stands in the vector to C, which rounding on the wire cannot
         make longer."""
-        longest = (self.config.clip or math.inf) / (1 + self.link.wire.half_step)
+        longest = (self.config.clip or math.inf) / (1 + self.link.wire.real_half)
         length = float(self.flat.phi.detach().norm())
         if length > longest:
             self.flat.phi.data.mul_(longest / length)
@@ -63,8 +63,8 @@ class DPFedAvgGAN(Ren):
         """N(0, (z C / N)²) on the mean of N updates."""
         if self.config.noise == 0:
             return
-        seed, phi = self.node.config.run.seed, self.flat.phi
+        seed, phi = self.rank_state.config.run.seed, self.flat.phi
         stream = torch_stream(seed, Purpose.PRIVACY, t)
         noise = torch.randn(phi.shape, generator=stream, dtype=phi.dtype).to(phi.device)
-        deviation = self.config.noise * self.config.clip / self.node.participation.count
+        deviation = self.config.noise * self.config.clip / self.rank_state.participation.count
         phi.data.add_(noise, alpha=deviation)

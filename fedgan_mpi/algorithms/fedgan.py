@@ -11,29 +11,29 @@ import math
 from collections.abc import Sequence
 
 from fedgan_mpi.algorithms.base import Algorithm, Uplink
-from fedgan_mpi.algorithms.plan import Payload, Plan, Sizes, Work
-from fedgan_mpi.algorithms.updates import Updates
-from fedgan_mpi.cluster.device import Device
-from fedgan_mpi.cluster.node import Node
-from fedgan_mpi.cluster.statistics import Recalibration
-from fedgan_mpi.cluster.wireless import Air
 from fedgan_mpi.config import Config
+from fedgan_mpi.federation.batchnorm import BatchNormRecalibration
+from fedgan_mpi.federation.device import Device
+from fedgan_mpi.federation.importance import ImportanceWeights
+from fedgan_mpi.federation.rank import RankState
+from fedgan_mpi.wireless.cell import RadioRound
+from fedgan_mpi.wireless.cost import Payload, Plan, Sizes, Work
 
 
 class FedGAN(Algorithm):
     """The baseline of the paper; its update is simultaneous, though most public code alternates."""
 
-    def __init__(self, node: Node) -> None:
-        super().__init__(node)
-        self.uplink = Uplink(node, self.flat.gan)
-        self.updates = Updates(node, self.flat.theta, self.flat.phi)
-        self.statistics = Recalibration(self.config)
+    def __init__(self, rank_state: RankState) -> None:
+        super().__init__(rank_state)
+        self.uplink = Uplink(rank_state, self.flat.gan)
+        self.updates = ImportanceWeights(rank_state, self.flat.theta, self.flat.phi)
+        self.statistics = BatchNormRecalibration(self.config)
         steps = self.training.discriminator_steps
         # A local step passes D over real images, over fakes and for G's loss; an alternating one
         # makes fakes for either network.
         passes = steps if self.config.local_update == "simultaneous" else 2 * steps
-        self.statistics.add(node.pair.G, self.flat.batchnorm_of_generator, passes)
-        self.statistics.add(node.pair.D, self.flat.batchnorm_of_discriminator, 3 * steps)
+        self.statistics.add(rank_state.pair.G, self.flat.batchnorm_of_generator, passes)
+        self.statistics.add(rank_state.pair.D, self.flat.batchnorm_of_discriminator, 3 * steps)
 
     @staticmethod
     def payload(sizes: Sizes) -> Payload:
@@ -52,7 +52,7 @@ class FedGAN(Algorithm):
         )
 
     @staticmethod
-    def wireless_seconds(plan: Plan, air: Air, t: int) -> float:
+    def wireless_seconds(plan: Plan, air: RadioRound, t: int) -> float:
         both = plan.sizes.theta + plan.sizes.phi
         return air.broadcast(both) + air.uploads(air.device, both) + air.averaging(both)
 
@@ -77,12 +77,12 @@ class FedGAN(Algorithm):
                     self.note("d_loss", device.index, d_loss)
                     self.note("g_loss", device.index, g_loss)
                     share = self.weigh(device, share)
-                    self.ledger.update_norms |= self.updates.lengthen(device.index, t)
+                    self.metrics.update_norms |= self.updates.apply(device.index, t)
                     self.statistics.before_average()
                     self.uplink.add(device, share)
 
     def local_steps(self, device: int) -> int:
-        return local_steps(self.node.config, self.node.participation.images)[device - 1]
+        return local_steps(self.rank_state.config, self.rank_state.participation.images)[device - 1]
 
     def weigh(self, device: Device, share: float) -> float:
         """The weight of what the device has just trained."""
@@ -92,7 +92,7 @@ class FedGAN(Algorithm):
         """What the server does with the average."""
         if self.server is not None:
             self.statistics.after_average()
-            present = self.node.participation.participants(t)
+            present = self.rank_state.participation.participants(t)
             self.server.follow(max(self.local_steps(k) for k in present))
 
 

@@ -14,18 +14,18 @@ import torch
 from torch import Tensor
 
 from fedgan_mpi.algorithms.fedgan import FedGAN
-from fedgan_mpi.cluster.device import Device
-from fedgan_mpi.cluster.node import Node
+from fedgan_mpi.federation.device import Device
+from fedgan_mpi.federation.rank import RankState
 
 
 class FeGAN(FedGAN):
     """FedGAN's rounds; only the shares differ."""
 
-    def __init__(self, node: Node) -> None:
-        super().__init__(node)
+    def __init__(self, rank_state: RankState) -> None:
+        super().__init__(rank_state)
         self.by_distance = self.config.preset == "ifl"
         self.uplink.normalizes |= self.by_distance
-        participation = node.participation
+        participation = rank_state.participation
         if not self.by_distance:
             participation.sizes = kl_weights(participation.histograms, self.config.kl_sign)
 
@@ -34,7 +34,7 @@ class FeGAN(FedGAN):
         denominator only all devices know. Otherwise the share by label histogram."""
         if not self.by_distance:
             return share
-        pair = self.node.pair
+        pair = self.rank_state.pair
         real, z = device.real_batch(), device.noise()
         pair.G.eval()
         fake = pair.fakes(z)

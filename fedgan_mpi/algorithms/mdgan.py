@@ -12,35 +12,37 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedgan_mpi.algorithms.answers import Answers
 from fedgan_mpi.algorithms.base import Algorithm
-from fedgan_mpi.algorithms.fakes import Fakes
-from fedgan_mpi.algorithms.plan import Payload, Plan, Sizes, Work
-from fedgan_mpi.cluster.node import Node
-from fedgan_mpi.cluster.wireless import Air
 from fedgan_mpi.config import Config
-from fedgan_mpi.learning.steps import Batch, feedback
-from fedgan_mpi.streams import Purpose, numpy_stream
+from fedgan_mpi.federation.fake_batches import FakeBatches
+from fedgan_mpi.federation.feedback import Feedback
+from fedgan_mpi.federation.rank import RankState
+from fedgan_mpi.nn.steps import Batch, feedback
+from fedgan_mpi.random_streams import Purpose, numpy_stream
+from fedgan_mpi.wireless.cell import RadioRound
+from fedgan_mpi.wireless.cost import Payload, Plan, Sizes, Work
 
 
 class MDGAN(Algorithm):
     """Each participant gets two batches of fakes out of k, one for D and one for G."""
 
-    def __init__(self, node: Node) -> None:
-        super().__init__(node)
-        pair, self.batch = node.pair, self.training.batch_size
-        whom = range(1, node.participation.devices + 1) if self.link.is_server else self.devices
-        self.down = {k: Fakes(pair, batches=2, size=self.batch) for k in whom}
-        self.up = Answers(node, (self.batch, *pair.image_shape))
+    def __init__(self, rank_state: RankState) -> None:
+        super().__init__(rank_state)
+        pair, self.batch = rank_state.pair, self.training.batch_size
+        whom = (
+            range(1, rank_state.participation.devices + 1) if self.link.is_server else self.devices
+        )
+        self.down = {k: FakeBatches(pair, batches=2, size=self.batch) for k in whom}
+        self.up = Feedback(rank_state, (self.batch, *pair.image_shape))
 
     @staticmethod
     def payload(sizes: Sizes) -> Payload:
         return Payload(down=2 * sizes.fakes, up=sizes.fakes)
 
     def payload_of_round(self, t: int, sizes: Sizes) -> Payload:
-        participation = self.node.participation
+        participation = self.rank_state.participation
         present = participation.participants(t)
-        due = swap_is_due(self.node.config, participation.images, present, t)
+        due = swap_is_due(self.rank_state.config, participation.images, present, t)
         swapped = sizes.phi if due else 0
         return Payload(down=2 * sizes.fakes, up=sizes.fakes + swapped)
 
@@ -52,7 +54,7 @@ class MDGAN(Algorithm):
         return Work(device=[device * plan.sizes.batch] * len(plan.images), server=server)
 
     @staticmethod
-    def wireless_seconds(plan: Plan, air: Air, t: int) -> float:
+    def wireless_seconds(plan: Plan, air: RadioRound, t: int) -> float:
         arrived = air.deliveries(2 * plan.sizes.fakes)
         ready = {k: arrived[k] + air.device[k] for k in air.participants}
         seconds = air.server + air.uploads(ready, plan.sizes.fakes)
@@ -63,14 +65,14 @@ class MDGAN(Algorithm):
         return seconds
 
     def round(self, t: int) -> None:
-        present = self.node.participation.participants(t)
+        present = self.rank_state.participation.participants(t)
         fakes = self.make_fakes(present)
         self.link.scatter(_vectors({k: mail.vector for k, mail in self.down.items()}, present))
         self.train_discriminators(t)  # and leave ∂loss/∂fake in `up`
         self.link.gather(self.up.rows(present))
         self.train_on(fakes, present)
-        config = self.node.config
-        if swap_is_due(config, self.node.participation.images, present, t):
+        config = self.rank_state.config
+        if swap_is_due(config, self.rank_state.participation.images, present, t):
             stream = numpy_stream(config.run.seed, Purpose.SWAP, t)
             mine = {k: device.own[0] for k, device in self.devices.items()}
             self.link.permute(_vectors(mine, present), to=derangement(present, stream))
@@ -89,7 +91,7 @@ class MDGAN(Algorithm):
 
     def train_discriminators(self, t: int) -> None:
         """L steps of each participant's own D, then what it says of the batch for G."""
-        pair = self.node.pair
+        pair = self.rank_state.pair
         with self.computing("seconds_local"):
             for device, _ in self.participants(t):
                 k = device.index

@@ -7,28 +7,28 @@ is also DP-FedAvg-GAN (Augenstein et al. 2020, arXiv:1911.06679).
 from __future__ import annotations
 
 from fedgan_mpi.algorithms.base import Algorithm, Uplink
-from fedgan_mpi.algorithms.plan import Payload, Plan, Sizes, Work
-from fedgan_mpi.algorithms.updates import Updates
-from fedgan_mpi.cluster.device import Device
-from fedgan_mpi.cluster.node import Node
-from fedgan_mpi.cluster.statistics import Recalibration
-from fedgan_mpi.cluster.wireless import Air
+from fedgan_mpi.federation.batchnorm import BatchNormRecalibration
+from fedgan_mpi.federation.device import Device
+from fedgan_mpi.federation.importance import ImportanceWeights
+from fedgan_mpi.federation.rank import RankState
+from fedgan_mpi.wireless.cell import RadioRound
+from fedgan_mpi.wireless.cost import Payload, Plan, Sizes, Work
 
 
 class Ren(Algorithm):
     """The paper's method, with its open choices as options."""
 
-    def __init__(self, node: Node) -> None:
-        super().__init__(node)
-        self.uplink = Uplink(node, self.flat.discriminator)
-        self.updates = Updates(node, self.flat.phi)
-        self.statistics = Recalibration(self.config)
+    def __init__(self, rank_state: RankState) -> None:
+        super().__init__(rank_state)
+        self.uplink = Uplink(rank_state, self.flat.discriminator)
+        self.updates = ImportanceWeights(rank_state, self.flat.phi)
+        self.statistics = BatchNormRecalibration(self.config)
         # Each local step passes D twice, once over real images and once over fakes.
         passes = 2 * self.training.discriminator_steps
-        self.statistics.add(node.pair.D, self.flat.batchnorm_of_discriminator, passes)
+        self.statistics.add(rank_state.pair.D, self.flat.batchnorm_of_discriminator, passes)
         # With error feedback, what has gone down once cannot be sent to the same bits again, as a
         # run that is resumed would have to.
-        self.sends_ahead = not node.config.link.error_feedback
+        self.sends_ahead = not rank_state.config.link.error_feedback
         self.has_new_discriminator = False  # it came down while G trained
 
     @staticmethod
@@ -43,7 +43,7 @@ class Ren(Algorithm):
         return Work(device=[step * batch for batch in plan.batches], server=server)
 
     @staticmethod
-    def wireless_seconds(plan: Plan, air: Air, t: int) -> float:
+    def wireless_seconds(plan: Plan, air: RadioRound, t: int) -> float:
         down = air.broadcast(plan.sizes.theta + plan.sizes.phi)
         devices = air.uploads(air.device, plan.sizes.phi)
         average = air.averaging(plan.sizes.phi)
@@ -95,17 +95,17 @@ class Ren(Algorithm):
             self.uplink.remember()
         self.has_new_discriminator = False
 
-    def look_ahead(self, t: int) -> None:
+    def prefetch(self, t: int) -> None:
         """Begin round t with the half of a participant's first step that needs D alone, where D is
         here."""
         device = self.first_of(t)
         if device is None or not self.has_new_discriminator or not self._has_room(device, t):
-            return super().look_ahead(t)
+            return super().prefetch(t)
         with self.ahead_of(device), self.computing("seconds_local"):
-            device.look_ahead(t)
+            device.prefetch(t)
 
     def _has_room(self, device: Device, t: int) -> bool:
-        before = self.node.participation.participants(t).index(device.index)
+        before = self.rank_state.participation.participants(t).index(device.index)
         return self.cores.has_room_beside_server(before=before)
 
     def begin_generator(self) -> None:
@@ -113,7 +113,7 @@ class Ren(Algorithm):
         ranks share cores, it would only be in their way."""
         if self.server is not None and not self.link.shared_cores:
             with self.computing("seconds_server"):
-                self.server.look_ahead()
+                self.server.prefetch()
 
     def start_over(self) -> None:
         super().start_over()
@@ -131,6 +131,6 @@ class Ren(Algorithm):
                 loss = device.train_discriminator(t)
                 if self.succeeded(device, loss):
                     self.note("d_loss", device.index, loss)
-                    self.ledger.update_norms |= self.updates.lengthen(device.index, t)
+                    self.metrics.update_norms |= self.updates.apply(device.index, t)
                     self.statistics.before_average()
                     self.uplink.add(device, share)

@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fedgan_mpi.algorithms.answers import Answers
 from fedgan_mpi.algorithms.base import Algorithm
-from fedgan_mpi.algorithms.fakes import Fakes
-from fedgan_mpi.algorithms.plan import Payload, Plan, Sizes, Work
-from fedgan_mpi.cluster.node import Node
-from fedgan_mpi.cluster.wireless import Air
-from fedgan_mpi.learning.steps import Batch, logits_and_slopes
+from fedgan_mpi.federation.fake_batches import FakeBatches
+from fedgan_mpi.federation.feedback import Feedback
+from fedgan_mpi.federation.rank import RankState
+from fedgan_mpi.nn.steps import Batch, logits_and_input_gradients
+from fedgan_mpi.wireless.cell import RadioRound
+from fedgan_mpi.wireless.cost import Payload, Plan, Sizes, Work
 
 Each = Callable[[Tensor], Tensor]
 
@@ -23,12 +23,12 @@ Each = Callable[[Tensor], Tensor]
 class UAGAN(Algorithm):
     """All participants judge the same fakes; the server weighs their answers image by image."""
 
-    def __init__(self, node: Node) -> None:
-        super().__init__(node)
-        pair, self.batch = node.pair, self.training.batch_size
-        self.down = Fakes(pair, batches=1, size=self.batch)
+    def __init__(self, rank_state: RankState) -> None:
+        super().__init__(rank_state)
+        pair, self.batch = rank_state.pair, self.training.batch_size
+        self.down = FakeBatches(pair, batches=1, size=self.batch)
         # A device's answer: the slopes of its logits, then the logits.
-        self.up = Answers(node, [self.batch * math.prod(pair.image_shape) + self.batch])
+        self.up = Feedback(rank_state, [self.batch * math.prod(pair.image_shape) + self.batch])
 
     @staticmethod
     def payload(sizes: Sizes) -> Payload:
@@ -43,7 +43,7 @@ class UAGAN(Algorithm):
         return Work(device=[device * batch] * len(plan.images), server=server * batch)
 
     @staticmethod
-    def wireless_seconds(plan: Plan, air: Air, t: int) -> float:
+    def wireless_seconds(plan: Plan, air: RadioRound, t: int) -> float:
         sizes = plan.sizes
         return (
             air.server
@@ -52,7 +52,7 @@ class UAGAN(Algorithm):
         )
 
     def round(self, t: int) -> None:
-        present = self.node.participation.participants(t)
+        present = self.rank_state.participation.participants(t)
         fakes = self.make_fakes()
         self.link.broadcast(self.down.vector)
         self.train_discriminators(t)  # and leave logits and slopes in `up`
@@ -75,11 +75,13 @@ class UAGAN(Algorithm):
             for device, _ in self.participants(t):
                 with device.at_work():
                     loss = device.train_against(fakes)
-                    logits, slopes = logits_and_slopes(self.node.pair.D, fakes)
+                    logits, input_gradients = logits_and_input_gradients(
+                        self.rank_state.pair.D, fakes
+                    )
                 k = device.index
                 if self.succeeded(device, loss):
                     self.note("d_loss", k, loss)
-                    self.up[k].copy_(torch.cat([slopes.flatten(), logits]))
+                    self.up[k].copy_(torch.cat([input_gradients.flatten(), logits]))
                 else:
                     self.up.refuse(k)
 
@@ -97,14 +99,14 @@ class UAGAN(Algorithm):
             loss = self.generator_loss(logits, self.log_shares(shares, batch))
             (weights,) = torch.autograd.grad(loss, logits)
             gradient = torch.zeros_like(batch.data)
-            for weight, (slopes, _) in zip(weights, answers, strict=True):
-                gradient.addcmul_(weight[:, None, None, None], slopes.view_as(gradient))
+            for weight, (input_gradients, _) in zip(weights, answers, strict=True):
+                gradient.addcmul_(weight[:, None, None, None], input_gradients.view_as(gradient))
             self.server.descend([batch], [gradient])
         self.note("g_loss", 0, float(loss.detach()))
 
     def shares_of_answers(self, t: int) -> dict[int, float]:
         """The shares of participants whose answers are finite; they sum to 1."""
-        shares = self.node.participation.shares(t)
+        shares = self.rank_state.participation.shares(t)
         answered = {k: shares[k] for k in self.up.given(list(shares))}
         if len(answered) == len(shares):
             return shares
@@ -113,7 +115,7 @@ class UAGAN(Algorithm):
 
     def generator_loss(self, logits: Tensor, log_shares: Tensor) -> Tensor:
         """G's mean loss on one batch, from the logits (N, b) of N participants."""
-        each = self.node.pair.loss.generator
+        each = self.rank_state.pair.loss.generator
         if self.config.mode == "mean":
             return each(logits).mean()
         if self.config.mode == "max":
@@ -128,7 +130,7 @@ class UAGAN(Algorithm):
         pi = torch.tensor(list(shares.values()), dtype=like.dtype, device=like.device)[:, None]
         if batch.classes is None:
             return pi.log()
-        histograms = self.node.participation.histograms
+        histograms = self.rank_state.participation.histograms
         held = torch.tensor([histograms[k - 1] for k in shares], dtype=like.dtype).to(like.device)
         by_class = held @ batch.classes.T
         total = by_class.sum(0)

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from fedgan_mpi.config.algorithm_traits import KNOWN_BY, TRAITS, AlgorithmTraits
 from fedgan_mpi.config.require import require
-from fedgan_mpi.methods import KNOWN_BY, METHODS, Method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,30 +61,30 @@ class AlgorithmConfig:
     greater one, as in its authors' code (1)."""
 
     @property
-    def method(self) -> Method:
+    def traits(self) -> AlgorithmTraits:
         """What the chosen algorithm is."""
-        return METHODS[self.name]
+        return TRAITS[self.name]
 
     @property
     def statistics_rule(self) -> Literal["average", "local", "recalibrate"]:
         """`batchnorm`, with None resolved."""
-        return self.batchnorm or ("local" if self.method.is_private else "average")
+        return self.batchnorm or ("local" if self.traits.is_private else "average")
 
     @property
     def share_rule(self) -> Literal["data", "batch", "uniform"]:
         """`shares`, with None resolved."""
-        return self.shares or ("uniform" if self.preset == "fl_gan" else self.method.shares)
+        return self.shares or ("uniform" if self.preset == "fl_gan" else self.traits.shares)
 
     def __post_init__(self) -> None:
-        method = self.method
+        traits = self.traits
         default = {option.name: option.default for option in fields(self)}
         for key, names in KNOWN_BY.items():
             right = f"left out for {self.name}; it belongs to {', '.join(names)}"
             value = getattr(self, key)
             fits = self.name in names or value == default[key]
             require(fits, f"algorithm.{key}", value, right)
-        right = f"{method.preset!r} or left out for {self.name}"
-        require(self.preset in {None, method.preset}, "algorithm.preset", self.preset, right)
+        right = f"{traits.preset!r} or left out for {self.name}"
+        require(self.preset in {None, traits.preset}, "algorithm.preset", self.preset, right)
         if self.preset == "fl_gan":
             right = "'uniform' or left out for fl_gan, a plain average"
             fits = self.share_rule == "uniform"
@@ -92,12 +92,12 @@ class AlgorithmConfig:
             fits = self.batchnorm != "recalibrate"
             right = "'average' or 'local' for fl_gan, whose devices take unequally many steps"
             require(fits, "algorithm.batchnorm", self.batchnorm, right)
-        fits = method.averages_networks or self.moments != "averaged"
+        fits = traits.averages_networks or self.moments != "averaged"
         right = f"'persistent' or 'reset' for {self.name}"
         require(fits, "algorithm.moments", self.moments, right)
         first = 1 if self.preset == "fl_gan" else 0
         require(self.epochs >= first, "algorithm.epochs", self.epochs, f"at least {first}")
-        fits = self.epochs == 1 or self.preset == "fl_gan" or method.preset != "fl_gan"
+        fits = self.epochs == 1 or self.preset == "fl_gan" or traits.preset != "fl_gan"
         right = "left out for fedgan without algorithm.preset 'fl_gan'"
         require(fits, "algorithm.epochs", self.epochs, right)
         require(self.fake_batches >= 1, "algorithm.fake_batches", self.fake_batches, "at least 1")
@@ -115,7 +115,7 @@ class AlgorithmConfig:
         require(0 < self.delta < 1, "algorithm.delta", self.delta, "between 0 and 1")
         budget = self.epsilon_budget
         require(budget is None or budget > 0, "algorithm.epsilon_budget", budget, "above 0")
-        if self.method.is_private:
+        if self.traits.is_private:
             fits = self.noise == 0 or self.clip > 0
             right = "above 0 when algorithm.noise is: noise is measured by it"
             require(fits, "algorithm.clip", self.clip, right)

@@ -39,11 +39,11 @@ class Config:
     @property
     def skips_non_finite(self) -> bool:
         """Whether a device whose loss or update is not finite counts as absent."""
-        return self.training.non_finite == "skip" or self.algorithm.method.is_private
+        return self.training.non_finite == "skip" or self.algorithm.traits.is_private
 
     def __post_init__(self) -> None:
-        name, method = self.algorithm.name, self.algorithm.method
-        if not method.has_devices:
+        name, traits = self.algorithm.name, self.algorithm.traits
+        if not traits.has_devices:
             right = f"'all' for {name}, which has no participants"
             policy = self.participation.policy
             require(policy == "all", "participation.policy", policy, right)
@@ -52,8 +52,8 @@ class Config:
         self._check_losses()
         if self.link.survive:
             right = f"left out for {name}, which has no device ranks"
-            require(method.has_devices, "link.survive", True, right)
-            fits = not method.is_private or self.algorithm.noise == 0
+            require(traits.has_devices, "link.survive", True, right)
+            fits = not traits.is_private or self.algorithm.noise == 0
             right = f"left out for {name}: with fewer devices ε would be another"
             require(fits, "link.survive", True, right)
         if self.link.route == "cuda":
@@ -63,7 +63,7 @@ class Config:
         self._check_compute()
 
     def _check_wire(self) -> None:
-        name, method = self.algorithm.name, self.algorithm.method
+        name, traits = self.algorithm.name, self.algorithm.traits
         wire, precision = self.link.wire_dtype, self.training.precision
         fits = (wire == "float64") == (precision == "float64")
         narrow = "" if precision == "float64" else ", or 'bfloat16' or 'float16'"
@@ -71,13 +71,13 @@ class Config:
         require(fits, "link.wire_dtype", wire, right)
         if wire == "float16":
             right = "'bfloat16' or 'float32' for {}, which float16 has no range for"
-            fits = not method.devices_keep_discriminator
+            fits = not traits.devices_keep_discriminator
             what = f"{name}'s gradients of single pixels"
             require(fits, "link.wire_dtype", wire, right.format(what))
             fits = self.algorithm.moments != "averaged" or self.training.optimizer != "adam"
             what = "averaged moments, squares of gradients"
             require(fits, "link.wire_dtype", wire, right.format(what))
-            fits = not method.is_private or self.algorithm.noise == 0
+            fits = not traits.is_private or self.algorithm.noise == 0
             what = "clipped updates"
             require(fits, "link.wire_dtype", wire, right.format(what))
         if self.link.error_feedback:
@@ -85,7 +85,7 @@ class Config:
             right = "'bfloat16' or 'float16' when link.error_feedback is true"
             require(fits, "link.wire_dtype", wire, right)
             right = f"left out for {name}, whose messages do not continue those of the round before"
-            require(method.averages_networks, "link.error_feedback", True, right)
+            require(traits.averages_networks, "link.error_feedback", True, right)
 
     def _check_compute(self) -> None:
         training = self.training
@@ -99,18 +99,18 @@ class Config:
     def _check_importance(self) -> None:
         if self.participation.policy != "importance":
             return
-        method = self.algorithm.method
+        traits = self.algorithm.traits
         private = "whose noise would not hide who is chosen"
-        why = private if method.is_private else "whose devices send no models"
+        why = private if traits.is_private else "whose devices send no models"
         right = f"another for {self.algorithm.name}, {why}"
-        require(method.averages_networks, "participation.policy", "importance", right)
+        require(traits.averages_networks, "participation.policy", "importance", right)
         fits = self.algorithm.preset != "ifl"
         right = "another for ifl, whose shares are only known after training"
         require(fits, "participation.policy", "importance", right)
 
     def _check_steps(self) -> None:
         name, steps = self.algorithm.name, self.training.generator_steps
-        fits = steps is None or not self.algorithm.method.sets_generator_steps
+        fits = steps is None or not self.algorithm.traits.sets_generator_steps
         right = f"left out for {name}, which says itself how often G steps"
         require(fits, "training.generator_steps", steps, right)
         steps = self.training.discriminator_steps
@@ -121,7 +121,7 @@ class Config:
     def _check_losses(self) -> None:
         loss, mode = self.training.loss, self.algorithm.mode
         probabilities = loss in ("nonsaturating", "saturating")
-        fits = "mode" not in self.algorithm.method.keys or probabilities or mode in ("mean", "max")
+        fits = "mode" not in self.algorithm.traits.keys or probabilities or mode in ("mean", "max")
         right = f"'mean' or 'max' when training.loss is {loss!r}, whose D gives no probability"
         require(fits, "algorithm.mode", mode, right)
         norm = self.model.discriminator_norm

@@ -22,12 +22,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedgan_mpi.cluster.flat import Flat
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.extractor_file import ABOUT, write_arrays
+from fedgan_mpi.federation.flat_parameters import FlatParameters
 from fedgan_mpi.files import sha256_of
-from fedgan_mpi.learning.optimizers import Adam
-from fedgan_mpi.streams import Purpose, torch_stream
+from fedgan_mpi.nn.optimizers import Adam
+from fedgan_mpi.random_streams import Purpose, torch_stream
 
 FEATURES = 64
 _BATCH = 64
@@ -88,7 +88,7 @@ class Classifier(Extractor):
         return self.to_logits(features.relu())
 
 
-class Components(Extractor):
+class PCA(Extractor):
     """Images to their first principal components (B, width), which data_prep finds."""
 
     kind = "pca"
@@ -125,7 +125,7 @@ def train_classifier(
         network = Classifier((channels, height, width), classes)
     network = network.to(memory_format=torch.channels_last)
     # Not torch.optim's, which imports torch's compiler.
-    optimizer = Adam(Flat(nn.Identity(), network).phi, lr=1e-3, betas=(0.9, 0.999))
+    optimizer = Adam(FlatParameters(nn.Identity(), network).phi, lr=1e-3, betas=(0.9, 0.999))
     pixels, targets = torch.from_numpy(images), torch.from_numpy(labels)
     with _one_core():
         for _ in range(min(max(_VIEWS // len(pixels), 3), 8)):
@@ -187,8 +187,8 @@ def read_extractor(path: Path) -> Extractor:
         network: Extractor
         if about["kind"] == Classifier.kind:
             network = Classifier(shape, about["classes"])
-        elif about["kind"] == Components.kind:
-            network = Components(shape, about["width"])
+        elif about["kind"] == PCA.kind:
+            network = PCA(shape, about["width"])
         else:
             raise KeyError("kind")
         network.load_state_dict(tensors)

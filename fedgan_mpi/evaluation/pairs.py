@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from fedgan_mpi.streams import Purpose, numpy_stream
+from fedgan_mpi.random_streams import Purpose, numpy_stream
 
 Array = NDArray[np.float64]
 Sum = Callable[[Array], Array]

@@ -15,15 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedgan_mpi.cluster.link import Link
-from fedgan_mpi.cluster.pair import Pair
+from fedgan_mpi.comm.link import Link
+from fedgan_mpi.data import Shard
 from fedgan_mpi.evaluation.features import Classifier, Extractor, read_extractor
 from fedgan_mpi.evaluation.frechet import Moments, frechet_distance
 from fedgan_mpi.evaluation.pairs import Array, kernel_distance, neighbour_measures
+from fedgan_mpi.federation.networks import NetworkPair
 from fedgan_mpi.files import write_complete
-from fedgan_mpi.run.export import to_pixels
-from fedgan_mpi.shards import Shard
-from fedgan_mpi.streams import Purpose, numpy_stream, torch_stream
+from fedgan_mpi.random_streams import Purpose, numpy_stream, torch_stream
+from fedgan_mpi.run.generator_file import to_pixels
 
 CHUNK = 64  # generated images per random stream: streams belong to chunks, not to ranks
 BLOCK = 256  # real images whose features are held at a time
@@ -77,7 +77,7 @@ class Scorer:
         self.samples, self.seed = samples, seed
         self.pairs = any(metric in PAIRS for metric in metrics)
         self.real = self._see_real(real)
-        heldout = self.nothing()
+        heldout = self.empty()
         if real.heldout is not None:
             every = link.size if real.heldout_everywhere else 1
             first = link.rank if real.heldout_everywhere else 0
@@ -86,15 +86,15 @@ class Scorer:
                 heldout.add(real.heldout.take(block), start)
         self.floors = self.measure(heldout)
 
-    def see(self, generate: Generate, *, rank: int, size: int) -> Seen:
+    def see(self, generate: Generate, *, rank: int, size: int) -> FeatureSums:
         """This rank's part of the fakes, one of `size` parts, as the extractors see them."""
-        seen = self.nothing()
+        seen = self.empty()
         for chunk in range(rank, -(-self.samples // CHUNK), size):
             count = min(CHUNK, self.samples - chunk * CHUNK)
             seen.add(generate(count=count, chunk=chunk), chunk * CHUNK)
         return seen
 
-    def measure(self, part: Seen) -> dict[str, float]:
+    def measure(self, part: FeatureSums) -> dict[str, float]:
         """Collective. All metrics of what the ranks have seen together; the same on every rank."""
         seen = part.over_ranks(self.link)
         values: dict[str, float] = {}
@@ -126,12 +126,14 @@ class Scorer:
             for (name, value), floor in zip(values.items(), self.floors.values(), strict=True)
         ]
 
-    def nothing(self, rows: int | None = None) -> Seen:
+    def empty(self, rows: int | None = None) -> FeatureSums:
         """The part of a rank that has seen no images yet."""
         rows = self.samples if rows is None else rows
-        return Seen([View(extractor, rows if self.pairs else 0) for extractor in self.extractors])
+        return FeatureSums(
+            [FeatureStats(extractor, rows if self.pairs else 0) for extractor in self.extractors]
+        )
 
-    def _see_real(self, real: RealImages) -> Seen:
+    def _see_real(self, real: RealImages) -> FeatureSums:
         """All real images' sums, and the features of an even draw where pairs are measured."""
         ends = np.cumsum([0, *real.images])
         rows = min(self.samples, int(ends[-1]))
@@ -139,7 +141,7 @@ class Scorer:
         first_row = ends * rows // ends[-1]
         memory = _Memory(real, self.extractors)
         known = self.link.from_server(lambda: memory.read() is not None)
-        seen = self.nothing(rows)
+        seen = self.empty(rows)
         for device, shard in real.shards.items():
             begin, end = first_row[device - 1], first_row[device]
             stream = numpy_stream(self.seed, Purpose.REAL_SCORE, device)
@@ -159,7 +161,7 @@ class Scorer:
 
 @torch.no_grad()
 def generate(
-    pair: Pair, shown: Tensor, *, seed: int, count: int, purpose: Purpose, chunk: int
+    pair: NetworkPair, shown: Tensor, *, seed: int, count: int, purpose: Purpose, chunk: int
 ) -> NDArray[np.uint8]:
     """uint8 (count, C, H, W) from G with these parameters and statistics; the same images on
     whichever rank."""
@@ -182,10 +184,10 @@ def read_extractors(link: Link, path: Path | None, inception: str | None) -> lis
             extractors.append(read_inception(Path(inception)))
         return extractors
 
-    return link.everywhere(read)
+    return link.on_every_rank(read)
 
 
-class View:
+class FeatureStats:
     """One extractor's view of a set of images: sums of features, a count of each class that a
     classifier sees and, where pairs are measured, the features of `rows` of them."""
 
@@ -221,11 +223,11 @@ class View:
             self.rows[row : row + len(numbers)] = numbers
 
 
-class Seen:
+class FeatureSums:
     """A set of images, uint8 (N, C, H, W), as all extractors see it; a rank's part of it, or the
     whole."""
 
-    def __init__(self, views: list[View]) -> None:
+    def __init__(self, views: list[FeatureStats]) -> None:
         self.views = views
 
     def add(self, images: NDArray[np.uint8], row: int) -> None:
@@ -243,17 +245,17 @@ class Seen:
         for view in self.views:
             view.add(images, sums=sums, row=row)
 
-    def over_ranks(self, link: Link) -> Seen:
+    def over_ranks(self, link: Link) -> FeatureSums:
         """Collective. What all ranks have seen."""
         total = []
         for view in self.views:
             sums = view.sums
             numbers = link.sum(np.concatenate([sums, view.rows.ravel()]))
-            whole = View(view.extractor, 0)
+            whole = FeatureStats(view.extractor, 0)
             whole.set_sums(numbers[: len(sums)])
             whole.rows = numbers[len(sums) :].reshape(view.rows.shape)
             total.append(whole)
-        return Seen(total)
+        return FeatureSums(total)
 
 
 class _Memory:
@@ -266,7 +268,7 @@ class _Memory:
         names = [real.sha256, *(extractor.sha256 for extractor in extractors)]
         key = hashlib.sha256(" ".join(names).encode()).hexdigest()[:16]
         self.path = real.directory / ".statistics" / f"{key}.npz"
-        self.lengths = [len(View(extractor, 0).sums) for extractor in extractors]
+        self.lengths = [len(FeatureStats(extractor, 0).sums) for extractor in extractors]
 
     def read(self) -> list[Array] | None:
         try:

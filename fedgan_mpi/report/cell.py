@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedgan_mpi.cluster.wireless import Cell
 from fedgan_mpi.report.curves import write_figure
+from fedgan_mpi.wireless.cell import Cell
 
 _LARGEST = 700  # area of a dot that took part in every round, points²
 

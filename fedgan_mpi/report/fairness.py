@@ -12,7 +12,7 @@ import numpy as np
 
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import read_whole
-from fedgan_mpi.run.record import DEVICES
+from fedgan_mpi.run.directory import DEVICES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedgan_mpi.cluster.wireless import Cell
-from fedgan_mpi.command_line import PROVENANCE, config_table, read_config, tomllib
+from fedgan_mpi.cli.parser import PROVENANCE, config_table, read_config, tomllib
 from fedgan_mpi.config import CHANNEL_POLICIES, Config, WirelessConfig
+from fedgan_mpi.config.algorithm_traits import TRAITS
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.methods import METHODS
 from fedgan_mpi.report.fairness import Devices, Fairness, fairness, read_devices
 from fedgan_mpi.run.stats import STATS, read_stats
+from fedgan_mpi.wireless.cell import Cell
 
 Array = NDArray[np.float64]
 
@@ -91,10 +91,10 @@ class History:
             raise UserError(f"{path} cannot be timed anew: {policy} chose by its own cell")
         if wireless.compute == "measured":
             raise UserError("wireless.compute is 'measured', but a run is timed anew by 'macs'")
-        from fedgan_mpi.clock import make_clock
+        from fedgan_mpi.wireless.clock import make_clock
 
         images, classes = devices.images, len(devices.class_names)
-        if not self.experiment.algorithm.method.has_devices:
+        if not self.experiment.algorithm.traits.has_devices:
             images = [sum(images)]
         experiment = replace(self.experiment, wireless=wireless)
         clock = make_clock(
@@ -113,7 +113,7 @@ class History:
     def fairness(self) -> Fairness | None:
         """None where nobody is chosen, as in one process, or the run does not say what devices
         hold."""
-        if self.devices is None or not self.experiment.algorithm.method.has_devices:
+        if self.devices is None or not self.experiment.algorithm.traits.has_devices:
             return None
         return fairness(self.rounds, self.devices, self.experiment.training.batch_size)
 
@@ -211,7 +211,7 @@ def group_runs(runs: Sequence[History]) -> list[Group]:
 def _method(run: History) -> str:
     algorithm = run.config["algorithm"]
     words = [algorithm["name"]]
-    words += [algorithm["schedule"]] if "schedule" in METHODS[words[0]].keys else []
+    words += [algorithm["schedule"]] if "schedule" in TRAITS[words[0]].keys else []
     words += [algorithm[key] for key in ("preset",) if key in algorithm]
     return " ".join(words)
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from fedgan_mpi.command_line import read_config
+from fedgan_mpi.cli.parser import read_config
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.run.export import FINAL
+from fedgan_mpi.run.generator_file import FINAL
 from fedgan_mpi.run.stats import STATS, Line, parse_lines, split
 
 _BARS = "▁▂▃▄▅▆▇█"

@@ -22,7 +22,7 @@ from pathlib import Path
 from report import write_reports
 from variants import read_variants
 
-from fedgan_mpi.command_line import parse_train
+from fedgan_mpi.cli.parser import parse_train
 
 HERE = Path(__file__).resolve().parent / "small"
 DATA_SETS = ("mnist", "pneumonia")

@@ -1,0 +1,116 @@
+"""[θ | φ] in one contiguous vector; the two networks go on as views of it.
+
+Layout, so that whatever travels is one slice:
+
+    statistics of G | moments of G | θ | φ | moments of D | statistics of D
+
+Statistics are the floating-point buffers: BatchNorm's running means and variances, and the singular
+vectors of spectral normalization; integer counters stay in their modules. A section of moments
+exists only where an algorithm averages them. This file alone assigns `.data`: networks are placed
+on their device and cast first, packed last, and never moved again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Player = Literal["G", "D"]
+
+
+class FlatParameters:
+    """The vectors of one rank.
+
+    gan, generator, discriminator: slices that travel, 1-D; `with_statistics` says whether
+    statistics are in them. whole_generator, whole_discriminator: with statistics in any case.
+    theta, phi: the parameters alone, as nn.Parameter with a flat gradient, for optimizers.
+    """
+
+    def __init__(
+        self,
+        G: nn.Module,
+        D: nn.Module,
+        *,
+        with_statistics: bool = True,
+        with_moments_of: Collection[Player] = (),
+    ) -> None:
+        parameters = [*G.parameters(), *D.parameters()]
+        like = parameters[0]
+        size_theta = sum(p.numel() for p in G.parameters())
+        size_phi = sum(p.numel() for p in D.parameters())
+        statistics_g, statistics_d = _statistics(G), _statistics(D)
+        size_statistics_g = sum(b.numel() for b in statistics_g)
+        size_statistics_d = sum(b.numel() for b in statistics_d)
+        size_moments_g = 2 * size_theta if "G" in with_moments_of else 0
+        size_moments_d = 2 * size_phi if "D" in with_moments_of else 0
+
+        sizes_g = [size_statistics_g, size_moments_g, size_theta]
+        sizes_d = [size_phi, size_moments_d, size_statistics_d]
+        self.vector = torch.zeros(sum(sizes_g + sizes_d), dtype=like.dtype, device=like.device)
+        sections = self.vector.split(sizes_g + sizes_d)
+        self.statistics_of_generator, self.moments_of_generator, theta = sections[:3]
+        phi, self.moments_of_discriminator, self.statistics_of_discriminator = sections[3:]
+        self.gradient = torch.zeros(size_theta + size_phi, dtype=like.dtype, device=like.device)
+
+        _place(statistics_g, self.statistics_of_generator)
+        _place(list(G.parameters()), theta)
+        _place(list(D.parameters()), phi)
+        _place(statistics_d, self.statistics_of_discriminator)
+        gradient = self.gradient
+        for parameter in parameters:
+            parameter.grad, gradient = _head(gradient, parameter)
+
+        self.theta = nn.Parameter(theta)
+        self.theta.grad = self.gradient[:size_theta]
+        self.phi = nn.Parameter(phi)
+        self.phi.grad = self.gradient[size_theta:]
+
+        middle = sum(sizes_g)
+        start = 0 if with_statistics else size_statistics_g
+        stop = self.vector.numel() - (0 if with_statistics else size_statistics_d)
+        self.gan = self.vector[start:stop]
+        self.generator, self.discriminator = self.vector[start:middle], self.vector[middle:stop]
+        self.whole_generator, self.whole_discriminator = self.vector.split([middle, sum(sizes_d)])
+        # [means | variances], the part of the statistics that is BatchNorm's.
+        self.batchnorm_of_generator = self.statistics_of_generator[: _batchnorm_size(G)]
+        self.batchnorm_of_discriminator = self.statistics_of_discriminator[: _batchnorm_size(D)]
+
+
+def is_finite(vector: Tensor) -> bool:
+    """Whether all numbers are; those so large that their sum overflows are taken for not."""
+    return math.isfinite(vector.sum())  # an infinity or NaN spoils it, and nothing is allocated
+
+
+def _statistics(network: nn.Module) -> list[Tensor]:
+    """Floating-point buffers: running means, running variances, then all others."""
+    order = {"running_mean": 0, "running_var": 1}
+    buffers = [(name, b) for name, b in network.named_buffers() if b.is_floating_point()]
+    buffers.sort(key=lambda item: order.get(item[0].rpartition(".")[2], 2))
+    return [buffer for _, buffer in buffers]
+
+
+def _batchnorm_size(network: nn.Module) -> int:
+    ends = ("running_mean", "running_var")
+    return sum(b.numel() for name, b in network.named_buffers() if name.endswith(ends))
+
+
+def _head(vector: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """The vector's first numbers as a view of another's shape, and the rest.
+
+    In the other's order, too: a kernel in channels_last lies so in the vector, and is never turned
+    around for a convolution.
+    """
+    head, rest = vector.split([like.numel(), vector.numel() - like.numel()])
+    return head.as_strided(like.shape, like.stride()), rest
+
+
+def _place(tensors: list[Tensor], vector: Tensor) -> None:
+    """Copy the tensors into the vector, one after the other, and make each a view of its place."""
+    for tensor in tensors:
+        place, vector = _head(vector, tensor)
+        place.copy_(tensor.data)
+        tensor.data = place

@@ -1,0 +1,44 @@
+"""Whole jobs of algorithms that a job must treat otherwise than the default one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from whole_jobs import run
+
+
+def test_every_algorithm_has_the_same_bits_on_two_and_nine_ranks(tmp_path):
+    """Eight devices; three take part."""
+    script = tmp_path / "rounds.py"
+    script.write_text(EVERY_ALGORITHM.format(tests=str(Path(__file__).parents[1])))
+    hashes = []
+    for ranks in (2, 9):
+        done = run(ranks, cwd=tmp_path, program=(str(script),))
+        assert done.returncode == 0, done.stderr
+        hashes.append(done.stdout)
+    assert hashes[0] == hashes[1]
+    assert len(set(hashes[0].splitlines())) == 7
+
+
+EVERY_ALGORITHM = """
+import hashlib, sys
+sys.path.insert(0, "{tests}")
+from toys import play, toy_algorithm, toy_config, toy_shards
+from fedgan_mpi.algorithms import ALGORITHMS
+from fedgan_mpi.comm.link import Link
+
+link = Link()
+for name in ALGORITHMS:
+    some = {{}} if name == "centralized" else {{"policy": "round_robin", "count": 3}}
+    config = toy_config(
+        algorithm={{"name": name}},
+        link={{"average": "gather", "wire_dtype": "float32"}},
+        training={{"precision": "float32"}},
+        participation=some,
+    )
+    algorithm = toy_algorithm(link, config, toy_shards([10, 17, 4, 12, 9, 8, 8, 11]))
+    play(algorithm, 8)
+    if link.is_server:
+        bits = algorithm.flat.vector.numpy().tobytes()
+        print(name, hashlib.sha256(bits).hexdigest(), flush=True)
+"""
