@@ -1,7 +1,8 @@
-"""A GPU as the link sees it, made of ordinary memory: copies happen late, and not in host order.
+"""A fake GPU in host memory, for tests of staging and of the link.
 
-A copy is queued, and done only when somebody waits for it (or for a later one). Whoever reads a
-buffer too early finds what stood there before, as on a real stream.
+Copies and kernels are queued and run as late as possible: a copy when a later call waits for it, a
+kernel when the copy stream waits for it or the host synchronizes. Code that reads a buffer too
+early finds the old values, as with a real stream.
 """
 
 from __future__ import annotations
@@ -11,66 +12,67 @@ from torch import Tensor
 
 
 class FakeGpu:
-    """Owns tensors made by `vector`; notes the order of calls in `calls`."""
+    """Implements `Accelerator` and records the order of its calls in `calls`."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
-        self._owned: set[int] = set()
-        self._queue: list[tuple[int, Tensor, Tensor]] = []
-        self._computing: list[tuple[Tensor, Tensor]] = []
-        self._copies = 0
-        self._follows = self._led = True
         self.buffers: list[Tensor] = []
+        """All pinned buffers."""
+        self._vectors: dict[int, Tensor] = {}
+        self._copies: list[tuple[int, Tensor, Tensor]] = []
+        self._kernels: list[tuple[Tensor, Tensor]] = []
+        self._last_copy = 0
 
     def vector(self, values: Tensor) -> Tensor:
-        """A vector in this GPU's memory."""
-        vector = values.clone()
-        self._owned.add(vector.untyped_storage().data_ptr())
-        self._keep = [*getattr(self, "_keep", []), vector]
+        """Return a copy of the values in this GPU's memory."""
+        return self.adopt(values.clone())
+
+    def adopt(self, vector: Tensor) -> Tensor:
+        """Treat a vector's memory as this GPU's from now on."""
+        self._vectors[vector.untyped_storage().data_ptr()] = vector  # keeps the address in use
         return vector
 
     def compute(self, vector: Tensor, values: Tensor) -> None:
-        """Queue a kernel that overwrites a vector: done once somebody makes the copies follow, or
-        synchronizes."""
-        self._computing.append((vector, values))
+        """Queue a kernel that overwrites the vector."""
+        self._kernels.append((vector, values))
 
     def owns(self, vector: Tensor) -> bool:
-        return vector.untyped_storage().data_ptr() in self._owned
+        return vector.untyped_storage().data_ptr() in self._vectors
 
     def pinned(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         self.calls.append("pinned")
         self.buffers.append(torch.zeros(shape, dtype=dtype))
         return self.buffers[-1]
 
-    def follow(self) -> None:
-        self.calls.append("follow")
-        self._finish_computing()
+    def copies_wait_for_compute(self) -> None:
+        self.calls.append("copies wait")
+        self._run_kernels()
 
     def copy(self, to: Tensor, source: Tensor) -> int:
-        self._copies += 1
-        self.calls.append(f"copy {self._copies}")
-        self._queue.append((self._copies, to, source))
-        return self._copies
+        self._last_copy += 1
+        self.calls.append(f"copy {self._last_copy}")
+        self._copies.append((self._last_copy, to, source))
+        return self._last_copy
 
-    def wait(self, copied: int) -> None:
-        self.calls.append(f"wait {copied}")
-        while self._queue and self._queue[0][0] <= copied:
-            _, to, source = self._queue.pop(0)
+    def wait(self, event: int) -> None:
+        self.calls.append(f"wait {event}")
+        while self._copies and self._copies[0][0] <= event:
+            _, to, source = self._copies.pop(0)
             to.copy_(source)
 
-    def lead(self) -> None:
-        self.calls.append("lead")
+    def compute_waits_for_copies(self) -> None:
+        self.calls.append("compute waits")
 
     def synchronize(self) -> None:
         self.calls.append("synchronize")
-        self._finish_computing()
+        self._run_kernels()
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is queued."""
-        return not self._queue
+        """Whether no copy is queued."""
+        return not self._copies
 
-    def _finish_computing(self) -> None:
-        for vector, values in self._computing:
+    def _run_kernels(self) -> None:
+        for vector, values in self._kernels:
             vector.copy_(values)
-        self._computing = []
+        self._kernels = []

@@ -1,59 +1,45 @@
-"""A 16-bit wire as plain loops over K devices in one process.
+"""Oracle of the lossy wire: plain loops over K devices in one process.
 
-Rounding is by integer arithmetic on the bits, a dictionary of residuals stands for error feedback,
-and every message is rounded where the method's description sends it.
+Every message is rounded at the step at which the method's description sends it. Error feedback
+keeps one dictionary of residuals per sender.
 """
 
 from __future__ import annotations
 
 import copy
 
-import numpy as np
 import torch
-from oracle_algorithms import call, load, ua_loss, world
+from oracle_algorithms import ua_loss
+from oracle_trainers import call, load, make_trainers
+from rounding import ROUNDINGS
 
 from fedgan_mpi.config import Config
 from fedgan_mpi.random_streams import Purpose, numpy_stream
 
 
-def to_bfloat16(numbers: np.ndarray) -> np.ndarray:
-    """Round to the nearest, ties to even: the upper half of a float32's bits."""
-    bits = numbers.astype(np.float32).view(np.uint32).astype(np.uint64)
-    upper = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16 << 16
-    return upper.astype(np.uint32).view(np.float32)
-
-
-def to_float16(numbers: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        return numbers.astype(np.float32).astype(np.float16).astype(np.float32)
-
-
-ROUNDINGS = {"bfloat16": to_bfloat16, "float16": to_float16}
-
-
-class Post:
-    """One sender's messages: named tensors, rounded, with what was lost before where it feeds
-    back."""
+class Sender:
+    """Rounds the messages of one sender. Adds earlier rounding errors if error feedback is on."""
 
     def __init__(self, config: Config) -> None:
-        self.round, self.feeds_back = ROUNDINGS[config.link.wire_dtype], config.link.error_feedback
-        self.lost: dict[str, torch.Tensor] = {}
+        self.round, self.feedback = ROUNDINGS[config.link.wire_dtype], config.link.error_feedback
+        self.residual: dict[str, torch.Tensor] = {}
 
     def send(self, message: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return a state dictionary as received; entries other than floating-point are omitted."""
         received = {}
         for name, value in message.items():
             if not value.is_floating_point():
                 continue
-            meant = value + self.lost.get(name, 0.0) if self.feeds_back else value
-            received[name] = self.one(meant)
-            self.lost[name] = meant - received[name]
+            exact = value + self.residual.get(name, 0.0) if self.feedback else value
+            received[name] = self.send_tensor(exact)
+            self.residual[name] = exact - received[name]
         return received
 
-    def one(self, value: torch.Tensor) -> torch.Tensor:
+    def send_tensor(self, value: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(self.round(value.detach().numpy())).to(value.dtype)
 
 
-def lay(network, received) -> None:
+def load_received(network, received) -> None:
     network.load_state_dict({**network.state_dict(), **received})
 
 
@@ -62,12 +48,13 @@ def scaled(state, share):
 
 
 def ren(G, D, shards, config, rounds, shares, nz):
-    """shares: t -> {device: share}. Also for 16-bit dp_fedavg_gan's schedule, without clipping."""
-    server, players, _ = world(G, D, shards, config, nz)
-    down, up = {"G": Post(config), "D": Post(config)}, {k: Post(config) for k in shards}
+    """shares: t -> {device: share}. Also the schedule of dp_fedavg_gan without clipping."""
+    server, players, _ = make_trainers(G, D, shards, config, nz)
+    down, up = {"G": Sender(config), "D": Sender(config)}, {k: Sender(config) for k in shards}
 
     def server_steps():
-        before = copy.deepcopy(server.D.state_dict())  # what they show it leaves no trace
+        # The generator's steps must not change D's BatchNorm statistics.
+        before = copy.deepcopy(server.D.state_dict())
         for _ in range(config.training.generator_steps):
             server.g_step(*server.draw_noise(config.training.generator_batch_size))
         server.D.load_state_dict(before)
@@ -77,8 +64,8 @@ def ren(G, D, shards, config, rounds, shares, nz):
         sent = []
         for k, share in shares(t).items():
             player = players[k]
-            lay(player.G, theta)
-            lay(player.D, phi)
+            load_received(player.G, theta)
+            load_received(player.D, phi)
             for _ in range(config.training.discriminator_steps):
                 real, z = player.draw_real(), player.draw_noise(player.batches.size)
                 fake = call(copy.deepcopy(player.G), *z).detach()
@@ -86,24 +73,24 @@ def ren(G, D, shards, config, rounds, shares, nz):
             sent.append(up[k].send(scaled(player.D.state_dict(), share)))
         if config.algorithm.schedule == "parallel":
             server_steps()
-        lay(server.D, {name: sum(one[name] for one in sent) for name in sent[0]})
+        load_received(server.D, {name: sum(one[name] for one in sent) for name in sent[0]})
         if config.algorithm.schedule == "serial":
             server_steps()
     return server, players
 
 
 def fedgan(G, D, shards, config, rounds, shares, nz):
-    server, players, _ = world(G, D, shards, config, nz)
+    server, players, _ = make_trainers(G, D, shards, config, nz)
     names = ("G", "D")
-    down = {n: Post(config) for n in names}
-    up = {(k, n): Post(config) for k in shards for n in names}
+    down = {n: Sender(config) for n in names}
+    up = {(k, n): Sender(config) for k in shards for n in names}
     for t in range(rounds):
         received = {n: down[n].send(getattr(server, n).state_dict()) for n in names}
         sent = {n: [] for n in names}
         for k, share in shares(t).items():
             player = players[k]
             for n in names:
-                lay(getattr(player, n), received[n])
+                load_received(getattr(player, n), received[n])
             for _ in range(config.training.discriminator_steps):
                 real, z = player.draw_real(), player.draw_noise(player.batches.size)
                 fake = call(player.G, *z)
@@ -122,13 +109,13 @@ def fedgan(G, D, shards, config, rounds, shares, nz):
                 sent[n].append(up[k, n].send(scaled(state, share)))
         for n in names:
             mean = {name: sum(one[name] for one in sent[n]) for name in sent[n][0]}
-            lay(getattr(server, n), mean)
+            load_received(getattr(server, n), mean)
     return server, players
 
 
 def mdgan(G, D, shards, config, rounds, shares, nz):
-    server, players, _ = world(G, D, shards, config, nz)
-    post, batches = Post(config), config.algorithm.fake_batches
+    server, players, _ = make_trainers(G, D, shards, config, nz)
+    sender, batches = Sender(config), config.algorithm.fake_batches
     for t in range(rounds):
         present = sorted(shares(t))
         noise = [server.draw_noise(config.training.batch_size) for _ in range(batches)]
@@ -138,10 +125,10 @@ def mdgan(G, D, shards, config, rounds, shares, nz):
             player, for_g, for_d = players[k], n % batches, (n + 1) % batches
             real = player.draw_real()
             for _ in range(config.training.discriminator_steps):
-                player.d_step(real, (post.one(fakes[for_d]), noise[for_d][1]))
-            x = post.one(fakes[for_g]).requires_grad_(True)
+                player.d_step(real, (sender.send_tensor(fakes[for_d]), noise[for_d][1]))
+            x = sender.send_tensor(fakes[for_g]).requires_grad_(True)
             loss = player.g_loss(call(player.D, x, noise[for_g][1])).mean()
-            gradients[for_g] += post.one(torch.autograd.grad(loss, x)[0]) / len(present)
+            gradients[for_g] += sender.send_tensor(torch.autograd.grad(loss, x)[0]) / len(present)
         server.opt_g.zero_grad()
         for fake, gradient in zip(fakes, gradients, strict=True):
             fake.backward(gradient)
@@ -152,39 +139,40 @@ def mdgan(G, D, shards, config, rounds, shares, nz):
             from fedgan_mpi.algorithms.mdgan import derangement
 
             to = derangement(present, numpy_stream(config.run.seed, Purpose.SWAP, t))
-            sent = {k: copy.deepcopy(players[k].D.state_dict()) for k in present}
-            for sender, receiver in to.items():
+            states = {k: copy.deepcopy(players[k].D.state_dict()) for k in present}
+            for source, receiver in to.items():
                 moved = {
-                    n: post.one(v) if v.is_floating_point() else v for n, v in sent[sender].items()
+                    n: sender.send_tensor(v) if v.is_floating_point() else v
+                    for n, v in states[source].items()
                 }
-                load(players[receiver].D, moved, but_statistics=False)
+                load(players[receiver].D, moved, keep_statistics=False)
     return server, players
 
 
 def uagan(G, D, shards, config, rounds, shares, nz):
-    server, players, _ = world(G, D, shards, config, nz)
-    post = Post(config)
+    server, players, _ = make_trainers(G, D, shards, config, nz)
+    sender = Sender(config)
     for t in range(rounds):
         present = shares(t)
         z, classes = server.draw_noise(config.training.batch_size)
         fake = call(server.G, z, classes)
-        shown = post.one(fake)
+        received_fakes = sender.send_tensor(fake)
         logits, input_gradients = [], []
         for k in present:
             player = players[k]
             real = player.draw_real()
             for _ in range(config.training.discriminator_steps):
-                player.d_step(real, (shown, classes))
+                player.d_step(real, (received_fakes, classes))
             player.D.eval()
-            x = shown.clone().requires_grad_(True)
+            x = received_fakes.clone().requires_grad_(True)
             answer = call(player.D, x, classes)
-            input_gradients.append(post.one(torch.autograd.grad(answer.sum(), x)[0]))
-            logits.append(post.one(answer))
+            input_gradients.append(sender.send_tensor(torch.autograd.grad(answer.sum(), x)[0]))
+            logits.append(sender.send_tensor(answer))
             player.D.train()
         pi = torch.tensor(list(present.values()), dtype=torch.float64)[:, None]
-        heard = torch.stack(logits).requires_grad_(True)
-        loss = ua_loss(heard, pi, config.algorithm, server.g_loss)
-        (weights,) = torch.autograd.grad(loss, heard)
+        received_logits = torch.stack(logits).requires_grad_(True)
+        loss = ua_loss(received_logits, pi, config.algorithm, server.g_loss)
+        (weights,) = torch.autograd.grad(loss, received_logits)
         pairs = zip(weights, input_gradients, strict=True)
         gradient = sum(w[:, None, None, None] * slope for w, slope in pairs)
         server.opt_g.zero_grad()

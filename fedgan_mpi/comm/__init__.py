@@ -1,1 +1,1 @@
-"""TODO"""
+"""Communication between ranks: verbs, transports, GPU staging and compression."""

@@ -1,7 +1,7 @@
-"""Whether MPI may be handed a GPU's own memory. The link's; nobody else asks MPI for it.
+"""CUDA-aware MPI: whether the MPI library accepts addresses of GPU memory.
 
-Libraries answer for how they were built, and one that cannot crashes on a GPU's address rather than
-say so. So an answer comes first, and then a few numbers there and back.
+A library without this support may crash on such an address. Therefore the library is queried
+first, and a small transfer is tried only if it claims support.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from mpi4py import MPI
 
 from fedgan_mpi.comm.gpu_staging import Accelerator
 
-# What the libraries of Cray, MVAPICH and ParaStation are told by whoever starts them.
-_SWITCHES = ("MPICH_GPU_SUPPORT_ENABLED", "MV2_USE_CUDA", "PSP_CUDA")
+# Environment variables that enable GPU support in Cray MPICH, MVAPICH2 and ParaStation MPI.
+_ENABLING_VARIABLES = ("MPICH_GPU_SUPPORT_ENABLED", "MV2_USE_CUDA", "PSP_CUDA")
 
 
-def cuda_aware(comm: MPI.Comm) -> bool:
-    """What the loaded MPI library says of itself."""
-    # Not what a session echoes of a request: Open MPI echoes whatever it was asked for.
+def is_cuda_aware(comm: MPI.Comm) -> bool:
+    """Return whether the loaded MPI library claims to be CUDA-aware."""
+    # The info of `comm`, not of an MPI session: Open MPI copies a session's request into its info.
     kinds = comm.Get_info().get("mpi_memory_alloc_kinds") or ""
-    switched_on = any(os.environ.get(name) == "1" for name in _SWITCHES)
-    return _says_so() or "cuda" in kinds or switched_on
+    enabled = any(os.environ.get(name) == "1" for name in _ENABLING_VARIABLES)
+    return _query_cuda_support() or "cuda" in kinds or enabled
 
 
-def _says_so() -> bool:
+def _query_cuda_support() -> bool:
     try:
         with open("/proc/self/maps") as maps:
             paths = {line.split()[-1] for line in maps if "/libmpi" in line}
@@ -34,9 +34,11 @@ def _says_so() -> bool:
         return False
 
 
-def numbers_travel(comm: MPI.Comm, gpu: Accelerator, torch_device: str) -> bool:
-    """Collective. Whether the server's four numbers, and then everyone's sum, come through from one
-    GPU's memory to another's; the same answer on every rank."""
+def device_memory_round_trip(comm: MPI.Comm, gpu: Accelerator, torch_device: str) -> bool:
+    """Collective. Broadcast and reduce four numbers in GPU memory.
+
+    Returns, on every rank alike, whether every rank received the right values.
+    """
     import torch
 
     numbers = torch.full((4,), 0.0 if comm.rank else 3.0, device=torch_device)
@@ -45,8 +47,8 @@ def numbers_travel(comm: MPI.Comm, gpu: Accelerator, torch_device: str) -> bool:
     try:
         comm.Bcast(numbers, root=0)
         comm.Reduce(numbers, total if comm.rank == 0 else None, MPI.SUM, root=0)
-        arrived = numbers.tolist() == [3.0] * 4
-        arrived &= comm.rank > 0 or total.tolist() == [3.0 * comm.size] * 4
+        correct = numbers.tolist() == [3.0] * 4
+        correct &= comm.rank > 0 or total.tolist() == [3.0 * comm.size] * 4
     except (MPI.Exception, BufferError, TypeError, ValueError):
-        arrived = False
-    return bool(comm.allreduce(arrived, MPI.LAND))
+        correct = False
+    return bool(comm.allreduce(correct, MPI.LAND))

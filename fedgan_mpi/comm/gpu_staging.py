@@ -1,7 +1,7 @@
-"""Between a GPU's memory and the memory that MPI reads: pinned buffers, a piece at a time.
+"""Staging of GPU vectors through pinned host memory, chunk by chunk.
 
-MPI knows nothing of CUDA's streams, so nothing is handed out before what was queued for it has
-happened. While one piece is sent the next is already on its way. Knows neither ranks nor MPI.
+MPI ignores CUDA streams. A buffer is handed out only after all work queued for it has finished.
+While MPI sends one chunk, the GPU copies the next one. This module knows neither ranks nor MPI.
 """
 
 from __future__ import annotations
@@ -13,37 +13,37 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-PIECE = 2**21  # bytes: 80 µs of a PCIe 4 bus, against some 10 µs that a collective takes to begin
+CHUNK_BYTES = 2**21
+"""About 80 µs on PCIe 4, while a collective needs about 10 µs to start."""
 
 
 class Accelerator(Protocol):
-    """What staging asks of a GPU. Copies are queued on a stream of their own, one after the
-    other."""
+    """Operations that staging needs from a GPU. Copies run in order on a stream of their own."""
 
     def owns(self, vector: Tensor) -> bool:
-        """Whether a vector lies in its memory."""
+        """Return whether the vector is in this GPU's memory."""
 
     def pinned(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        """New host memory that it can copy from and to while the processor does something else."""
+        """Allocate page-locked host memory for asynchronous copies."""
 
-    def follow(self) -> None:
-        """Have the copies queued from now on wait for what has been computed."""
+    def copies_wait_for_compute(self) -> None:
+        """Make later copies wait for the kernels queued so far."""
 
     def copy(self, to: Tensor, source: Tensor) -> Any:
-        """Queue a copy; gives what `wait` takes."""
+        """Queue a copy and return its event for `wait`."""
 
-    def wait(self, copied: Any) -> None:
-        """Return once a copy has happened."""
+    def wait(self, event: Any) -> None:
+        """Block the host until the copy has finished."""
 
-    def lead(self) -> None:
-        """Have what is computed from now on wait for the copies queued so far."""
+    def compute_waits_for_copies(self) -> None:
+        """Make later kernels wait for the copies queued so far."""
 
     def synchronize(self) -> None:
-        """Return once all that was computed is in memory."""
+        """Block the host until all queued kernels have finished."""
 
 
 class Cuda:
-    """An NVIDIA GPU, that of this process."""
+    """The NVIDIA GPU of this process."""
 
     def __init__(self) -> None:
         import torch
@@ -58,7 +58,7 @@ class Cuda:
     def pinned(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         return self._empty(shape, dtype=dtype, pin_memory=True)
 
-    def follow(self) -> None:
+    def copies_wait_for_compute(self) -> None:
         self._stream.wait_stream(self._cuda.current_stream())
 
     def copy(self, to: Tensor, source: Tensor) -> torch.cuda.Event:
@@ -66,10 +66,10 @@ class Cuda:
             to.copy_(source, non_blocking=True)
             return self._stream.record_event()
 
-    def wait(self, copied: torch.cuda.Event) -> None:
-        copied.synchronize()
+    def wait(self, event: torch.cuda.Event) -> None:
+        event.synchronize()
 
-    def lead(self) -> None:
+    def compute_waits_for_copies(self) -> None:
         self._cuda.current_stream().wait_stream(self._stream)
 
     def synchronize(self) -> None:
@@ -77,104 +77,110 @@ class Cuda:
 
 
 class Staging:
-    """The road between one GPU's vectors and memory that MPI may read and write."""
+    """Maps vectors to memory that MPI may read and write."""
 
     def __init__(self, gpu: Accelerator | None, *, direct: bool) -> None:
-        """gpu: None where this rank has none; its pieces are those of ranks that have one. direct:
-        MPI reads vectors where they lie."""
+        """gpu: None if this rank has no GPU; all ranks then use equal chunks. direct:
+        MPI accesses vectors in place."""
         self.gpu, self.direct = gpu, direct
         self._buffers: dict[Hashable, Tensor] = {}
-        self._rooms: dict[Hashable, Tensor] = {}
+        self._workspaces: dict[Hashable, Tensor] = {}
 
-    def whole(self, vector: Tensor, purpose: Hashable, *, load: bool) -> Tensor:
-        """Memory of the vector's shape for MPI, with its values where `load` says so."""
+    def mpi_buffer(self, vector: Tensor, key: Hashable, *, load: bool) -> Tensor:
+        """Return memory of the vector's shape that MPI may access.
+
+        This is the vector itself or a pinned buffer. load: the buffer holds the vector's values.
+        """
         gpu = self._gpu_of(vector)
         if gpu is None:
             return vector
         if self.direct:
             gpu.synchronize()
             return vector
-        buffer = _buffer(gpu, self._buffers, purpose, vector)
+        buffer = _buffer(gpu, self._buffers, key, vector)
         if load:
-            gpu.follow()
+            gpu.copies_wait_for_compute()
             gpu.wait(gpu.copy(buffer, vector))
         return buffer
 
     def copy_back(self, vector: Tensor, host: Tensor) -> None:
-        """Bring what MPI wrote into `whole`'s memory to its vector."""
+        """Overwrite the vector with its `mpi_buffer`, after MPI has written there."""
         gpu = self._gpu_of(vector)
         if gpu is not None and not self.direct:
-            gpu.follow()
-            copied = gpu.copy(vector, host)
-            gpu.lead()
-            gpu.wait(copied)  # the buffer is free again
+            gpu.copies_wait_for_compute()
+            event = gpu.copy(vector, host)
+            gpu.compute_waits_for_copies()
+            gpu.wait(event)  # The buffer may be reused now.
 
-    def outgoing(self, vector: Tensor, purpose: Hashable = "out") -> Iterator[Tensor]:
-        """A 1-D vector's values piece by piece, each for as long as the loop stays with it."""
-        gpu, pieces = self._gpu_of(vector), self._pieces(vector)
-        if gpu is None or self.direct:
-            yield from self._as_they_lie(gpu, pieces)
-            return
-        buffers = self._pair(gpu, purpose, pieces[0])
-        gpu.follow()
-        copied = gpu.copy(buffers[0], pieces[0])
-        for k, piece in enumerate(pieces):
-            arrived = copied
-            if k + 1 < len(pieces):
-                following = pieces[k + 1]
-                copied = gpu.copy(buffers[(k + 1) % 2][: len(following)], following)
-            gpu.wait(arrived)
-            yield buffers[k % 2][: len(piece)]
+    def outgoing(self, vector: Tensor, key: Hashable = "out") -> Iterator[Tensor]:
+        """Yield a 1-D vector's values chunk by chunk.
 
-    def incoming(self, vector: Tensor, purpose: Hashable = "in") -> Iterator[Tensor]:
-        """Memory for a 1-D vector piece by piece, to be filled by the loop that asks for it and to
-        be asked for to the end: the vector is overwritten meanwhile."""
-        gpu, pieces = self._gpu_of(vector), self._pieces(vector)
+        Each chunk is valid until the next one is requested.
+        """
+        gpu, chunks = self._gpu_of(vector), self._chunks(vector)
         if gpu is None or self.direct:
-            yield from self._as_they_lie(gpu, pieces)
+            yield from self._in_place(gpu, chunks)
             return
-        buffers = self._pair(gpu, purpose, pieces[0])
-        copied: list[Any] = []
-        gpu.follow()  # something may still be computed from the old values
-        for k, piece in enumerate(pieces):
+        buffers = self._double_buffer(gpu, key, chunks[0])
+        gpu.copies_wait_for_compute()
+        event = gpu.copy(buffers[0], chunks[0])
+        for k, chunk in enumerate(chunks):
+            current = event
+            if k + 1 < len(chunks):
+                following = chunks[k + 1]
+                event = gpu.copy(buffers[(k + 1) % 2][: len(following)], following)
+            gpu.wait(current)
+            yield buffers[k % 2][: len(chunk)]
+
+    def incoming(self, vector: Tensor, key: Hashable = "in") -> Iterator[Tensor]:
+        """Yield one buffer per chunk of a 1-D vector; the caller fills each.
+
+        The vector is overwritten during the loop. The loop must run to its end.
+        """
+        gpu, chunks = self._gpu_of(vector), self._chunks(vector)
+        if gpu is None or self.direct:
+            yield from self._in_place(gpu, chunks)
+            return
+        buffers = self._double_buffer(gpu, key, chunks[0])
+        events: list[Any] = []
+        gpu.copies_wait_for_compute()  # Queued kernels may still read the old values.
+        for k, chunk in enumerate(chunks):
             if k >= 2:
-                gpu.wait(copied[k - 2])  # it has left the buffer
-            yield buffers[k % 2][: len(piece)]
-            copied.append(gpu.copy(piece, buffers[k % 2][: len(piece)]))
-        gpu.lead()
-        gpu.wait(copied[-1])  # and the buffers are free again
+                gpu.wait(events[k - 2])  # The buffer may be reused now.
+            yield buffers[k % 2][: len(chunk)]
+            events.append(gpu.copy(chunk, buffers[k % 2][: len(chunk)]))
+        gpu.compute_waits_for_copies()
+        gpu.wait(events[-1])  # Both buffers may be reused now.
 
-    def workspace(
-        self, purpose: Hashable, shape: Sequence[int], like: Tensor, dtype: Any
-    ) -> Tensor:
-        """Memory where `like` lies; the same at every call."""
-        key = (purpose, tuple(shape), dtype, like.device)
-        if key not in self._rooms:
-            self._rooms[key] = like.new_empty(tuple(shape), dtype=dtype)
-        return self._rooms[key]
+    def workspace(self, key: Hashable, shape: Sequence[int], like: Tensor, dtype: Any) -> Tensor:
+        """Return memory on the device of `like`, cached by key, shape and dtype."""
+        key = (key, tuple(shape), dtype, like.device)
+        if key not in self._workspaces:
+            self._workspaces[key] = like.new_empty(tuple(shape), dtype=dtype)
+        return self._workspaces[key]
 
     def _gpu_of(self, vector: Tensor) -> Accelerator | None:
         return self.gpu if self.gpu is not None and self.gpu.owns(vector) else None
 
-    def _pieces(self, vector: Tensor) -> tuple[Tensor, ...]:
-        """Alike on all ranks, those without a GPU too."""
-        return (vector,) if self.direct else vector.split(PIECE // vector.element_size())
+    def _chunks(self, vector: Tensor) -> tuple[Tensor, ...]:
+        """Split alike on every rank, with and without a GPU: the ranks' collectives must match."""
+        return (vector,) if self.direct else vector.split(CHUNK_BYTES // vector.element_size())
 
     @staticmethod
-    def _as_they_lie(gpu: Accelerator | None, pieces: Sequence[Tensor]) -> Iterator[Tensor]:
+    def _in_place(gpu: Accelerator | None, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
         if gpu is not None:
             gpu.synchronize()
-        yield from pieces
+        yield from chunks
 
-    def _pair(self, gpu: Accelerator, purpose: Hashable, like: Tensor) -> list[Tensor]:
-        return [_buffer(gpu, self._buffers, (purpose, n, like.dtype), like) for n in range(2)]
+    def _double_buffer(self, gpu: Accelerator, key: Hashable, like: Tensor) -> list[Tensor]:
+        return [_buffer(gpu, self._buffers, (key, n, like.dtype), like) for n in range(2)]
 
 
 def _buffer(
-    gpu: Accelerator, buffers: dict[Hashable, Tensor], purpose: Hashable, like: Tensor
+    gpu: Accelerator, buffers: dict[Hashable, Tensor], key: Hashable, like: Tensor
 ) -> Tensor:
-    """Pinned memory of that shape; the same one at every call."""
-    buffer = buffers.get(purpose)
+    """Return pinned memory of that shape and dtype, cached by key."""
+    buffer = buffers.get(key)
     if buffer is None or buffer.shape != like.shape or buffer.dtype != like.dtype:
-        buffers[purpose] = buffer = gpu.pinned(like.shape, like.dtype)
+        buffers[key] = buffer = gpu.pinned(like.shape, like.dtype)
     return buffer

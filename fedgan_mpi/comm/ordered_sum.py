@@ -1,6 +1,8 @@
-"""Vectors of all device ranks added up in the order of devices, so that the sum has the same bits
-on any number of ranks and with any MPI, and does not round where the wire does: MPI's own sum adds
-in an order and a type of its own.
+"""Sum of the device ranks' vectors in device order.
+
+The sum has the same bits for any number of ranks and any MPI library. It is taken in the dtype of
+the vectors, also if the wire is lossy. MPI's own reduction chooses its own order and adds in the
+dtype of the wire.
 """
 
 from __future__ import annotations
@@ -19,77 +21,87 @@ if TYPE_CHECKING:
 
 
 def ordered_sum(packed: Tensor, into: Tensor, comm: MPI.Comm, staging: Staging, wire: Wire) -> None:
-    """Collective. Overwrite the server's `into` with the sum of all device ranks' rows, row by row
-    and in each by rank.
+    """Collective. Overwrite the server's `into` with the sum of all device ranks' rows.
 
-    packed: (rows, n), as they travel; the server's own is not added. into: (n,); untouched on
-    device ranks.
+    The sum runs row by row, and within a row by rank. packed: (rows, n), packed for the wire; the
+    server's rows are ignored. into: (n,), unchanged on device ranks.
     """
-    few = (comm.size - 1) * wire.nbytes(into) <= into.nbytes
-    (_gather if few else _add_slices)(packed, into, comm, staging, wire)
+    few_ranks = (comm.size - 1) * wire.nbytes(into) <= into.nbytes
+    (_gather if few_ranks else _add_slices)(packed, into, comm, staging, wire)
 
 
 def sum_rows(tables: Sequence[Tensor], into: Tensor, wire: Wire) -> None:
-    """The same where all tables of rows lie before this rank, as in shared memory."""
+    """Overwrite `into` with the sum of all ranks' rows, in the order of `ordered_sum`.
+
+    tables: one (rows, n) table per device rank, in memory that this rank can read.
+    """
     wire.sum([table[row] for row in range(len(tables[0])) for table in tables], into)
 
 
 def _gather(packed: Tensor, into: Tensor, comm: MPI.Comm, staging: Staging, wire: Wire) -> None:
-    """The server adds them up, piece by piece: it keeps none of them."""
+    """Gather every chunk on the server and add it there at once."""
     is_server = comm.rank == 0
-    total = staging.whole(into, "total", load=False) if is_server else into
+    total = staging.mpi_buffer(into, "total", load=False) if is_server else into
     if is_server:
         total.zero_()
     for row in packed:
         start = 0
-        for piece in staging.outgoing(row):
-            shape = (comm.size if is_server else 0, len(piece))
-            everyone = staging.workspace("everyone", shape, piece, piece.dtype)
-            comm.Gather(piece, everyone if is_server else None, root=0)
-            for theirs in everyone[1:]:
-                wire.add(theirs, total[start : start + len(piece)])
-            start += len(piece)
+        for chunk in staging.outgoing(row):
+            shape = (comm.size if is_server else 0, len(chunk))
+            gathered = staging.workspace("gathered", shape, chunk, chunk.dtype)
+            comm.Gather(chunk, gathered if is_server else None, root=0)
+            for received in gathered[1:]:
+                wire.add(received, total[start : start + len(chunk)])
+            start += len(chunk)
     if is_server:
         staging.copy_back(into, total)
 
 
 def _add_slices(packed: Tensor, into: Tensor, comm: MPI.Comm, staging: Staging, wire: Wire) -> None:
-    """Each device rank adds up a slice of every piece, and the server takes in the sums: no rank
-    takes in more the more there are."""
+    """Reduce-scatter among the device ranks, then gather the sums on the server.
+
+    Each device rank adds one slice of every chunk, so that no rank receives more if ranks are
+    added.
+    """
     is_server = comm.rank == 0
-    sums: list[tuple[int, Tensor]] = []  # each piece's length, and what my slice adds up to
+    sums: list[tuple[int, Tensor]] = []  # (chunk length, sum of this rank's slice) per chunk
     for row in packed:
-        for number, piece in enumerate(staging.outgoing(row)):
-            slices = _exchange_slices(piece, comm, staging)
+        for number, chunk in enumerate(staging.outgoing(row)):
+            slices = _exchange_slices(chunk, comm, staging)
             if number == len(sums):
-                mine = staging.workspace(("sum", number), slices.shape[1:], piece, into.dtype)
-                sums.append((len(piece), mine.zero_()))
-            for theirs in slices:
-                wire.add(theirs, sums[number][1])
-    total = staging.whole(into, "total", load=False) if is_server else into
+                shape = slices.shape[1:]
+                slice_sum = staging.workspace(("sum", number), shape, chunk, into.dtype)
+                sums.append((len(chunk), slice_sum.zero_()))
+            for received in slices:
+                wire.add(received, sums[number][1])
+    total = staging.mpi_buffer(into, "total", load=False) if is_server else into
     start = 0
-    for number, (length, mine) in enumerate(sums):
-        mine = staging.whole(mine, ("sum", number), load=True)  # what was added is there
-        there = [total[start : start + length], _slices_of(length, comm)]
-        comm.Gatherv(mine, there if is_server else None, root=0)
+    for number, (length, slice_sum) in enumerate(sums):
+        # A GPU may still be adding; `mpi_buffer` waits for it.
+        slice_sum = staging.mpi_buffer(slice_sum, ("sum", number), load=True)
+        target = [total[start : start + length], _slices_of(length, comm)]
+        comm.Gatherv(slice_sum, target if is_server else None, root=0)
         start += length
     if is_server:
         staging.copy_back(into, total)
 
 
-def _exchange_slices(piece: Tensor, comm: MPI.Comm, staging: Staging) -> Tensor:
-    """Everyone's slice that is this rank's, (device ranks, length); the server's are empty."""
-    counts, starts = _slices_of(len(piece), comm)
-    ranks, mine = comm.size - 1, counts[comm.rank]
-    slices = staging.workspace("slices", (ranks, mine), piece, piece.dtype)
+def _exchange_slices(chunk: Tensor, comm: MPI.Comm, staging: Staging) -> Tensor:
+    """Return this rank's slice from all device ranks, (device ranks, length).
+
+    Empty on the server.
+    """
+    counts, starts = _slices_of(len(chunk), comm)
+    ranks, length = comm.size - 1, counts[comm.rank]
+    slices = staging.workspace("slices", (ranks, length), chunk, chunk.dtype)
     sends = ([0] * comm.size, starts) if comm.rank == 0 else (counts, starts)
-    receives = [0] + [mine] * ranks, [0] + [mine * n for n in range(ranks)]
-    comm.Alltoallv([piece, sends], [slices, receives])
+    receives = [0] + [length] * ranks, [0] + [length * n for n in range(ranks)]
+    comm.Alltoallv([chunk, sends], [slices, receives])
     return slices
 
 
 def _slices_of(length: int, comm: MPI.Comm) -> tuple[list[int], list[int]]:
-    """(lengths, starts) of all ranks' slices of so many numbers; the server has none."""
+    """Return (lengths, starts) of all ranks' slices of a vector; the server's is empty."""
     ranks = comm.size - 1
     ends = [0] + [length * rank // ranks for rank in range(comm.size)]
     return [end - start for start, end in pairwise(ends)], ends[:-1]

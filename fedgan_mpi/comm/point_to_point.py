@@ -1,4 +1,4 @@
-"""Vectors of single devices, from the rank that has one to the rank that is to have it."""
+"""Point-to-point messages: vectors of single devices, sent from rank to rank."""
 
 from __future__ import annotations
 
@@ -13,37 +13,39 @@ from fedgan_mpi.comm.gpu_staging import Staging
 if TYPE_CHECKING:
     from torch import Tensor
 
-Parcel = tuple[int, int, "Tensor"]
-"""The other rank, the device that it is for or from, as its tag, and the vector."""
-Complete = Callable[[list[MPI.Request]], None]
-"""Returns once all of them are done."""
+Message = tuple[int, int, "Tensor"]
+"""(remote rank, receiving or sending device as the tag, buffer)."""
+WaitAll = Callable[[list[MPI.Request]], None]
+"""Returns after all requests have completed."""
 
 
-def carry(
+def exchange(
     rows: Mapping[int, Tensor],
-    partner: Callable[[int], int],
+    partner_of: Callable[[int], int],
     comm: MPI.Comm,
     staging: Staging,
     wire: Wire,
-    complete: Complete,
+    wait_all: WaitAll,
     *,
     sends: bool,
 ) -> None:
-    """Each device's row to or from its partner's rank. sends: all leave; else all are
-    overwritten."""
+    """Send each device's row to its partner rank, or receive it from there.
+
+    rows: device -> 1-D vector. sends: False overwrites every row with the received vector.
+    """
     packed = {
-        device: wire.pack(row, ("carried", sends, device), load=sends)
+        device: wire.pack(row, ("exchange", sends, device), load=sends)
         for device, row in rows.items()
     }
-    hosts = {
-        device: staging.whole(row, ("carried", sends, device), load=sends)
+    buffers = {
+        device: staging.mpi_buffer(row, ("exchange", sends, device), load=sends)
         for device, row in packed.items()
     }
-    point_to_point = [(partner(device), device, host) for device, host in hosts.items()]
-    complete(_post(comm, point_to_point if sends else [], [] if sends else point_to_point))
+    messages = [(partner_of(device), device, buffer) for device, buffer in buffers.items()]
+    wait_all(_post(comm, messages if sends else [], [] if sends else messages))
     if not sends:
         for device, row in rows.items():
-            staging.copy_back(packed[device], hosts[device])
+            staging.copy_back(packed[device], buffers[device])
             wire.unpack(packed[device], row)
 
 
@@ -54,26 +56,31 @@ def permute(
     comm: MPI.Comm,
     staging: Staging,
     wire: Wire,
-    complete: Complete,
+    wait_all: WaitAll,
 ) -> None:
-    """Each listed device's vector to the device that gets it, from rank to rank; overwritten with
-    the one that comes in."""
+    """Send each device's vector to the device `to[device]` and overwrite it with the received one.
+
+    vectors: device -> 1-D vector, for the devices of `to` on this rank.
+    """
     source = {receiver: sender for sender, receiver in to.items()}
     sends, receives, arriving = [], [], []
     for device, vector in vectors.items():
-        leaves = wire.copy(vector, ("leaves", device))  # another comes into its place
-        comes = wire.pack(vector, ("comes", device), load=False)
-        host = staging.whole(leaves, ("leaves", device), load=True)
-        sends.append((rank_of(to[device]), to[device], host))
-        host = staging.whole(comes, ("comes", device), load=False)
-        receives.append((rank_of(source[device]), device, host))
-        arriving.append((comes, vector, host))
-    complete(_post(comm, sends, receives))
-    for comes, vector, host in arriving:
-        staging.copy_back(comes, host)
-        wire.unpack(comes, vector)
+        # A copy, because the receive overwrites the vector.
+        leaving = wire.pack_copy(vector, ("leaving", device))
+        received = wire.pack(vector, ("received", device), load=False)
+        buffer = staging.mpi_buffer(leaving, ("leaving", device), load=True)
+        sends.append((rank_of(to[device]), to[device], buffer))
+        buffer = staging.mpi_buffer(received, ("received", device), load=False)
+        receives.append((rank_of(source[device]), device, buffer))
+        arriving.append((received, vector, buffer))
+    wait_all(_post(comm, sends, receives))
+    for received, vector, buffer in arriving:
+        staging.copy_back(received, buffer)
+        wire.unpack(received, vector)
 
 
-def _post(comm: MPI.Comm, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> list[MPI.Request]:
-    requests = [comm.Irecv(host, rank, tag) for rank, tag, host in receives]
-    return requests + [comm.Isend(host, rank, tag) for rank, tag, host in sends]
+def _post(
+    comm: MPI.Comm, sends: Sequence[Message], receives: Sequence[Message]
+) -> list[MPI.Request]:
+    requests = [comm.Irecv(buffer, rank, tag) for rank, tag, buffer in receives]
+    return requests + [comm.Isend(buffer, rank, tag) for rank, tag, buffer in sends]

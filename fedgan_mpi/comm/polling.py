@@ -1,4 +1,4 @@
-"""Waiting for other ranks without taking the core that they compute on: MPI's own waiting spins."""
+"""Waiting with short sleeps between tests. MPI's own waiting spins and occupies the core."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import time
 
 from mpi4py import MPI
 
-_NAP = 2e-4  # seconds; longer naps add up along the tree of a collective
+_INTERVAL = 2e-4  # seconds; longer sleeps add up along the tree of a collective
 
 
 def barrier(comm: MPI.Comm) -> None:
-    """Collective. Return once all ranks have come here."""
-    token = comm.Ibarrier()
-    while not token.Test():
-        time.sleep(_NAP)
+    """Collective. Return after all ranks have entered."""
+    request = comm.Ibarrier()
+    while not request.Test():
+        time.sleep(_INTERVAL)
 
 
 def wait_all(requests: list[MPI.Request]) -> None:
-    """Return once all these transfers are done."""
+    """Return after all requests have completed."""
     while not MPI.Request.Testall(requests):
-        time.sleep(_NAP)
+        time.sleep(_INTERVAL)

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Failure detection: a watchdog on each machine, a peer monitor between machines."""

@@ -1,64 +1,68 @@
-"""Sees to it that the job ends where a rank dies or hangs: this rank's line on its machine's board,
-its connections to other machines, and the thread that looks at both."""
+"""Failure detector of one rank: status board, peer monitor and watchdog thread."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import platform
-import sys
 from collections.abc import Callable, Sequence
 
 from mpi4py import MPI
 
-from fedgan_mpi.comm.shared_memory import shared_file
 from fedgan_mpi.errors import AgreedError
-from fedgan_mpi.faults.peer_monitor import Endpoint, Listener, PeerMonitor, connect
-from fedgan_mpi.faults.watchdog import GRACE, Board, Watchdog, exit_soon, ranks_on_hosts
+from fedgan_mpi.faults.handshake import Endpoint, Listener, connect
+from fedgan_mpi.faults.peer_monitor import PeerMonitor
+from fedgan_mpi.faults.status_board import StatusBoard
+from fedgan_mpi.faults.watchdog import GRACE, Watchdog, exit_after, format_hosts
+from fedgan_mpi.hardware.shared_files import open_shared_file
+
+logger = logging.getLogger(__name__)
 
 
 class FailureDetector:
-    """One rank's; it looks from `begin` to `stop`."""
+    """Ends the job if a rank dies or hangs. Active between `start` and `stop`."""
 
     def __init__(self, verbs: Sequence[str]) -> None:
-        """verbs: names of exchanges, by the number that the board has for them; 0 is none."""
+        """verbs: names of the exchanges, by their number on the status board; 0 means none."""
         self._verbs = verbs
-        self.board: Board | None = None
-        """Where this rank says which exchange it is in; None where nobody looks."""
+        self.board: StatusBoard | None = None
+        """The board on which this rank reports its exchanges; None without a detector."""
         self._watchdog: Watchdog | None = None
         self._leader = 0  # the lowest rank of this machine
 
-    def find_board(self, comm: MPI.Comm) -> tuple[Board | None, str | None]:
-        """Collective of each machine's ranks. One for this rank to write on from now on, or why
-        there is none."""
+    def create_board(self, comm: MPI.Comm) -> tuple[StatusBoard | None, str | None]:
+        """Collective. Return this machine's board, or None and the reason for its absence."""
         machine = comm.Split_type(MPI.COMM_TYPE_SHARED)
         self._leader = machine.bcast(comm.rank)
         try:
-            file = shared_file(machine, Board.length(machine.size))
-            return Board(file, machine.rank, comm.rank), None
-        except (AgreedError, OSError) as error:  # of one machine, whose file system has no locks
+            file = open_shared_file(machine, StatusBoard.nbytes(machine.size))
+            return StatusBoard(file, machine.rank, comm.rank), None
+        except (AgreedError, OSError) as error:  # OSError: the file system has no locks
             return None, str(error)
         finally:
             machine.Free()
 
-    def begin(
+    def start(
         self,
         comm: MPI.Comm,
-        meet: Callable[[], None],
+        barrier: Callable[[], None],
         deadline: float | None,
         abort: Callable[[], None],
         *,
-        survives: bool,
+        survive: bool,
     ) -> None:
-        """Collective, once all have a board. From now on `abort` is called where a rank has died,
-        unless deaths are survived, or makes no progress for `deadline` seconds; None: it may take
-        as long as it likes. meet: waits for all ranks."""
+        """Collective, after every rank has its board. Start the watchdog.
+
+        It calls `abort` if a rank has died, or if this rank makes no progress for `deadline`
+        seconds; None: no limit. survive: ignore deaths.
+        """
         assert self.board is not None
-        lifeline = None if survives else connect_machines(comm, meet, self._leader)
+        peer_monitor = None if survive else connect_peers(comm, barrier, self._leader)
         atexit.register(self.sign_off)
 
-        def end() -> None:
-            exit_soon(GRACE)  # under srun Abort waits for the others
+        def end_job() -> None:
+            exit_after(GRACE)  # under srun, MPI_Abort waits for the other ranks
             abort()
 
         self._watchdog = Watchdog(
@@ -66,67 +70,65 @@ class FailureDetector:
             comm.rank,
             self._verbs,
             deadline,
-            end,
-            lifeline=lifeline,
-            survives=survives,
+            end_job,
+            peer_monitor=peer_monitor,
+            survive=survive,
         )
         self._watchdog.start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop the watchdog."""
         if self._watchdog is not None:
             self._watchdog.stop()
 
     def sign_off(self, *, ends_job: bool = False) -> None:
-        """This process ends, which is no death; or the whole job does."""
+        """Announce that this process exits in order, or that it ends the whole job."""
         if self._watchdog is not None:
             self._watchdog.sign_off(ends_job=ends_job)
 
-    def by_itself(self, act: Callable[[], None]) -> None:
-        """What a rank does in the middle of an exchange, and counts as none."""
+    def run_outside_exchange(self, function: Callable[[], None]) -> None:
+        """Run local work inside an exchange; the board shows this rank as computing."""
         if self.board is None:
-            act()
+            function()
         else:
-            verb = self.board.stamp[1]
+            _, verb = self.board.progress
             self.board.leave(0)
-            act()
+            function()
             self.board.leave(verb)
 
 
-def connect_machines(comm: MPI.Comm, meet: Callable[[], None], leader: int) -> PeerMonitor | None:
-    """Collective. The server's and each far rank's, where there are other machines than the
-    server's and all their ranks can connect to it.
+def connect_peers(comm: MPI.Comm, barrier: Callable[[], None], leader: int) -> PeerMonitor | None:
+    """Collective. Connect the server with every rank on another machine, by TCP.
 
-    meet: waits for all ranks. leader: the lowest rank of this rank's machine.
+    leader: the lowest rank of this rank's machine. Returns None on ranks that need no connection,
+    and on every rank if a remote rank cannot connect; the server then prints a warning.
     """
-    everyone = comm.allgather((leader, platform.node()))
-    far = [rank for rank, (theirs, _) in enumerate(everyone) if theirs != everyone[0][0]]
-    hosts = [host for _, host in everyone]
-    if not far:
+    machines = comm.allgather((leader, platform.node()))
+    remote_ranks = [rank for rank, (other, _) in enumerate(machines) if other != machines[0][0]]
+    hosts = [host for _, host in machines]
+    if not remote_ranks:
         return None
     is_server = comm.rank == 0
     listener: Listener | None = None
     if is_server:
         with contextlib.suppress(OSError):
-            listener = Listener(far)
-    invitation: Endpoint | None = comm.bcast(listener and listener.invitation)
-    lines = {}
+            listener = Listener(remote_ranks)
+    endpoint: Endpoint | None = comm.bcast(listener and listener.endpoint)
+    connections = {}
     if listener is not None:
-        lines = listener.accept()
-    elif invitation is not None and comm.rank in far:
-        lines = connect(invitation, comm.rank)
-    meet()
-    connected = comm.allgather(bool(lines))
-    missing = [rank for rank in far if not connected[rank]]
+        connections = listener.accept()
+    elif endpoint is not None and comm.rank in remote_ranks:
+        connections = connect(endpoint, comm.rank)
+    barrier()
+    connected = comm.allgather(bool(connections))
+    missing = [rank for rank in remote_ranks if not connected[rank]]
     if missing and is_server:
-        print(
-            f"[rank 0 on {hosts[0]}] {ranks_on_hosts(missing, hosts)} cannot connect to this "
-            "host by TCP: a death is noticed by ranks of the same machine only",
-            file=sys.stderr,
-            flush=True,
+        logger.warning(
+            "%s cannot connect to this host by TCP: only ranks of the same machine detect a death",
+            format_hosts(missing, hosts),
         )
     if missing:
-        for line in lines.values():
-            line.close()
+        for connection in connections.values():
+            connection.close()
         return None
-    return PeerMonitor(lines, far, hosts) if lines else None
+    return PeerMonitor(connections, remote_ranks, hosts) if connections else None

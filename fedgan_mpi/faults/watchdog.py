@@ -1,256 +1,193 @@
-"""Finds the rank that hangs, neither failing nor ending, and the one that has died where the
-launcher leaves the others waiting for it for ever, or for long: SLURM's for its KillWait.
+"""Watchdog thread: ends the job if a rank has died or hangs.
 
-Each rank writes on a board, in memory that the ranks of its machine share, which exchange it has
-entered, and holds a lock that the kernel takes back from the dead. Those of other machines are the
-lifeline's. A thread beside the training looks at all of them.
+Launchers do not do this in time: some keep the other ranks waiting forever, SLURM for its KillWait.
+Ranks of the same machine are observed on the status board, ranks of other machines through the
+peer monitor.
 """
 
 from __future__ import annotations
 
-import fcntl
+import logging
 import math
-import mmap
 import os
-import platform
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import BinaryIO
-
-import numpy as np
-from numpy.typing import NDArray
 
 from fedgan_mpi.faults.peer_monitor import PeerMonitor
+from fedgan_mpi.faults.status_board import StatusBoard
+
+logger = logging.getLogger(__name__)
 
 GRACE = 2.0
-"""Seconds after the deadline that waiting ranks leave to the one that hangs, which can show where
-it stands. One that is stopped as a whole cannot, and is named by the others. As many that a
-launcher has to end a job in which a rank has died."""
+"""Seconds between the stages of a failure.
 
-_ENTERED, _VERB, _WORLD_RANK, _LEFT, _NUMBERS = 0, 1, 2, 3, 8  # a cache line each
-_ALONE, _WITH_ALL = 1, 2  # how a rank has left
-
-
-class Board:
-    """Where a machine's ranks say what they do; a line a rank."""
-
-    def __init__(self, file: BinaryIO, line: int, world_rank: int) -> None:
-        """file: zeros that the machine's ranks share, `length` bytes. Its bytes are locked, one a
-        rank: a lock, other than a process number, means the same in every container."""
-        memory = mmap.mmap(file.fileno(), 0)
-        self._lines = np.frombuffer(memory, np.int64).reshape(-1, _NUMBERS)
-        self._file, self._line = file, line  # a rank that closed the file would lose its lock
-        fcntl.lockf(file, fcntl.LOCK_EX, 1, line)
-        self._mine = self._lines[line]
-        self._mine[_WORLD_RANK] = world_rank
-
-    @staticmethod
-    def length(ranks: int) -> int:
-        """Bytes."""
-        return 8 * ranks * _NUMBERS
-
-    def enter(self, verb: int) -> int:
-        """Gives the exchange that this one is part of; 0 is none."""
-        outer = int(self._mine[_VERB])
-        self._mine[_VERB] = verb
-        self._mine[_ENTERED] += 1
-        return outer
-
-    def leave(self, outer: int) -> None:
-        self._mine[_VERB] = outer
-
-    @property
-    def stamp(self) -> tuple[int, int]:
-        """Another one whenever this rank has come further."""
-        return int(self._mine[_ENTERED]), int(self._mine[_VERB])
-
-    def behind(self) -> list[int]:
-        """World ranks of this machine that others wait for: they have entered fewer exchanges, or
-        do something by themselves in the middle of one."""
-        entered = self._lines[:, _ENTERED]
-        least = entered == entered.min()
-        if least.all():
-            least = self._lines[:, _VERB] == 0
-        return [] if least.all() else self._ranks(least)
-
-    def waiting(self) -> list[int]:
-        """World ranks of this machine that are in an exchange."""
-        return self._ranks(self._lines[:, _VERB] > 0)
-
-    def verb_of(self, world_rank: int) -> int:
-        line = self._lines[:, _WORLD_RANK].tolist().index(world_rank)
-        return int(self._lines[line, _VERB])
-
-    def sign_off(self, *, ends_job: bool = False) -> None:
-        """This process ends, which is no death; or the whole job does."""
-        self._mine[_LEFT] = _WITH_ALL if ends_job else _ALONE
-
-    def job_ends(self) -> bool:
-        """Whether a rank of this machine has said so."""
-        return bool((self._lines[:, _LEFT] == _WITH_ALL).any())
-
-    def dead(self) -> list[int]:
-        """World ranks of this machine whose process ended without having signed off."""
-        return self._ranks(np.array([self._is_dead(line) for line in range(len(self._lines))]))
-
-    def is_first(self, dead: Sequence[int]) -> bool:
-        """Whether this rank is the lowest of this machine that is not among the dead."""
-        return self._mine[_WORLD_RANK] == min(set(self._lines[:, _WORLD_RANK].tolist()) - {*dead})
-
-    def _is_dead(self, line: int) -> bool:
-        if line == self._line or self._lines[line, _LEFT]:
-            return False
-        try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, line)
-        except OSError:
-            return False
-        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, line)
-        return not self._lines[line, _LEFT]  # it may have done so in the meantime
-
-    def _ranks(self, chosen: NDArray[np.bool_]) -> list[int]:
-        return sorted(self._lines[chosen, _WORLD_RANK].tolist())
+A hanging rank gets this time after the deadline to print its own stack; then the waiting ranks
+report it, since a stopped process cannot. A launcher gets this time to end a job with a dead rank.
+"""
 
 
 class Watchdog(threading.Thread):
-    """Ends the job where a rank of this machine or at the lifeline has died, or this one makes no
-    progress for `deadline` seconds."""
+    """Ends the job if a rank has died, or if this rank makes no progress for `deadline` seconds."""
 
     def __init__(
         self,
-        board: Board,
+        board: StatusBoard,
         rank: int,
         verbs: Sequence[str],
         deadline: float | None,
-        end: Callable[[], None],
+        abort: Callable[[], None],
         *,
-        lifeline: PeerMonitor | None = None,
-        survives: bool = False,
+        peer_monitor: PeerMonitor | None = None,
+        survive: bool = False,
     ) -> None:
-        """deadline: None for none. survives: deaths are others' worry."""
+        """verbs: names of the board's verbs. deadline: None for no limit. survive: ignore
+        deaths."""
         super().__init__(name="watchdog", daemon=True)
         self.board, self.rank, self.verbs = board, rank, verbs
-        self.deadline, self.end = math.inf if deadline is None else deadline, end
-        self.lifeline, self.survives = lifeline, survives
-        self._main = threading.main_thread().ident
-        self._over = threading.Event()
+        self.deadline, self.abort = math.inf if deadline is None else deadline, abort
+        self.peer_monitor, self.survive = peer_monitor, survive
+        self._main_thread = threading.main_thread().ident
+        self._stopped = threading.Event()
 
     def stop(self) -> None:
-        """Collective of a rank's own two threads: it looks no more."""
-        self._over.set()
+        """Stop the thread and close the peer monitor."""
+        self._stopped.set()
         self.join()
-        if self.lifeline is not None:
-            self.lifeline.close()
+        if self.peer_monitor is not None:
+            self.peer_monitor.close()
 
     def sign_off(self, *, ends_job: bool = False) -> None:
-        """This process ends, which is no death; or the whole job does."""
+        """Announce that this process exits in order, or that it ends the whole job."""
         self.board.sign_off(ends_job=ends_job)
-        if self.lifeline is not None:
-            self.lifeline.sign_off(ends_job=ends_job)
+        if self.peer_monitor is not None:
+            self.peer_monitor.sign_off(ends_job=ends_job)
 
     def run(self) -> None:
+        """Check every half second, or every tenth of a shorter deadline."""
         pause = min(0.5, self.deadline / 10)  # seconds
-        last, since = self.board.stamp, time.monotonic()
-        before, died, over = since, math.inf, math.inf
-        while not self._over.wait(pause):
-            now, stamp = time.monotonic(), self.board.stamp
-            if now - before > pause + 1:
-                since += now - before - pause  # this process itself was stopped for so long
-            before = now
-            if stamp != last:
-                last, since = stamp, now
-            dead = [] if self.survives else self._dead()
-            died = min(died, now) if dead else math.inf
-            if over == math.inf and not self.survives and self._job_ends():
-                over = now
-                self.sign_off(ends_job=True)  # so that all machines learn of it
-            message = self._message(stamp[1], now - since) or self._last_words(dead, now - died)
-            if message is None and now - over > GRACE:
+        progress, progress_time = self._progress(), time.monotonic()
+        last_check, death_time, job_end_time = progress_time, math.inf, math.inf
+        while not self._stopped.wait(pause):
+            now, current = time.monotonic(), self._progress()
+            if now - last_check > pause + 1:  # this process itself was suspended
+                progress_time += now - last_check - pause
+            last_check = now
+            if current != progress:
+                progress, progress_time = current, now
+            dead = [] if self.survive else self._dead()
+            death_time = min(death_time, now) if dead else math.inf
+            if job_end_time == math.inf and not self.survive and self._job_ends():
+                job_end_time = now
+                self.sign_off(ends_job=True)  # forwards it to the other machines
+            message = self._hang_message(current[1], now - progress_time)
+            message = message or self._death_message(dead, now - death_time)
+            if message is None and now - job_end_time > GRACE:
                 message = ""
             if message is not None:
-                print(message, end="", file=sys.stderr, flush=True)
-                self.end()
+                if message:
+                    logger.error("%s", message)
+                self.abort()
                 return
 
+    def _progress(self) -> tuple[int, int]:
+        """(activity of this machine, current verb of this rank)."""
+        return self.board.activity(), self.board.progress[1]
+
     def _dead(self) -> list[int]:
-        far = [] if self.lifeline is None else self.lifeline.dead()
-        return sorted({*self.board.dead(), *far})
+        remote = [] if self.peer_monitor is None else self.peer_monitor.dead()
+        return sorted({*self.board.dead(), *remote})
 
     def _job_ends(self) -> bool:
-        """Whether a rank has ended the job, which its Abort may not have told this one: SLURM's
-        leaves ranks to its KillWait."""
-        far = self.lifeline is not None and self.lifeline.job_ends
-        return far or self.board.job_ends()
+        """Return whether a rank has announced the end of the job.
 
-    def _last_words(self, dead: Sequence[int], seconds: float) -> str | None:
-        """What to say so many seconds after ranks were found dead: one speaks for all, and the
-        others, should its Abort not reach them, end in silence."""
-        lifeline = self.lifeline
-        speaks, turn = self.board.is_first(dead), 1
-        if lifeline is not None and self.rank in lifeline.far:
-            # The server learns of every death, and its machine of the server's: theirs is the word.
-            # But the whole machine may be gone.
-            speaks, turn = 0 in dead and self.rank == min({*lifeline.far} - {*dead}), 2
-        if speaks and seconds > turn * GRACE:
-            here = f"[rank {self.rank} on {platform.node()}]"
-            if lifeline is None:
-                who, how = f"{_ranks(dead)} of this machine", "died"
+        Its MPI_Abort may not reach this rank: SLURM's waits for KillWait.
+        """
+        remote = self.peer_monitor is not None and self.peer_monitor.job_ends
+        return remote or self.board.job_ends()
+
+    def _death_message(self, dead: Sequence[int], seconds: float) -> str | None:
+        """Return the message to print and then abort, or None to keep running.
+
+        seconds: time since the first death was detected. One rank reports; the other ranks print
+        an empty message one GRACE later, if its abort has not reached them.
+        """
+        monitor = self.peer_monitor
+        reports, turn = self.board.is_lowest_alive(dead), 1
+        if monitor is not None and self.rank in monitor.remote_ranks:
+            # The server detects remote deaths, and ranks of its machine detect the server's death.
+            # They report first. If that machine is gone, the lowest remote rank reports.
+            alive = {*monitor.remote_ranks} - {*dead}
+            reports, turn = 0 in dead and self.rank == min(alive), 2
+        if reports and seconds > turn * GRACE:
+            if monitor is None:
+                names, verb = f"{format_ranks(dead)} of this machine", "died"
             else:
-                who = ranks_on_hosts(dead, lifeline.hosts)
-                how = "died or been cut off" if lifeline.out_of_reach else "died"
-            return f"{here} {who} {'has' if len(dead) == 1 else 'have'} {how}, and the job ends\n"
+                names = format_hosts(dead, monitor.hosts)
+                verb = "died or been cut off" if monitor.unreachable else "died"
+            has = "has" if len(dead) == 1 else "have"
+            return f"{names} {has} {verb}, and the job ends"
         return "" if seconds > (turn + 1) * GRACE else None
 
-    def _message(self, verb: int, seconds: float) -> str | None:
-        """What to say after so many seconds in an exchange or, with 0, outside of any."""
+    def _hang_message(self, verb: int, seconds: float) -> str | None:
+        """Return the message to print and then abort, or None to keep running.
+
+        seconds: time without progress, in the exchange `verb` or, with 0, outside of any.
+        """
         board = self.board
-        here = f"on {platform.node()}"
+        limit = f"link.deadline is {self.deadline:g}"
         if verb == 0:
             if seconds <= self.deadline:
                 return None
-            waiting = board.waiting()
-            others = "".join(
-                f"; {_ranks(waiting)} of the same machine wait in {self.verbs[board.verb_of(w)]}"
-                for w in waiting[:1]
-            )
-            frame = sys._current_frames().get(self._main or 0)
-            stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
             return (
-                f"[rank {self.rank} {here}] hangs: no exchange with others for {seconds:.0f} s, "
-                f"link.deadline is {self.deadline:g}{others}. It is here:\n{stack}"
+                f"hangs: no exchange with others for {seconds:.0f} s, {limit}"
+                f"{self._waiting_ranks()}. Its stack:\n{self._main_stack()}"
             )
-        behind = board.behind()
-        waiting = [rank for rank in board.waiting() if rank not in behind]
-        if behind and waiting[:1] == [self.rank] and seconds > self.deadline + GRACE:
+        lagging = board.lagging()
+        waiting = [rank for rank in board.waiting() if rank not in lagging]
+        if lagging and waiting[:1] == [self.rank] and seconds > self.deadline + GRACE:
+            hang = "hangs" if len(lagging) == 1 else "hang"
             return (
-                f"[rank {self.rank} {here}] {_ranks(behind)} of this machine hangs: others have "
-                f"waited for {seconds:.0f} s in {self.verbs[verb]}, link.deadline is "
-                f"{self.deadline:g}\n"
+                f"{format_ranks(lagging)} of this machine {hang}: others have waited for "
+                f"{seconds:.0f} s in {self.verbs[verb]}, {limit}"
             )
         if seconds > self.deadline + 2 * GRACE:
             return (
-                f"[rank {self.rank} {here}] has waited in {self.verbs[verb]} for {seconds:.0f} s, "
-                f"link.deadline is {self.deadline:g}; a rank of another machine hangs\n"
+                f"has waited in {self.verbs[verb]} for {seconds:.0f} s, {limit}; "
+                "a rank of another machine hangs"
             )
         return None
 
+    def _waiting_ranks(self) -> str:
+        waiting = self.board.waiting()
+        if not waiting:
+            return ""
+        verb = self.verbs[self.board.verb_of(waiting[0])]
+        wait = "waits" if len(waiting) == 1 else "wait"
+        return f"; {format_ranks(waiting)} of the same machine {wait} in {verb}"
 
-def exit_soon(seconds: float) -> None:
-    """End this process in a moment, whatever an MPI library makes of Abort in the meantime."""
+    def _main_stack(self) -> str:
+        frame = sys._current_frames().get(self._main_thread or 0)
+        return "".join(traceback.format_stack(frame)).rstrip() if frame is not None else ""
+
+
+def exit_after(seconds: float) -> None:
+    """Exit this process with status 1 after a delay, even if MPI_Abort blocks."""
     timer = threading.Timer(seconds, os._exit, args=(1,))
     timer.daemon = True
     timer.start()
 
 
-def _ranks(ranks: Sequence[int]) -> str:
+def format_ranks(ranks: Sequence[int]) -> str:
+    """Return e.g. "rank 3" or "ranks 1, 2"."""
     names = ", ".join(map(str, ranks))
     return f"rank {names}" if len(ranks) == 1 else f"ranks {names}"
 
 
-def ranks_on_hosts(ranks: Sequence[int], hosts: Sequence[str]) -> str:
-    """In words. hosts: each rank's."""
+def format_hosts(ranks: Sequence[int], hosts: Sequence[str]) -> str:
+    """Return e.g. "ranks 1, 2 on a, rank 3 on b". hosts: the host name of every rank."""
     groups = groupby(sorted(ranks, key=lambda rank: (hosts[rank], rank)), hosts.__getitem__)
-    return ", ".join(f"{_ranks(list(group))} on {host}" for host, group in groups)
+    return ", ".join(f"{format_ranks(list(group))} on {host}" for host, group in groups)

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Cores, GPUs and machines: what exists, and what each rank uses."""

@@ -1,5 +1,7 @@
-"""What this machine's CPU can do and how much of it is this process's, found without torch, whose
-import takes longer than a mistake should take to be told."""
+"""CPU features, affinity and quota of this process, read without importing torch.
+
+The import of torch takes seconds; configuration errors must appear before it.
+"""
 
 from __future__ import annotations
 
@@ -7,39 +9,39 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # of Intel and AMD, and of ARM
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # Intel and AMD; ARM
 
 
 def multiplies_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool:
-    """Whether it multiplies bfloat16 faster than float32; False where the system does not say."""
+    """Return whether the CPU multiplies bfloat16 in hardware; False if that is unknown."""
     try:
         text = Path(cpuinfo).read_text()
     except OSError:
         return False
-    features = {
-        feature
+    flags = {
+        flag
         for line in text.splitlines()
         if line.lower().startswith(("flags", "features"))
-        for feature in line.partition(":")[2].split()
+        for flag in line.partition(":")[2].split()
     }
-    return bool(features & _BFLOAT16)
+    return bool(flags & _BFLOAT16_FLAGS)
 
 
 def usable_cores() -> set[int]:
-    """Numbers of the cores that this process may run on."""
+    """Return the numbers of the cores in this process's affinity mask."""
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))
 
 
 def core_quota() -> int:
-    """Cores that a container's CPU limit amounts to, rounded up; many where there is no limit."""
+    """Return the cgroup CPU limit in cores, rounded up; 2**30 without a limit."""
     with suppress(OSError, ValueError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, -(-int(quota) // int(period)))  # "max" is no number
+        return max(1, -(-int(quota) // int(period)))  # int("max") raises ValueError: no limit
     with suppress(OSError, ValueError):
         v1 = Path("/sys/fs/cgroup/cpu")
-        quota, period = ((v1 / f"cpu.cfs_{what}_us").read_text() for what in ("quota", "period"))
+        quota, period = ((v1 / f"cpu.cfs_{key}_us").read_text() for key in ("quota", "period"))
         if int(quota) > 0:
             return max(1, -(-int(quota) // int(period)))
     return 2**30

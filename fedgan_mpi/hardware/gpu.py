@@ -1,13 +1,12 @@
-"""The GPUs of this machine, counted without torch, whose import takes longer than a mistake should
-take to be told."""
+"""Number of GPUs, from the NVIDIA driver and without importing torch."""
 
 from __future__ import annotations
 
 import ctypes
 
 
-def cuda_devices() -> int:
-    """GPUs that the NVIDIA driver offers to this process; 0 without a driver."""
+def cuda_device_count() -> int:
+    """Return the number of GPUs that the NVIDIA driver offers to this process."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:

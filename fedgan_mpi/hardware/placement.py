@@ -1,37 +1,54 @@
-"""Where a rank computes: which GPU, or how many threads of the CPU."""
+"""Placement of a rank's computation: its GPU, or its number of CPU threads."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import torch
 
-from fedgan_mpi.comm.link import Link
 from fedgan_mpi.config import Config
-from fedgan_mpi.nn.precision import use_tf32
 
 
-def choose_torch_device(config: Config, link: Link) -> str:
-    """Collective. The GPU of this rank's place on its machine, or the CPU; the link then knows how
-    its vectors go.
+def choose_torch_device(
+    config: Config, local_rank: int, agree: Callable[[str | None], None]
+) -> str:
+    """Collective. Return "cpu" or this rank's GPU, and make that GPU the current device.
 
-    Raises AgreedError where torch sees no GPU though one was asked for, or MPI cannot read its.
+    local_rank: this rank's number on its machine. agree: raises an error on every rank if any rank
+    passes a problem. Problems: a GPU is requested but torch sees none, or it lacks bfloat16.
     """
-    wanted = config.training.device
-    if config.link.route == "cuda" and wanted == "auto":
-        wanted = "cuda"
-    blind = wanted == "cuda" and not torch.cuda.is_available()
-    link.agree(
-        "this build of torch sees no GPU; install one with CUDA, or use 'cpu'" if blind else None
-    )
+    device = config.training.device
+    if config.link.route == "cuda" and device == "auto":
+        device = "cuda"
+    has_gpu = torch.cuda.is_available()
+    missing = "this build of torch sees no GPU; install one with CUDA, or use 'cpu'"
+    agree(missing if device == "cuda" and not has_gpu else None)
     torch_device = "cpu"
-    if wanted != "cpu" and torch.cuda.is_available():
-        torch_device = f"cuda:{link.rank_here % torch.cuda.device_count()}"
+    if device != "cpu" and has_gpu:
+        torch_device = f"cuda:{local_rank % torch.cuda.device_count()}"
         torch.cuda.set_device(torch_device)
         use_tf32(config.training.tf32)
-    link.agree(_autocast_problem(config, torch_device))
-    link.choose_route(torch_device)
+    agree(_autocast_problem(config, torch_device))
     return torch_device
+
+
+def use_tf32(allowed: bool) -> None:
+    """Allow or forbid TF32: tensor cores then round float32 factors to 10 bits of mantissa."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+def set_threads(config: Config, *, cores: int, ranks: int) -> None:
+    """Set torch's OpenMP threads to cores / ranks of this machine, at least 1.
+
+    Keeps OMP_NUM_THREADS if set. Uses 1 thread if results must not depend on the number of ranks:
+    sums over several threads round differently. More threads than cores would wait for each other
+    in every step.
+    """
+    if "OMP_NUM_THREADS" in os.environ:
+        return
+    torch.set_num_threads(1 if config.link.average == "gather" else max(1, cores // ranks))
 
 
 def _autocast_problem(config: Config, torch_device: str) -> str | None:
@@ -41,15 +58,3 @@ def _autocast_problem(config: Config, torch_device: str) -> str | None:
         return None
     name = torch.cuda.get_device_name()
     return f"training.autocast is 'bfloat16', but an {name} has no bfloat16; use 'off'"
-
-
-def set_threads(config: Config, link: Link) -> None:
-    """One OpenMP thread a rank unless cores allow more; OMP_NUM_THREADS, where set, is obeyed.
-
-    One, too, where results must not depend on the number of ranks: sums over threads round
-    differently. Threads on cores that other ranks use would wait for each other many times a step.
-    """
-    if "OMP_NUM_THREADS" in os.environ:
-        return
-    shared = max(1, link.cores_here // link.ranks_here)
-    torch.set_num_threads(1 if config.link.average == "gather" else shared)

@@ -1,5 +1,7 @@
-"""Jobs over two hosts, which are network namespaces of this one: see .ci/hosts. Needs root, and is
-asked for by `-m hosts`."""
+"""Jobs on two simulated hosts, which are network namespaces of this machine (.ci/hosts).
+
+Needs root. Selected with `-m hosts`.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from whole_jobs import ENVIRONMENT, MPIRUN, SMALL, generator, losses, rounds_told
-from whole_jobs import run as run_here
 
 from fedgan_mpi.checkpoint.format import checkpoints_of
+from fedgan_mpi.testing.jobs import ENVIRONMENT, MPIRUN, SMALL, run_job
+from fedgan_mpi.testing.runs import completed_rounds, generator_bytes, losses
 
 pytestmark = [pytest.mark.hosts, pytest.mark.jobs]
 SCRIPT = Path(__file__).parents[2] / ".ci" / "hosts"
@@ -30,7 +32,7 @@ JOB = (
 
 
 class Hosts:
-    """Two of them; the launcher and the server are on the first."""
+    """Two hosts. The launcher and the server run on the first."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -42,22 +44,22 @@ class Hosts:
         ranks: tuple[int, int] = (1, 3),
         launcher: Sequence[str] = (),
     ) -> subprocess.Popen[str]:
-        """A job of so many ranks on each. launcher: more options of it."""
+        """Start a job. ranks: number of ranks on each host. launcher: more launcher options."""
         slots = ",".join(f"{self.name}{host}:{n}" for host, n in enumerate(ranks) if n)
         if OPEN_MPI:
-            how = ["--bind-to", "none", "-H", slots]
+            options = ["--bind-to", "none", "-H", slots]
         else:
-            how = ["-launcher", "rsh", "-launcher-exec", str(SCRIPT), "-hosts", slots]
-        how += [*launcher, "-n", str(sum(ranks))]
-        job = [MPIRUN, *how, sys.executable, "-m", "fedgan_mpi", *arguments]
+            options = ["-launcher", "rsh", "-launcher-exec", str(SCRIPT), "-hosts", slots]
+        options += [*launcher, "-n", str(sum(ranks))]
+        job = [MPIRUN, *options, sys.executable, "-m", "fedgan_mpi", *arguments]
         shell = f"cd {shlex.quote(str(cwd))} && exec {shlex.join(job)}"
         environment = {
             **ENVIRONMENT,
-            # By the network: the hosts are one machine, whose memory MPI would find out to share.
+            # TCP only: MPI would find that both hosts share the memory of one machine.
             "UCX_TLS": "tcp,self", "OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "tcp,self",
             "PRTE_MCA_plm_ssh_agent": str(SCRIPT),
         }  # fmt: skip
-        # So that Open MPI fills the slots in their order, and not the first host with all.
+        # Without this variable, Open MPI fills the slots in order, not the first host only.
         environment.pop("PRTE_MCA_rmaps_default_mapping_policy", None)
         return subprocess.Popen(
             [SCRIPT, f"{self.name}0", shell], cwd=cwd, env=environment, text=True,
@@ -65,90 +67,93 @@ class Hosts:
         )  # fmt: skip
 
     def processes(self, host: int) -> list[int]:
-        told = subprocess.run(
+        """Return the process numbers on a host."""
+        listing = subprocess.run(
             ["ip", "netns", "pids", f"{self.name}{host}"], capture_output=True, text=True
         )
-        return [int(pid) for pid in told.stdout.split()]
+        return [int(pid) for pid in listing.stdout.split()]
 
     def ranks(self, host: int) -> list[int]:
-        """Processes of the job itself, without its launcher's."""
+        """Return the process numbers of a host's ranks, without the launcher's processes."""
         lines = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in self.processes(host)}
         return [pid for pid, line in lines.items() if line.startswith(f"{sys.executable}\0-m\0")]
 
     def wait_until_empty(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while any(left := [self.processes(0), self.processes(1)]):
-            assert time.monotonic() < deadline, f"processes are left behind: {left}"
+        while any(running := [self.processes(0), self.processes(1)]):
+            assert time.monotonic() < deadline, f"still running on the two hosts: {running}"
             time.sleep(0.1)
 
-    def cut(self) -> None:
-        """Nothing reaches the second host any more, and nobody is told."""
+    def cut_network(self) -> None:
+        """Disconnect the second host silently."""
         subprocess.run(["ip", "link", "set", f"{self.name}-v1", "down"], check=True)
 
 
 @pytest.fixture
 def hosts():
     name = f"fm{os.getpid() % 100_000}"
-    made = subprocess.run([SCRIPT, "up", name, "2"], capture_output=True, text=True)
+    setup = subprocess.run([SCRIPT, "up", name, "2"], capture_output=True, text=True)
     try:
-        if made.returncode != 0:
-            pytest.skip(f"no namespaces here: {made.stderr}")
+        if setup.returncode != 0:
+            pytest.skip(f"network namespaces are unavailable: {setup.stderr}")
         yield Hosts(name)
     finally:
         subprocess.run([SCRIPT, "down", name, "2"], check=True)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    """The same experiment on one host."""
-    cwd = tmp_path_factory.mktemp("whole")
-    done = run_here(3, *JOB, cwd=cwd)
+def reference(tmp_path_factory) -> Path:
+    """The run directory of the same experiment on one host."""
+    cwd = tmp_path_factory.mktemp("reference")
+    done = run_job(3, *JOB, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return cwd / "runs" / "a"
 
 
 def wait_for_rounds(job: subprocess.Popen[str], run: Path, rounds: int) -> None:
     deadline = time.monotonic() + 120
-    while rounds_told(run) < rounds:
+    while len(completed_rounds(run)) < rounds:
         assert job.poll() is None and time.monotonic() < deadline, job.communicate()
         time.sleep(0.01)
 
 
-def test_two_hosts_have_the_bits_of_one(hosts, whole, tmp_path):
+def test_two_hosts_give_the_same_bits_as_one(hosts, reference, tmp_path):
     job = hosts.start(tmp_path, *JOB)
-    here = tmp_path / "runs" / "a"
-    wait_for_rounds(job, here, 1)
-    assert len(hosts.processes(1)) >= 3  # not all on the first
+    run = tmp_path / "runs" / "a"
+    wait_for_rounds(job, run, 1)
+    assert len(hosts.processes(1)) >= 3  # the second host has ranks
     out, err = job.communicate(timeout=120)
     assert job.returncode == 0, out + err
-    assert f'host = "{hosts.name}0"' in (here / "config.toml").read_text()
-    assert losses(here) == losses(whole)
-    assert generator(here) == generator(whole)
+    assert f'host = "{hosts.name}0"' in (run / "config.toml").read_text()
+    assert losses(run) == losses(reference)
+    assert generator_bytes(run) == generator_bytes(reference)
     hosts.wait_until_empty(10)
 
 
-def test_a_hosts_death_ends_the_job_and_it_goes_on_where_there_is_room(hosts, whole, tmp_path):
+def test_the_death_of_a_host_ends_the_job_and_one_host_resumes_it(hosts, reference, tmp_path):
     job = hosts.start(tmp_path, *JOB)
-    here = tmp_path / "runs" / "a"
-    wait_for_rounds(job, here, 12)
+    run = tmp_path / "runs" / "a"
+    wait_for_rounds(job, run, 12)
     dead = hosts.processes(1)
     subprocess.run(["kill", "-9", *map(str, dead)], check=True)
     job.communicate(timeout=10)
     hosts.wait_until_empty(10)
-    # Open MPI's mpirun 5.0 may exit with 0 all the same: what counts there is the generator.
+    # mpirun of Open MPI 5.0 may still exit with 0. The missing generator shows the failure.
     assert job.returncode != 0 or OPEN_MPI
-    assert not (here / "generator.safetensors").exists()
-    assert checkpoints_of(here)
+    assert not (run / "generator.safetensors").exists()
+    assert checkpoints_of(run)
     again = hosts.start(tmp_path, "--resume", "runs/a", ranks=(3, 0))
     out, err = again.communicate(timeout=120)
     assert again.returncode == 0, out + err
-    assert losses(here) == losses(whole)
-    assert generator(here) == generator(whole)
+    assert losses(run) == losses(reference)
+    assert generator_bytes(run) == generator_bytes(reference)
 
 
 @pytest.mark.skipif(OPEN_MPI, reason="its launcher ends a job in which a rank dies")
 @pytest.mark.parametrize("dead, ranks", [(3, (3, 1)), (0, (1, 3))])
-def test_a_rank_that_dies_alone_on_its_host_is_named_and_ends_the_job(hosts, tmp_path, dead, ranks):
+def test_the_death_of_the_only_rank_of_a_host_is_reported_and_ends_the_job(
+    hosts, tmp_path, dead, ranks
+):
     endless = (*JOB, "--training.rounds", "100000")
     host = int(dead > 0)
     for attempt in "abc":
@@ -163,38 +168,44 @@ def test_a_rank_that_dies_alone_on_its_host_is_named_and_ends_the_job(hosts, tmp
         assert job.returncode != 0
         assert time.monotonic() - killed < 10
         hosts.wait_until_empty(10)
-        # A rank whose peer dies in the middle of an exchange may crash in MPICH itself, seen in one
-        # of fifty plain loops of collectives by TCP: then the survivors cannot speak.
+        # MPICH itself may crash in a rank whose peer dies during an exchange, in one of fifty plain
+        # loops of collectives over TCP. The survivors then report nothing.
         if CRASHED not in err:
             break
-    told = [line for line in err.splitlines() if "[rank" in line]
-    assert len(told) == 1, err
-    assert f"rank {dead} on {hosts.name}{host} has died, and the job ends" in told[0]
+    messages = [line for line in err.splitlines() if "[rank" in line]
+    assert len(messages) == 1, err
+    assert f"rank {dead} on {hosts.name}{host} has died, and the job ends" in messages[0]
 
 
 @pytest.mark.skipif(OPEN_MPI, reason="its launcher waits for a host that does not answer")
-def test_a_cut_link_ends_the_job_on_both_sides(hosts, tmp_path):
+def test_a_network_failure_ends_the_job_on_both_hosts(hosts, tmp_path):
     job = hosts.start(tmp_path, *JOB, "--training.rounds", "100000")
     wait_for_rounds(job, tmp_path / "runs" / "a", 12)
     ranks = hosts.ranks(1)
-    hosts.cut()
+    hosts.cut_network()
     _, err = job.communicate(timeout=45)
     assert job.returncode != 0
-    (told,) = [line for line in err.splitlines() if "[rank" in line]
-    who = f"ranks 1, 2, 3 on {hosts.name}1"
-    assert "[rank 0 on " in told and f"{who} have died or been cut off, and the job ends" in told
+    (message,) = [line for line in err.splitlines() if "[rank" in line]
+    names = f"ranks 1, 2, 3 on {hosts.name}1"
+    assert (
+        "[rank 0 on " in message
+        and f"{names} have died or been cut off, and the job ends" in message
+    )
     assert len(ranks) == 3
-    hosts.wait_until_empty(45)  # those that nobody reaches end by themselves
+    hosts.wait_until_empty(45)  # the disconnected ranks end by themselves
 
 
 @pytest.mark.skipif(OPEN_MPI, reason="its launcher waits for processes that are stopped")
-def test_ranks_of_another_host_that_hang_end_the_job(hosts, tmp_path):
+def test_hanging_ranks_of_another_host_end_the_job(hosts, tmp_path):
     job = hosts.start(tmp_path, *JOB, "--training.rounds", "100000", "--link.deadline", "3")
     wait_for_rounds(job, tmp_path / "runs" / "a", 12)
     for process in hosts.ranks(1):
         os.kill(process, signal.SIGSTOP)
     _, err = job.communicate(timeout=30)
     assert job.returncode != 0
-    (told,) = [line for line in err.splitlines() if "[rank" in line]
-    assert "[rank 0 on " in told and "link.deadline is 3; a rank of another machine hangs" in told
+    (message,) = [line for line in err.splitlines() if "[rank" in line]
+    assert (
+        "[rank 0 on " in message
+        and "link.deadline is 3; a rank of another machine hangs" in message
+    )
     hosts.wait_until_empty(10)

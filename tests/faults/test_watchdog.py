@@ -1,91 +1,159 @@
-"""The board by which ranks of one machine see who has died."""
+"""The watchdog's last message: which rank reports a death, and in which words."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
+import platform
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import pytest
+from peers import HOSTS
 
-from fedgan_mpi.faults.watchdog import Board
+from fedgan_mpi import log
+from fedgan_mpi.faults import watchdog
+from fedgan_mpi.faults.status_board import StatusBoard
+from fedgan_mpi.faults.watchdog import Watchdog, format_hosts
 
-CHILD = """
-import sys
-from fedgan_mpi.faults.watchdog import Board
-board = Board(open(sys.argv[1], "r+b"), int(sys.argv[2]), int(sys.argv[2]) + 10)
-print("here", flush=True)
-said = input()
-if said == "sign off":
-    board.sign_off()
-if said == "end the job":
-    board.sign_off(ends_job=True)
-if said == "who is dead?":
-    print(board.dead())
-"""
+MakeBoard = Callable[[int, int], StatusBoard]
+
+
+class FakeMonitor:
+    """A peer monitor with given observations. Records announced ends."""
+
+    remote_ranks, hosts = (2, 3, 4), HOSTS
+
+    def __init__(
+        self, dead: Sequence[int] = (), *, unreachable: bool = False, job_ends: bool = False
+    ) -> None:
+        self._dead, self.unreachable, self.job_ends = list(dead), unreachable, job_ends
+        self.announced: list[bool] = []
+
+    def dead(self) -> list[int]:
+        return self._dead
+
+    def sign_off(self, *, ends_job: bool = False) -> None:
+        self.announced.append(ends_job)
 
 
 @pytest.fixture
-def path(tmp_path) -> Path:
+def make_board(tmp_path, monkeypatch) -> Iterator[MakeBoard]:
+    """Create a board from a line and a world rank. The board belongs to a machine of two ranks."""
+    monkeypatch.setattr(watchdog, "GRACE", 0.2)
+    # Both lines belong to this process, and a process does not exclude itself from its own locks.
+    monkeypatch.setattr(StatusBoard, "dead", lambda self: [])
     path = tmp_path / "board"
-    path.write_bytes(bytes(Board.length(4)))
-    return path
+    path.write_bytes(bytes(StatusBoard.nbytes(2)))
+    files = [open(path, "r+b") for _ in range(2)]  # noqa: SIM115 - closed below
+    yield lambda line, world_rank: StatusBoard(files[line], line, world_rank)
+    for file in files:
+        file.close()
 
 
-def child(path: Path, line: int) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", CHILD, path, str(line)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None and process.stdout.readline() == "here\n"
-    return process
+@pytest.fixture
+def remote_boards(make_board) -> list[StatusBoard]:
+    """The boards of ranks 2 and 3."""
+    return [make_board(0, 2), make_board(1, 3)]
 
 
-def test_the_dead_are_those_whose_process_ended_without_a_word(path):
-    others = [child(path, line) for line in (0, 2, 3)]
-    board = Board(open(path, "r+b"), 1, 11)  # noqa: SIM115 - it must stay open
-    assert board.dead() == []
-    others[0].kill()
-    others[0].wait()
-    assert board.dead() == [10]
-    assert board.is_first([10]) and not board.is_first([])  # who speaks for those who are left
-    others[1].communicate("sign off\n")
-    assert board.dead() == [10]
-    others[2].communicate("\n")
-    assert board.dead() == [10, 13]
+def last_message(board: StatusBoard, rank: int, monitor: FakeMonitor | None, capfd) -> str:
+    """Run a watchdog until it aborts, and return the core of its message."""
+    log.start(rank)
+    aborted = threading.Event()
+    thread = Watchdog(board, rank, [""], 1.5, aborted.set, peer_monitor=cast(Any, monitor))
+    thread.start()
+    assert aborted.wait(5)
+    thread.join()
+    prefix, suffix = f"[rank {rank} on {platform.node()}] ", ", and the job ends\n"
+    message = capfd.readouterr().err
+    assert message == "" or (message.startswith(prefix) and message.endswith(suffix))
+    return message.removeprefix(prefix).removesuffix(suffix)
 
 
-def test_each_rank_sees_the_dead(path):
-    board, other = Board(open(path, "r+b"), 0, 10), child(path, 3)  # noqa: SIM115
-    for line in (1, 2):
-        child(path, line).communicate("\n")
-    assert board.dead() == [11, 12]
-    assert board.dead() == [11, 12]  # asking takes nothing
-    assert other.communicate("who is dead?\n")[0] == "[11, 12]\n"
+@pytest.mark.parametrize(
+    "monitor, expected",
+    [
+        (FakeMonitor([3]), "rank 3 on b has died"),
+        (
+            FakeMonitor([2, 3, 4], unreachable=True),
+            "ranks 2, 3 on b, rank 4 on c have died or been cut off",
+        ),
+    ],
+)
+def test_the_server_reports_remote_deaths(monitor, expected, make_board, capfd):
+    board = make_board(0, 0)
+    make_board(1, 1)
+    assert last_message(board, 0, monitor, capfd) == expected
 
 
-def test_who_ends_the_job_tells_its_machine_and_is_no_death(path):
-    board, others = Board(open(path, "r+b"), 0, 10), [child(path, line) for line in (1, 2, 3)]  # noqa: SIM115
-    others[0].communicate("sign off\n")
-    assert not board.job_ends()
-    others[1].communicate("end the job\n")
-    assert board.job_ends() and board.dead() == []
-    others[2].communicate("sign off\n")
+@pytest.mark.parametrize(
+    "rank, dead, expected",
+    [
+        (2, [0], "rank 0 on a has died"),
+        (3, [0, 2], "rank 0 on a, rank 2 on b have died"),
+        (3, [0], ""),  # rank 2 reports
+        (2, [3], ""),  # the server reports
+    ],
+)
+def test_the_lowest_remote_rank_reports_if_the_server_is_dead(
+    rank, dead, expected, remote_boards, capfd
+):
+    message = last_message(remote_boards[rank - 2], rank, FakeMonitor(dead), capfd)
+    assert message == expected
 
 
-def test_those_behind_are_whom_others_wait_for(path):
-    boards = [Board(open(path, "r+b"), line, line + 10) for line in range(4)]  # noqa: SIM115
-    assert boards[0].behind() == []  # all compute
-    outer = [board.enter(7) for board in boards[:3]]
-    assert boards[0].behind() == [13]  # it has not come
-    boards[3].enter(7)
-    assert boards[0].behind() == []  # all wait
-    boards[1].leave(0)  # by itself in the middle
-    assert boards[0].behind() == [11]
-    boards[1].enter(7)
-    assert boards[0].behind() == [10, 12, 13]
-    for board in boards:
-        board.leave(0)
-    assert boards[1].behind() == [10, 12, 13] and outer == [0, 0, 0]
+def test_the_end_of_the_job_reaches_other_machines_and_the_own_machine(remote_boards, capfd):
+    monitor = FakeMonitor(job_ends=True)
+    assert last_message(remote_boards[0], 2, monitor, capfd) == ""
+    assert monitor.announced == [True]
+    assert last_message(remote_boards[1], 3, None, capfd) == ""  # from the board
+
+
+def test_a_rank_that_computes_for_too_long_reports_its_stack(make_board, capfd):
+    board, other = make_board(0, 0), make_board(1, 1)
+    other.enter(1)
+    log.start(0)
+    aborted = threading.Event()
+    thread = Watchdog(board, 0, ["", "average"], 0.3, aborted.set)
+    thread.start()
+    assert aborted.wait(5)
+    thread.join()
+    message = capfd.readouterr().err
+    assert re.search(r"\] hangs: no exchange with others for \d s, link.deadline is 0.3; ", message)
+    assert "; rank 1 of the same machine waits in average. Its stack:\n" in message
+    assert "test_a_rank_that_computes_for_too_long_reports_its_stack" in message
+
+
+def test_a_waiting_rank_reports_a_rank_that_hangs_in_silence(make_board, capfd):
+    board = make_board(0, 0)
+    make_board(1, 1)
+    board.enter(1)
+    log.start(0)
+    aborted = threading.Event()
+    thread = Watchdog(board, 0, ["", "average"], 0.3, aborted.set)
+    thread.start()
+    assert aborted.wait(5)
+    thread.join()
+    hang = r"\] rank 1 of this machine hangs: others have waited for \d s in average, "
+    assert re.search(hang, capfd.readouterr().err)
+
+
+def test_ranks_are_named_with_their_hosts():
+    assert format_hosts([4], HOSTS) == "rank 4 on c"
+    assert format_hosts([2, 0, 3, 1], HOSTS) == "ranks 0, 1 on a, ranks 2, 3 on b"
+
+
+def test_activity_of_any_rank_of_the_machine_resets_the_time_limit(make_board):
+    """A long score shows activity without exchanges, while the other ranks wait for it."""
+    waiting, scoring = make_board(0, 0), make_board(1, 1)
+    waiting.enter(1)
+    aborted = threading.Event()
+    log.start(0)
+    thread = Watchdog(waiting, 0, ["", "sum"], 1.0, aborted.set)
+    thread.start()
+    for _ in range(20):
+        scoring.beat()
+        assert not aborted.wait(0.2)
+    assert aborted.wait(10)  # no more activity
+    thread.join()

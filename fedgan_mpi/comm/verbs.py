@@ -1,0 +1,49 @@
+"""Verbs: the methods of the link that exchange data with other ranks.
+
+A verb reports its name to the failure detector's status board and to the link's subscribers, so
+that a hang is reported with its place and that affinity can follow the phases of a round.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from mpi4py import MPI
+
+if TYPE_CHECKING:
+    from fedgan_mpi.comm.communicator import Communicator
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+VERBS = [""]
+"""Names of all verbs, by their number on the status board; number 0 means no verb."""
+
+
+class RankLost(Exception):
+    """A verb failed because a rank has died; raised only with `link.survive`."""
+
+
+def verb(method: Method) -> Method:
+    """Register a method that waits for other ranks."""
+    number = len(VERBS)
+    VERBS.append(method.__name__)
+
+    @functools.wraps(method)
+    def registered(self: Communicator, *arguments: Any, **named: Any) -> Any:
+        board = self.detector.board
+        outer = 0 if board is None else board.enter(number)
+        for subscriber in self.subscribers:
+            subscriber(method.__name__)
+        try:
+            return method(self, *arguments, **named)
+        except MPI.Exception as error:
+            if self.survives:
+                raise RankLost from error
+            raise
+        finally:
+            if board is not None:
+                board.leave(outer)
+
+    return cast(Method, registered)

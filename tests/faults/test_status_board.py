@@ -1,0 +1,95 @@
+"""The status board: dead, lagging and waiting ranks of one machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fedgan_mpi.faults.status_board import StatusBoard
+
+CHILD = """
+import sys
+from fedgan_mpi.faults.status_board import StatusBoard
+board = StatusBoard(open(sys.argv[1], "r+b"), int(sys.argv[2]), int(sys.argv[2]) + 10)
+print("ready", flush=True)
+command = input()
+if command == "sign off":
+    board.sign_off()
+if command == "end job":
+    board.sign_off(ends_job=True)
+if command == "list dead":
+    print(board.dead())
+"""
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    path = tmp_path / "board"
+    path.write_bytes(bytes(StatusBoard.nbytes(4)))
+    return path
+
+
+def open_board(path: Path, line: int) -> StatusBoard:
+    return StatusBoard(open(path, "r+b"), line, line + 10)
+
+
+def start_rank(path: Path, line: int) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD, path, str(line)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_a_process_that_ends_without_signing_off_is_dead(path):
+    others = [start_rank(path, line) for line in (0, 2, 3)]
+    board = open_board(path, 1)
+    assert board.dead() == []
+    others[0].kill()
+    others[0].wait()
+    assert board.dead() == [10]
+    assert board.is_lowest_alive([10]) and not board.is_lowest_alive([])
+    others[1].communicate("sign off\n")
+    assert board.dead() == [10]
+    others[2].communicate("\n")
+    assert board.dead() == [10, 13]
+
+
+def test_every_rank_detects_the_dead(path):
+    board, other = open_board(path, 0), start_rank(path, 3)
+    for line in (1, 2):
+        start_rank(path, line).communicate("\n")
+    assert board.dead() == [11, 12]
+    assert board.dead() == [11, 12]  # the test of a lock does not keep it
+    assert other.communicate("list dead\n")[0] == "[11, 12]\n"
+
+
+def test_the_end_of_the_job_is_announced_and_is_no_death(path):
+    board, others = open_board(path, 0), [start_rank(path, line) for line in (1, 2, 3)]
+    others[0].communicate("sign off\n")
+    assert not board.job_ends()
+    others[1].communicate("end job\n")
+    assert board.job_ends() and board.dead() == []
+    others[2].communicate("sign off\n")
+
+
+def test_lagging_ranks_are_those_that_others_wait_for(path):
+    boards = [open_board(path, line) for line in range(4)]
+    assert boards[0].lagging() == []  # all compute
+    outer = [board.enter(7) for board in boards[:3]]
+    assert boards[0].lagging() == [13]
+    boards[3].enter(7)
+    assert boards[0].lagging() == []  # all are in the exchange
+    boards[1].leave(0)  # computes inside the exchange
+    assert boards[0].lagging() == [11]
+    boards[1].enter(7)
+    assert boards[0].lagging() == [10, 12, 13]
+    for board in boards:
+        board.leave(0)
+    assert boards[1].lagging() == [10, 12, 13] and outer == [0, 0, 0]
