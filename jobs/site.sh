@@ -1,15 +1,16 @@
-# What differs from site to site: the one file to edit. Sourced by every job script.
+# Settings of your site. Every job script sources this file; it is the only one to edit.
 
-# Modules that bring an MPI library (CUDA-aware where there is one) and Python, for example:
+# Modules with Python and an MPI library (CUDA-aware on GPU nodes), for example:
 # module purge
 # module load OpenMPI Python
 
-# Environment that `pip install ".[test]"` was run in.
+# Environment with fedgan_mpi installed.
 # source "$HOME/fedgan/.venv/bin/activate"
 
-# How ranks are started. MPICH: --mpi=pmi2; Open MPI: --mpi=pmix; `srun --mpi=list` names what is there.
-# Without the right one srun starts worlds of one rank each, and the program refuses.
+# Command that starts the ranks. Use --mpi=pmi2 for MPICH and --mpi=pmix for Open MPI;
+# `srun --mpi=list` shows what SLURM supports. With the wrong type, srun starts separate one-rank
+# jobs, which the program refuses.
 LAUNCH="srun --mpi=pmi2 --kill-on-bad-exit=1"
 
-# Account and partition go on sbatch's command line, or into SBATCH_ACCOUNT and SBATCH_PARTITION
-# where sbatch is called: it reads them before this file is.
+# Pass account and partition on sbatch's command line, or set SBATCH_ACCOUNT and SBATCH_PARTITION
+# before you call sbatch, because sbatch reads them before it runs this file.

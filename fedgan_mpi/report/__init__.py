@@ -1,0 +1,1 @@
+"""Reports of finished and running jobs, made from their run directories alone."""

@@ -1,4 +1,7 @@
-"""`watch RUN`: a running job in the terminal, from what it writes; also over ssh."""
+"""`watch RUN`: progress of a running job in a terminal, read from its run directory.
+
+Needs neither MPI nor the job's node, so it also works over ssh.
+"""
 
 from __future__ import annotations
 
@@ -8,67 +11,76 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from fedgan_mpi.cli.parser import read_config
+from fedgan_mpi.config.io import read_config
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.run.generator_file import FINAL
 from fedgan_mpi.run.stats import STATS, Line, parse_lines, split
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 48  # characters of a sparkline
+_RECENT = 20  # rounds that predict the remaining time
 
 
 def watch(run: Path, *, seconds: float, once: bool) -> None:
-    """Print how far a run is, and again every `seconds` until it has written its generator.
+    """Print the progress of a run every `seconds`, until the run has finished.
 
-    Raises UserError where there is no run.
+    With `once`, print it once. Raises UserError if the directory is no run.
     """
     rounds = read_config(run / "config.toml").training.rounds
-    moves = sys.stdout.isatty()
-    drawn = 0
+    is_terminal = sys.stdout.isatty()
+    printed = 0
     while True:
-        ended = (run / f"{FINAL}.safetensors").exists()
-        lines = describe(run, rounds, ended=ended)
-        if moves and drawn:
-            print(f"\x1b[{drawn}A\x1b[J", end="")  # back over what was drawn before
+        finished = (run / f"{FINAL}.safetensors").exists()
+        lines = describe(run, rounds, finished=finished)
+        if is_terminal and printed:
+            print(f"\x1b[{printed}A\x1b[J", end="")  # move up and clear the previous output
         print("\n".join(lines), flush=True)
-        drawn = len(lines)
-        if once or ended:
+        printed = len(lines)
+        if once or finished:
             return
         time.sleep(seconds)
 
 
-def describe(run: Path, rounds: int, *, ended: bool) -> list[str]:
-    """The lines that `watch` prints."""
-    played, scores = _read(run / STATS)
-    done = played[-1]["round"] if played else 0
-    head = f"{run}: round {done} of {rounds}"
-    if ended:
-        head += ", ended"
-    elif played:
-        recent = played[-20:]
-        left = (rounds - done) * sum(line["seconds"] for line in recent) / len(recent)
-        head += f", {_duration(left)} to go"
-    lines = [head]
+def describe(run: Path, rounds: int, *, finished: bool) -> list[str]:
+    """Return the lines that `watch` prints. Raises UserError if stats.jsonl is damaged."""
+    completed, scores = _read(run / STATS)
+    t = completed[-1]["round"] if completed else 0
+    status = f"{run}: round {t} of {rounds}"
+    if finished:
+        status += ", finished"
+    elif completed:
+        recent = completed[-_RECENT:]
+        remaining = (rounds - t) * sum(line["seconds"] for line in recent) / len(recent)
+        status += f", {_format_duration(remaining)} remaining"
+    lines = [status]
     for key in ("d_loss", "g_loss"):
-        losses = [line[key] for line in played if line[key] is not None]
+        losses = [line[key] for line in completed if line[key] is not None]
         if losses:
             lines.append(f"{key}  {sparkline(losses)}  {losses[-1]:.3f}")
     if scores:
-        metric = scores[0]["metric"]
-        same = [line for line in scores if line["metric"] == metric]
-        values = [line["value"] for line in same]
-        best = min(same, key=lambda line: line["value"])
-        lines.append(f"score   {sparkline(values)}  {values[-1]:.4g}")
-        told = f"best {best['value']:.4g} after round {best['round']}"
-        lines.append(f"        {metric}, {told}; held-out real images {same[-1]['floor']:.4g}")
+        lines += _describe_scores(scores)
     grids = sorted((run / "samples").glob("round_*.png"))
     if grids:
         lines.append(f"samples {grids[-1]}")
     return lines
 
 
+def _describe_scores(scores: Sequence[Line]) -> list[str]:
+    """Return the sparkline of the first metric, and its best value and floor."""
+    metric = scores[0]["metric"]
+    lines = [line for line in scores if line["metric"] == metric]
+    values = [line["value"] for line in lines]
+    best = min(lines, key=lambda line: line["value"])
+    best_value = f"best {best['value']:.4g} after round {best['round']}"
+    floor = f"floor (held-out real images) {lines[-1]['floor']:.4g}"
+    return [
+        f"score   {sparkline(values)}  {values[-1]:.4g}",
+        f"        {metric}: {best_value}, {floor}",
+    ]
+
+
 def sparkline(values: Sequence[float]) -> str:
-    """At most 48 characters, as high as the means of as many stretches of the values."""
+    """Return at most 48 bars; each shows the mean of an equal part of the values."""
     count = min(len(values), _WIDTH)
     ends = [len(values) * n // count for n in range(count + 1)]
     means = [sum(values[start:end]) / (end - start) for start, end in pairwise(ends)]
@@ -78,20 +90,20 @@ def sparkline(values: Sequence[float]) -> str:
 
 
 def _read(path: Path) -> tuple[list[Line], list[Line]]:
-    """(rounds, scores); the job may be in the middle of the last line."""
+    """Return (rounds, scores), without the last line if the job is still writing it."""
     if not path.exists():
         return [], []
     try:
-        whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-        rounds, scores = split(parse_lines(whole.splitlines()))
+        complete, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+        rounds, scores = split(parse_lines(complete.splitlines()))
     except ValueError:
         raise UserError(f"{path} is damaged or of an older version") from None
     return rounds, [line for line in scores if None not in (line["value"], line["floor"])]
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
+def _format_duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"

@@ -1,4 +1,8 @@
-"""The wireless clock: an algorithm's own formula over the simulated cell, round by round."""
+"""The wireless clock: the simulated duration of each round.
+
+Evaluates the cost functions of an algorithm over the simulated cell. The caller supplies the
+algorithm; this package imports none.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,9 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from fedgan_mpi.algorithms import ALGORITHMS
-from fedgan_mpi.algorithms.base import Algorithm
 from fedgan_mpi.config import Config, ModelConfig
-from fedgan_mpi.wireless.cell import Cell, RadioRound, macs_per_second
-from fedgan_mpi.wireless.cost import Plan, payload_sizes
+from fedgan_mpi.wireless.cell import Cell, RadioRound
+from fedgan_mpi.wireless.cost import CostFunctions, CostModel, macs_per_second, payload_sizes
 
 if TYPE_CHECKING:
     from fedgan_mpi.wireless.macs import Macs
@@ -19,13 +21,13 @@ if TYPE_CHECKING:
 class Clock:
     """Simulated seconds of the rounds of one experiment."""
 
-    def __init__(self, algorithm: type[Algorithm], plan: Plan) -> None:
-        self._algorithm, self._plan = algorithm, plan
-        wireless, devices = plan.config.wireless, len(plan.images)
+    def __init__(self, algorithm: CostFunctions, cost_model: CostModel) -> None:
+        self._algorithm, self._cost_model = algorithm, cost_model
+        wireless, devices = cost_model.config.wireless, len(cost_model.images)
         self.cell = Cell(wireless, devices)
-        work, rates = algorithm.work(plan), macs_per_second(wireless, devices)
-        self._device = [macs / rate for macs, rate in zip(work.device, rates, strict=True)]
-        self._server = work.server / wireless.server_macs_per_second
+        cost, rates = algorithm.compute_cost(cost_model), macs_per_second(wireless, devices)
+        self._device_seconds = [macs / rate for macs, rate in zip(cost.device, rates, strict=True)]
+        self._server_seconds = cost.server / wireless.server_macs_per_second
 
     def seconds(
         self,
@@ -33,33 +35,48 @@ class Clock:
         participants: Sequence[int],
         measured: tuple[Mapping[int, float], float] | None = None,
     ) -> float:
-        """Of round t with these participants. measured: seconds of each of them and of the server,
-        for `wireless.compute = "measured"`."""
-        device, server = {k: self._device[k - 1] for k in participants}, self._server
-        if self._plan.config.wireless.compute == "measured":
+        """Return the duration of round t with these participants.
+
+        `measured` holds the compute seconds of each participant and of the server. It is required
+        if `wireless.compute` is "measured".
+        """
+        device_seconds = {k: self._device_seconds[k - 1] for k in participants}
+        server_seconds = self._server_seconds
+        if self._cost_model.config.wireless.compute == "measured":
             assert measured is not None
-            times, server = measured
-            device = {k: times[k] for k in participants}
-        air = RadioRound(cell=self.cell, participants=participants, device=device, server=server)
-        return self._algorithm.wireless_seconds(self._plan, air, t)
+            times, server_seconds = measured
+            device_seconds = {k: times[k] for k in participants}
+        radio = RadioRound(
+            cell=self.cell,
+            participants=participants,
+            device_seconds=device_seconds,
+            server_seconds=server_seconds,
+        )
+        return self._algorithm.wireless_seconds(self._cost_model, radio, t)
 
 
 def make_clock(
-    config: Config, image_shape: tuple[int, int, int], images: Sequence[int], classes: int
+    config: Config,
+    algorithm: CostFunctions,
+    image_shape: tuple[int, int, int],
+    images: Sequence[int],
+    classes: int,
 ) -> Clock:
-    """The clock of an experiment. images: of device 1, 2, …, in one number for `centralized`;
-    classes: 0 where unconditional."""
+    """Build the clock of an experiment.
+
+    `images` counts the images of device 1, 2, …; `centralized` has a single entry. `classes` is 0
+    for unconditional networks. Raises UserError if the compute rates do not fit the devices.
+    """
     macs, theta, phi = _count(config.model, config.training.loss, image_shape, classes)
     sizes = payload_sizes(config, image_shape, theta, phi)
-    plan = Plan(config=config, sizes=sizes, macs=macs, images=images)
-    return Clock(ALGORITHMS[config.algorithm.name], plan)
+    return Clock(algorithm, CostModel(config=config, sizes=sizes, macs=macs, images=images))
 
 
 @cache
 def _count(
     model: ModelConfig, loss: str, image_shape: tuple[int, int, int], classes: int
 ) -> tuple[Macs, int, int]:
-    """(multiply-accumulates, |G|, |D|), of networks that are built without memory."""
+    """Return (multiply-accumulates, |G|, |D|) without allocating the networks."""
     import torch
 
     from fedgan_mpi.nn.losses import LOSSES

@@ -1,21 +1,27 @@
-"""What an algorithm's formulas are made of: sizes for its payload, work and air for its time."""
+"""The cost model of a round: message sizes, multiply-accumulates, and compute rates.
+
+An algorithm computes its payload, compute cost and wireless seconds from these values. Knows no
+algorithm, no parameter values and no ranks.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from fedgan_mpi.config import Config
+from fedgan_mpi.config import Config, WirelessConfig
+from fedgan_mpi.errors import UserError
 
 if TYPE_CHECKING:
+    from fedgan_mpi.wireless.cell import RadioRound
     from fedgan_mpi.wireless.macs import Macs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Numbers that a round's payload is made of."""
+    """Sizes of networks and batches, counted in numbers."""
 
     theta: int
     """Parameters of G, |G|."""
@@ -29,39 +35,65 @@ class Sizes:
 
 @dataclass(frozen=True, kw_only=True)
 class Payload:
-    """Numbers that travel in a round, per participant, by the algorithm's formula."""
+    """Numbers that travel per participant and round, by the algorithm's formula."""
 
     down: int
     up: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class ComputeCost:
     """Multiply-accumulates of a round."""
 
     device: Sequence[float]
-    """Of device 1, 2, …, where it takes part."""
+    """For device 1, 2, …, if it takes part."""
     server: float
-    """Apart from averaging."""
+    """Without averaging."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """An experiment as its times see it: no parameter, no image, no rank."""
+class CostModel:
+    """The inputs of an algorithm's cost functions."""
 
     config: Config
     sizes: Sizes
     macs: Macs
     images: Sequence[int]
-    """Of device 1, 2, …"""
+    """Number of images of device 1, 2, …"""
 
     @property
-    def batches(self) -> list[int]:
+    def batch_sizes(self) -> list[int]:
         """Images in a batch of device 1, 2, …"""
         return [min(self.config.training.batch_size, n) for n in self.images]
 
 
+class CostFunctions(Protocol):
+    """The part of an algorithm class that the clock calls."""
+
+    @staticmethod
+    def compute_cost(cost_model: CostModel) -> ComputeCost:
+        """Return the multiply-accumulates of a round."""
+
+    @staticmethod
+    def wireless_seconds(cost_model: CostModel, radio: RadioRound, t: int) -> float:
+        """Return the duration of round t in the simulated cell."""
+
+
 def payload_sizes(config: Config, image_shape: tuple[int, int, int], theta: int, phi: int) -> Sizes:
-    """What an algorithm's payload is computed from; theta, phi: parameters of G and D."""
+    """Return the sizes for networks of theta (G) and phi (D) parameters."""
     batch = config.training.batch_size
     return Sizes(theta=theta, phi=phi, batch=batch, fakes=batch * math.prod(image_shape))
+
+
+def macs_per_second(config: WirelessConfig, devices: int) -> list[float]:
+    """Return the compute rate of device 1, 2, …
+
+    Raises UserError unless the option has one value, or one value per device.
+    """
+    rates = config.device_macs_per_second
+    if len(rates) not in (1, devices):
+        raise UserError(
+            f"wireless.device_macs_per_second has {len(rates)} values, but must have one, or one "
+            f"for each of the {devices} devices"
+        )
+    return [*rates] if len(rates) == devices else [*rates] * devices

@@ -1,8 +1,7 @@
-"""Counts the multiply-accumulates of the optimizer steps, from the networks themselves. Plain
-torch; never hears of ranks.
+"""Counts the multiply-accumulates of the optimizer steps. Plain torch; knows no ranks.
 
-The very steps that train run on copies without memory (torch's meta device), and torch's own
-formulas count each operation.
+The training steps themselves run on copies of the networks on torch's meta device, which allocates
+no memory. torch's own formulas count each operation.
 """
 
 from __future__ import annotations
@@ -19,31 +18,25 @@ from torch.utils.flop_counter import flop_registry
 
 from fedgan_mpi.nn.losses import Loss
 from fedgan_mpi.nn.optimizers import Optimizer
-from fedgan_mpi.nn.steps import (
-    Batch,
-    Penalty,
-    discriminator_step,
-    feedback,
-    generator_step,
-)
+from fedgan_mpi.nn.steps import Batch, Penalty, discriminator_step, feedback, generator_step
 
-_IMAGES = 2  # BatchNorm wants more than one
+_IMAGES = 2  # BatchNorm needs more than one
 
 
 @dataclass(frozen=True, kw_only=True)
 class Macs:
-    """Multiply-accumulates an image, forward and backward, of convolutions and matrix products."""
+    """Multiply-accumulates per image, forward and backward, of convolutions and matrix products."""
 
-    fake: float
-    """Of G, making an image without learning from it."""
+    generator_forward: float
+    """G makes an image; no gradient."""
     discriminator_step: float
-    """Of D's step on one real image and one given fake."""
+    """A step on D with one real image and one given fake."""
     generator_step: float
-    """Of G's step on one z: through G and D and back."""
+    """A step on G with one z: forward and backward through G and D."""
     feedback: float
-    """Of D, saying of a given fake where it should go."""
-    descent: float
-    """Of G's step when D's word on its fakes is given: back through G, not forward."""
+    """Forward through D and back to a given fake."""
+    generator_backward: float
+    """Backward through G from a given gradient of its fake."""
 
 
 def count_macs(
@@ -55,46 +48,46 @@ def count_macs(
     nz: int,
     classes: int,
 ) -> Macs:
-    """Count on copies. classes: 0 where the networks are unconditional."""
+    """Count on copies; G and D stay unchanged. `classes` is 0 for unconditional networks."""
     G, D = copy.deepcopy(G).to("meta"), copy.deepcopy(D).to("meta")
     dtype = next(D.parameters()).dtype
 
     def empty(*shape: int) -> Tensor:
         return torch.empty(_IMAGES, *shape, dtype=dtype, device="meta")
 
-    named = empty(classes) if classes else None
-    z, images = Batch(empty(nz), named), Batch(empty(*image_shape), named)
+    labels = empty(classes) if classes else None
+    z, images = Batch(empty(nz), labels), Batch(empty(*image_shape), labels)
     penalty = Penalty(1.0, empty(1, 1, 1)) if loss.has_penalty else None
-    frozen = _Frozen()
+    optimizer = _NoOptimizer()
 
-    def fake() -> None:
+    def forward() -> None:
         with torch.no_grad():
             z.through(G)
 
-    def descend() -> None:
+    def forward_and_backward() -> None:
         z.through(G).backward(images.data)
 
-    forward = _count(fake)
+    generator_forward = _count(forward)
     return Macs(
-        fake=forward,
+        generator_forward=generator_forward,
         discriminator_step=_count(
-            lambda: discriminator_step(D, loss, frozen, images, images, penalty)
+            lambda: discriminator_step(D, loss, optimizer, images, images, penalty)
         ),
-        generator_step=_count(lambda: generator_step(G, D, loss, frozen, z)),
+        generator_step=_count(lambda: generator_step(G, D, loss, optimizer, z)),
         feedback=_count(lambda: feedback(D, loss, images)),
-        descent=_count(descend) - forward,
+        generator_backward=_count(forward_and_backward) - generator_forward,
     )
 
 
-def _count(act: Callable[[], object]) -> float:
-    """Multiply-accumulates an image; torch counts two operations for each."""
+def _count(function: Callable[[], object]) -> float:
+    """Return the multiply-accumulates per image of a call; torch counts two operations for each."""
     with _Counter() as counter:
-        act()
+        function()
     return counter.operations / 2 / _IMAGES
 
 
 class _Counter(TorchDispatchMode):
-    """torch's FlopCounterMode without its tree of modules, which autograd.grad does not bear."""
+    """torch's FlopCounterMode without its module tree, which fails under autograd.grad."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,8 +101,8 @@ class _Counter(TorchDispatchMode):
         return result
 
 
-class _Frozen(Optimizer):
-    """Leaves everything where it is."""
+class _NoOptimizer(Optimizer):
+    """Changes no parameter."""
 
     def __init__(self) -> None:
         pass

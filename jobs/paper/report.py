@@ -1,8 +1,8 @@
-"""Tables of the paper's claim: what FedGAN's best score costs others, on which cells, in Markdown.
+"""Tables of the paper's claim, in Markdown: the cost of FedGAN's best score for each algorithm.
 
-The target of a seed is the best score that FedGAN has in that seed; a ratio below 1 says that the
-method is there with less. Where only the cell differs, stored rounds are timed anew: training does
-not depend on it.
+The target of a seed is FedGAN's best score with that seed. A ratio below 1 means that an algorithm
+reaches the target at a lower cost than FedGAN. The sensitivity tables time the stored rounds in
+other cells, because training does not depend on the cell.
 """
 
 from __future__ import annotations
@@ -13,21 +13,24 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedgan_mpi.config import WirelessConfig
+from fedgan_mpi.report.comparison import write_comparison
+from fedgan_mpi.report.costs import Cost, cost_to_target, cumulative_cost, retime
 from fedgan_mpi.report.history import History, read_history
-from fedgan_mpi.report.page import write_comparison
 
 BASELINE = "fedgan"
-CLAIMED = {"wireless": 0.67, "megabytes": 0.75}
-HEADS = {
+SCHEDULES = ("ren-serial", "ren-parallel")
+LIMITS: dict[Cost, float] = {"wireless": 0.67, "megabytes": 0.75}
+"""The claim: greatest ratio of each cost to FedGAN's."""
+NAMES: dict[Cost, str] = {
     "rounds": "rounds",
     "wireless": "wireless seconds",
     "megabytes": "bytes",
     "seconds": "measured seconds",
 }
-SERVERS = (1e8, 1e9, 3e9, 1e10, 3e10, 1e11, 1e12, 1e13)  # multiply-accumulates a second
-BANDS = (1e6, 3e6, 10e6, 30e6, 100e6)  # Hz
-DEVICES = (1e8, 1e9, 1e10, 1e11, 1e12)  # multiply-accumulates a second
-CELLS = 10  # seeds of the cell
+SERVER_RATES = (1e8, 1e9, 3e9, 1e10, 3e10, 1e11, 1e12, 1e13)  # multiply-accumulates per second
+DEVICE_RATES = (1e8, 1e9, 1e10, 1e11, 1e12)  # multiply-accumulates per second
+BANDWIDTHS = (1e6, 3e6, 10e6, 30e6, 100e6)  # Hz
+CELLS = 10  # other seeds of the cell
 
 Runs = Mapping[str, Sequence[History]]
 """Variant -> its runs, in the order of seeds."""
@@ -35,210 +38,239 @@ Row = dict[str, str]
 
 
 def write_reports(out: Path, data_sets: Sequence[str], variants: Sequence[str]) -> None:
-    """Write out/report/: a comparison a data set, claim.md, sensitivity.md, and extras.md where
-    the one-seed runs are there."""
+    """Write claim.md, sensitivity.md and a comparison per data set to out/report/.
+
+    Also write extras.md if there are other runs than these variants.
+    """
     report = out / "report"
     report.mkdir(exist_ok=True)
+    finished = read_runs(out)
     claims, cells = [], []
     for data in data_sets:
-        runs = {name: read_runs(out, f"{data}-{name}") for name in variants}
-        there = {name: seeds for name, seeds in runs.items() if seeds}
-        if BASELINE not in there:
+        runs = {name: select(finished, f"{data}-{name}") for name in variants}
+        runs = {name: seeds for name, seeds in runs.items() if seeds}
+        if BASELINE not in runs:
             continue
-        write_comparison([run.path for seeds in there.values() for run in seeds], report / data)
-        claims += [f"## {data}", scores(there), claim(there)]
-        cells += [f"## {data}", *sensitivity(there)]
+        write_comparison([run.path for seeds in runs.values() for run in seeds], report / data)
+        claims += [f"## {data}", score_table(runs), claim_table(runs)]
+        cells += [f"## {data}", *sensitivity_tables(runs)]
     (report / "claim.md").write_text("\n\n".join(claims) + "\n", encoding="utf-8")
     (report / "sensitivity.md").write_text("\n\n".join(cells) + "\n", encoding="utf-8")
-    every = read_runs(out, "")
-    extras = [run for run in every if run.name not in _named(data_sets, variants)]
+    names = {f"{data}-{variant}" for data in data_sets for variant in variants}
+    extras = [run for run in finished if variant_of(run) not in names]
     if extras:
-        first = [run for run in every if run.name.endswith(f"-{BASELINE}-seed0")]
-        text = each_run(extras, [*first, *extras])
-        (report / "extras.md").write_text(text + "\n", encoding="utf-8")
+        baselines = [run for run in finished if run.name.endswith(f"-{BASELINE}-seed0")]
+        table = extras_table(extras, [*baselines, *extras])
+        (report / "extras.md").write_text(table + "\n", encoding="utf-8")
     print(f"{report}/: claim.md, sensitivity.md, and index.html for each data set")
 
 
-def read_runs(out: Path, name: str) -> list[History]:
-    """The finished runs whose names begin so and go on with the seed."""
-    pattern = f"{name}-seed*" if name else "*"
-    found = sorted((out / "runs").glob(pattern))
-    return [read_history(run) for run in found if (run / "report.html").exists()]
+def read_runs(out: Path) -> list[History]:
+    """Read all finished runs, sorted by name."""
+    return [
+        read_history(run)
+        for run in sorted((out / "runs").glob("*"))
+        if (run / "report.html").exists()
+    ]
 
 
-def _named(data_sets: Sequence[str], variants: Sequence[str]) -> set[str]:
-    return {f"{data}-{name}-seed{n}" for data in data_sets for name in variants for n in range(99)}
+def select(runs: Sequence[History], variant: str) -> list[History]:
+    """Return the seeds of one variant of a data set."""
+    return [run for run in runs if variant_of(run) == variant]
+
+
+def variant_of(run: History) -> str:
+    """Return the name of a run without its seed."""
+    return run.name.rpartition("-seed")[0]
 
 
 # ------------------------------------------------------------ the claim
 
 
-def ratio(run: History, baseline: History, of: str) -> float | None:
-    """Cost to the baseline's best score, over the baseline's; None where it is not reached."""
-    target = float(baseline.values.min())
-    mine, theirs = run.cost_to(target, of), baseline.cost_to(target, of)
-    return None if mine is None or not theirs else mine / theirs
+def score_table(runs: Runs) -> str:
+    """Return each variant's best and last scores, and the cost of all its rounds."""
+    rows = []
+    for name, seeds in runs.items():
+        rows.append(
+            {
+                "": name,
+                "seeds": str(len(seeds)),
+                "best": format_scores([float(run.values.min()) for run in seeds]),
+                "last": format_scores([float(run.values[-1]) for run in seeds]),
+                "wireless seconds, all rounds": format_total(seeds[0], "wireless"),
+                "MB, all rounds": format_total(seeds[0], "megabytes"),
+                "rounds": str(len(seeds[0].rounds)),
+            }
+        )
+    return markdown_table(rows)
 
 
-def ratios(seeds: Sequence[History], baselines: Sequence[History], of: str) -> str:
-    """Mean ± standard deviation over those seeds that get there, and how many do."""
-    each = [ratio(run, other, of) for run, other in pairs(seeds, baselines)]
-    return mean([one for one in each if one is not None], len(each))
-
-
-def pairs(seeds: Sequence[History], baselines: Sequence[History]) -> list[tuple[History, History]]:
-    """Runs of the same seed."""
-    by_seed = {run.experiment.run.seed: run for run in baselines}
-    return [(run, by_seed[s]) for run in seeds if (s := run.experiment.run.seed) in by_seed]
-
-
-def mean(values: Sequence[float], asked: int) -> str:
-    if not values:
-        return f"never (0 of {asked})"
-    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    missing = "" if len(values) == asked else f" ({len(values)} of {asked})"
-    return f"{statistics.mean(values):.2f}{spread}{missing}"
-
-
-def claim(runs: Runs) -> str:
-    """Each variant's cost to FedGAN's best score, over FedGAN's."""
+def claim_table(runs: Runs) -> str:
+    """Return each variant's cost ratios to FedGAN, and whether they are within the claim."""
     rows = []
     for name, seeds in runs.items():
         row = {"to FedGAN's best score": name}
-        for of, head in HEADS.items():
-            row[f"{head}, ratio"] = ratios(seeds, runs[BASELINE], of)
-        for of, most in CLAIMED.items():
-            told = "–" if name == BASELINE else verdict(seeds, runs[BASELINE], of, most)
-            row[f"{HEADS[of]} ≤ {most}"] = told
+        for cost, cost_name in NAMES.items():
+            row[f"{cost_name}, ratio"] = format_ratios(cost_ratios(seeds, runs[BASELINE], cost))
+        for cost, limit in LIMITS.items():
+            ratios = cost_ratios(seeds, runs[BASELINE], cost)
+            verdict = "–" if name == BASELINE else format_verdict(ratios, limit)
+            row[f"{NAMES[cost]} ≤ {limit}"] = verdict
         rows.append(row)
-    return table(rows)
+    return markdown_table(rows)
 
 
-def verdict(seeds: Sequence[History], baselines: Sequence[History], of: str, most: float) -> str:
-    each = [ratio(run, other, of) for run, other in pairs(seeds, baselines)]
-    within = sum(one is not None and one <= most for one in each)
-    return "yes" if within == len(each) else f"no: {within} of {len(each)} seeds"
+def cost_ratio(run: History, baseline: History, cost: Cost) -> float | None:
+    """Return the cost of the baseline's best score, over the baseline's own cost.
+
+    None if the run does not reach that score.
+    """
+    target = float(baseline.values.min())
+    spent, reference = cost_to_target(run, target, cost), cost_to_target(baseline, target, cost)
+    return None if spent is None or not reference else spent / reference
 
 
-def scores(runs: Runs) -> str:
-    """Last and best scores, and what a round costs."""
-    rows = []
-    for name, seeds in runs.items():
-        first = seeds[0]
-        best = [float(run.values.min()) for run in seeds]
-        last = [float(run.values[-1]) for run in seeds]
-        row = {"": name, "seeds": str(len(seeds)), "best": plain(best), "last": plain(last)}
-        for of in ("wireless", "megabytes"):
-            spent = first.cost(of)
-            total = 0.0 if spent is None else spent[-1]
-            row[f"{HEADS[of] if of == 'wireless' else 'MB'}, all rounds"] = f"{total:.1f}"
-        rows.append({**row, "rounds": str(len(first.rounds))})
-    return table(rows)
-
-
-def plain(values: Sequence[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
+def cost_ratios(
+    runs: Sequence[History], baselines: Sequence[History], cost: Cost
+) -> list[float | None]:
+    """Return the ratio of each run to the baseline with the same seed, if there is one."""
+    by_seed = {run.experiment.run.seed: run for run in baselines}
+    return [
+        cost_ratio(run, by_seed[run.experiment.run.seed], cost)
+        for run in runs
+        if run.experiment.run.seed in by_seed
+    ]
 
 
 # ------------------------------------------------------------ other cells
 
 
-def sensitivity(runs: Runs) -> list[str]:
-    """The claim in time on other cells, from the same rounds."""
+def sensitivity_tables(runs: Runs) -> list[str]:
+    """Return the wireless ratios of the same rounds in other cells, with headings."""
     usual = runs[BASELINE][0].experiment.wireless
-    servers = [replace(usual, server_macs_per_second=speed) for speed in SERVERS]
-    bands = [replace(usual, bandwidth_hz=band) for band in BANDS]
-    devices = [replace(usual, device_macs_per_second=(speed,)) for speed in DEVICES]
+    servers = [replace(usual, server_macs_per_second=rate) for rate in SERVER_RATES]
+    bands = {f"{hz / 1e6:g}": replace(usual, bandwidth_hz=hz) for hz in BANDWIDTHS}
+    devices = {
+        f"{rate:.0e}": replace(usual, device_macs_per_second=(rate,)) for rate in DEVICE_RATES
+    }
     return [
         "### Speed of the server",
-        table([schedules(runs, cell) for cell in servers]),
+        markdown_table([schedule_row(runs, cell) for cell in servers]),
         "### Bandwidth",
-        table([{"MHz": f"{c.bandwidth_hz / 1e6:g}", **on_cell(runs, c)} for c in bands]),
+        markdown_table([{"MHz": mhz, **ratio_row(runs, cell)} for mhz, cell in bands.items()]),
         "### Speed of the devices",
-        table(
-            [
-                {"device MAC/s": f"{c.device_macs_per_second[0]:.0e}", **on_cell(runs, c)}
-                for c in devices
-            ]
+        markdown_table(
+            [{"device MAC/s": rate, **ratio_row(runs, cell)} for rate, cell in devices.items()]
         ),
-        f"### {CELLS} other places of the devices",
-        table(other_cells(runs, usual)),
+        f"### {CELLS} other placements of the devices",
+        markdown_table(placement_rows(runs, usual)),
     ]
 
 
-def on_cell(runs: Runs, cell: WirelessConfig) -> Row:
-    """Wireless seconds to FedGAN's best score, over FedGAN's, on a cell."""
-    timed = {name: [run.with_clock(cell) for run in seeds] for name, seeds in runs.items()}
+def ratio_row(runs: Runs, cell: WirelessConfig) -> Row:
+    """Return each variant's ratio of wireless seconds in this cell."""
+    timed = {name: [retime(run, cell) for run in seeds] for name, seeds in runs.items()}
     return {
-        name: ratios(seeds, timed[BASELINE], "wireless")
+        name: format_ratios(cost_ratios(seeds, timed[BASELINE], "wireless"))
         for name, seeds in timed.items()
         if name not in (BASELINE, "centralized")
     }
 
 
-def schedules(runs: Runs, cell: WirelessConfig) -> Row:
-    """A round by either schedule, and what FedGAN's best score takes."""
-    both = {name: runs[name][0].with_clock(cell) for name in ("ren-serial", "ren-parallel")}
-    serial, parallel = (run.rounds[0]["wireless_seconds"] for run in both.values())
-    there = on_cell(runs, cell)
+def schedule_row(runs: Runs, cell: WirelessConfig) -> Row:
+    """Return the duration of a round with either schedule in this cell, and the ratios."""
+    serial, parallel = (
+        retime(runs[name][0], cell).rounds[0]["wireless_seconds"] for name in SCHEDULES
+    )
+    ratios = ratio_row(runs, cell)
     return {
         "server MAC/s": f"{cell.server_macs_per_second:.0e}",
         "serial round, s": f"{serial:.4g}",
         "parallel round, s": f"{parallel:.4g}",
         "parallel / serial": f"{parallel / serial:.3f}",
-        "serial to target / FedGAN": there["ren-serial"],
-        "parallel to target / FedGAN": there["ren-parallel"],
+        "serial to target / FedGAN": ratios["ren-serial"],
+        "parallel to target / FedGAN": ratios["ren-parallel"],
     }
 
 
-def other_cells(runs: Runs, usual: WirelessConfig) -> list[Row]:
-    """Mean and range over cells of the mean ratio over seeds."""
+def placement_rows(runs: Runs, usual: WirelessConfig) -> list[Row]:
+    """Return the range of each schedule's ratio over other seeds of the cell."""
     rows = []
-    for name in ("ren-serial", "ren-parallel"):
+    for name in SCHEDULES:
         means = []
         for seed in range(1, CELLS + 1):
             cell = replace(usual, seed=seed)
-            others = [run.with_clock(cell) for run in runs[BASELINE]]
-            each = [
-                ratio(run.with_clock(cell), other, "wireless")
-                for run, other in pairs(runs[name], others)
-            ]
-            reached = [one for one in each if one is not None]
+            timed, baselines = ([retime(run, cell) for run in runs[n]] for n in (name, BASELINE))
+            ratios = cost_ratios(timed, baselines, "wireless")
+            reached = [ratio for ratio in ratios if ratio is not None]
             means += [statistics.mean(reached)] if reached else []
         spread = f"{min(means):.2f} to {max(means):.2f}" if means else "never"
-        rows.append({"": name, "ratio, from least to greatest": spread})
+        rows.append({"": name, "ratio, lowest to highest": spread})
     return rows
 
 
 # ------------------------------------------------------------ runs of one seed
 
 
-def each_run(runs: Sequence[History], baselines: Sequence[History]) -> str:
-    """A line a run; its baseline is the first FedGAN among `baselines` with the same shards."""
-    rows = []
-    of_shards: dict[str, History] = {}
+def extras_table(runs: Sequence[History], baselines: Sequence[History]) -> str:
+    """Return one row per run, with its ratios to the first FedGAN run on the same shards."""
+    baseline_of: dict[str, History] = {}
     for run in baselines:
         if run.experiment.algorithm.name == BASELINE:
-            of_shards.setdefault(run.shards_sha256, run)
+            baseline_of.setdefault(run.shards_sha256, run)
+    rows = []
     for run in runs:
-        told = run.fairness
-        row = {"": run.name.removesuffix("-seed0"), "best": f"{run.values.min():.1f}"}
-        row["last"] = f"{run.values[-1]:.1f}"
-        for of, head in (("wireless", "wireless s"), ("megabytes", "MB")):
-            spent = run.cost(of)
-            row[f"{head}, all rounds"] = "–" if spent is None else f"{spent[-1]:.1f}"
-        baseline = of_shards.get(run.shards_sha256)
-        for of in ("wireless", "megabytes"):
-            told_ratio = None if baseline is None else ratio(run, baseline, of)
-            row[f"{HEADS[of]}, ratio"] = "never" if told_ratio is None else f"{told_ratio:.2f}"
-        row["rounds of a device"] = f"{min(told.times)} to {max(told.times)}" if told else "–"
-        row["Jain"] = f"{told.jain:.2f}" if told else "–"
+        row = {
+            "": run.name.removesuffix("-seed0"),
+            "best": f"{run.values.min():.1f}",
+            "last": f"{run.values[-1]:.1f}",
+            "wireless s, all rounds": format_total(run, "wireless", missing="–"),
+            "MB, all rounds": format_total(run, "megabytes", missing="–"),
+        }
+        baseline = baseline_of.get(run.shards_sha256)
+        for cost in LIMITS:
+            ratio = None if baseline is None else cost_ratio(run, baseline, cost)
+            row[f"{NAMES[cost]}, ratio"] = "never" if ratio is None else f"{ratio:.2f}"
+        fairness = run.fairness
+        row["rounds of a device"] = "–"
+        row["Jain"] = "–"
+        if fairness is not None:
+            fewest, most = min(fairness.participations), max(fairness.participations)
+            row["rounds of a device"] = f"{fewest} to {most}"
+            row["Jain"] = f"{fairness.jain:.2f}"
         rows.append(row)
-    return table(rows)
+    return markdown_table(rows)
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Markdown."""
+# ------------------------------------------------------------ formats
+
+
+def format_ratios(ratios: Sequence[float | None]) -> str:
+    """Return mean ± standard deviation of the seeds that reach the target, and their number."""
+    reached = [ratio for ratio in ratios if ratio is not None]
+    if not reached:
+        return f"never (0 of {len(ratios)})"
+    spread = f" ± {statistics.stdev(reached):.2f}" if len(reached) > 1 else ""
+    count = "" if len(reached) == len(ratios) else f" ({len(reached)} of {len(ratios)})"
+    return f"{statistics.mean(reached):.2f}{spread}{count}"
+
+
+def format_verdict(ratios: Sequence[float | None], limit: float) -> str:
+    within = sum(ratio is not None and ratio <= limit for ratio in ratios)
+    return "yes" if within == len(ratios) else f"no: {within} of {len(ratios)} seeds"
+
+
+def format_scores(values: Sequence[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
+
+
+def format_total(run: History, cost: Cost, missing: str = "0.0") -> str:
+    """Return the cost up to the last score."""
+    total = cumulative_cost(run, cost)
+    return missing if total is None else f"{total[-1]:.1f}"
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -1,11 +1,11 @@
-"""The paper's experiment in small, from two data sets to tables and pictures, on two cores.
+"""The paper's comparison at small scale: shards, training, tables and plots, on two cores.
 
     pip install ".[mpich]"
     python jobs/paper/small.py --mnist DIR --pneumonia FILE --out paper_small
 
-DIR holds MNIST's four idx files, or torchvision's MNIST/ folder; FILE is pneumoniamnist.npz
-(docs/data.md says where to get both). What is there already is not done again, so the same command
-goes on after an interruption. With --extras, the one-seed runs of small/extras.txt, too.
+DIR holds MNIST's four idx files, or torchvision's MNIST/ folder. FILE is pneumoniamnist.npz.
+Finished steps are skipped, so the same command continues after an interruption. --extras adds the
+runs of small/extras.txt, with one seed each.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fedgan_mpi.cli.parser import parse_train
 
 HERE = Path(__file__).resolve().parent / "small"
 DATA_SETS = ("mnist", "pneumonia")
-COSTS = "seconds.jsonl"
+TIMES = "seconds.jsonl"
 
 
 def main() -> None:
@@ -36,9 +36,11 @@ def main() -> None:
     parser.add_argument("--mnist", type=Path, required=True, help="directory of MNIST's files")
     parser.add_argument("--pneumonia", type=Path, required=True, help="pneumoniamnist.npz")
     parser.add_argument("--out", type=Path, default=Path("paper_small"))
-    parser.add_argument("--ranks", type=int, default=3, help="MPI ranks; results do not depend")
+    parser.add_argument(
+        "--ranks", type=int, default=3, help="MPI ranks; results do not depend on it"
+    )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--extras", action="store_true", help="the one-seed runs, too")
+    parser.add_argument("--extras", action="store_true", help="also run small/extras.txt")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     mnist, pneumonia = ("mnist", args.mnist.resolve()), ("npz", args.pneumonia.resolve())
@@ -57,27 +59,27 @@ def main() -> None:
 
 
 def prepare(out: Path, name: str, source: str, path: Path, *flags: str) -> None:
-    """Cut a data set into the shards of ten devices, at 32 pixels."""
+    """Write the shards of ten devices at 32 pixels, unless they exist."""
     if not (out / "shards" / name / "shards.json").exists():
         options = ["--source", str(path), "--size", "32", "--devices", "10", *flags]
-        python(out, "-m", "data_prep", source, *options, "--out", f"shards/{name}", name=name)
+        run_python(out, "-m", "data_prep", source, *options, "--out", f"shards/{name}", name=name)
 
 
 def train(out: Path, run: str, data: str, seed: int, flags: Sequence[str], ranks: int) -> None:
-    """One run, or what is left of it."""
+    """Train or continue a run, unless it has finished."""
     experiment = str(HERE / f"{data}.toml")
     rounds = parse_train([experiment, *flags]).config.training.rounds
-    if rounds_of(out / "runs" / run) == rounds:
+    if completed_rounds(out / "runs" / run) == rounds:
         return
     options = ["--run.name", run, "--run.seed", str(seed), "--resume", "auto", *flags]
     command = ["-m", "fedgan_mpi", "train", experiment, *options]
-    python(out, *command, name=run, launcher=("mpirun", "-n", str(ranks)))
-    if rounds_of(out / "runs" / run) != rounds:
-        sys.exit(f"{out / 'runs' / run} has not ended after {rounds} rounds; see {out / 'log.txt'}")
+    run_python(out, *command, name=run, launcher=("mpirun", "-n", str(ranks)))
+    if completed_rounds(out / "runs" / run) != rounds:
+        sys.exit(f"{out / 'runs' / run} did not finish {rounds} rounds; see {out / 'log.txt'}")
 
 
-def rounds_of(run: Path) -> int | None:
-    """After how many rounds a run has ended; None where it has not."""
+def completed_rounds(run: Path) -> int | None:
+    """Return the rounds of a finished run; None if it has not finished."""
     exported = run / "generator.json"
     if not exported.exists() or not (run / "report.html").exists():
         return None
@@ -85,11 +87,11 @@ def rounds_of(run: Path) -> int | None:
     return rounds
 
 
-def python(out: Path, *arguments: str, name: str, launcher: Sequence[str] = ()) -> None:
-    """Run a Python of this environment in `out`, and note wall and processor seconds."""
+def run_python(out: Path, *arguments: str, name: str, launcher: Sequence[str] = ()) -> None:
+    """Run this environment's Python in `out`, and append wall and CPU seconds to seconds.jsonl."""
     print(name, flush=True)
-    began, before = time.monotonic(), os.times()
-    # Ranks set their own threads.
+    start, before = time.monotonic(), os.times()
+    # Each rank sets its own number of threads.
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     with open(out / "log.txt", "a", encoding="utf-8") as log:
         done = subprocess.run(
@@ -97,13 +99,13 @@ def python(out: Path, *arguments: str, name: str, launcher: Sequence[str] = ()) 
             cwd=out, env=environment, stdout=log, stderr=log,
         )  # fmt: skip
     if done.returncode != 0:
-        sys.exit(f"{name} ended with {done.returncode}; see {out / 'log.txt'}")
+        sys.exit(f"{name} failed with exit status {done.returncode}; see {out / 'log.txt'}")
     after = os.times()
-    spent = after.children_user + after.children_system
-    spent -= before.children_user + before.children_system
-    line = {"name": name, "seconds": time.monotonic() - began, "processor_seconds": spent}
-    with open(out / COSTS, "a", encoding="utf-8") as costs:
-        costs.write(json.dumps(line) + "\n")
+    cpu_seconds = after.children_user + after.children_system
+    cpu_seconds -= before.children_user + before.children_system
+    line = {"name": name, "seconds": time.monotonic() - start, "cpu_seconds": cpu_seconds}
+    with open(out / TIMES, "a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":
