@@ -1,73 +1,84 @@
-"""`python -m fedgan_mpi`: the commands. The only place that ends a job early."""
+"""`python -m fedgan_mpi`: runs a command. Only this module ends a job early."""
 
 from __future__ import annotations
 
 import errno
-import platform
+import logging
 import sys
 import traceback
 from typing import TYPE_CHECKING
 
 from fedgan_mpi.training import signals
-from fedgan_mpi.training.environment import importing  # before numpy and torch are loaded
+from fedgan_mpi.training.environment import importing  # before numpy and torch
 
 if __name__ == "__main__":
-    signals.listen()  # before what is slow to import: a job may be told to end while it begins
+    signals.install()  # before slow imports: a job may be asked to stop while it starts
 
+from fedgan_mpi import log
 from fedgan_mpi.cli.commands import (
-    Alone,
     Compare,
     Evaluate,
     Export,
     Jobs,
+    LocalCommand,
     Memorization,
+    MpiCommand,
     Sample,
-    Together,
     Watch,
+    is_local,
     parse,
-    runs_alone,
 )
 from fedgan_mpi.cli.parser import Train, wants_help
 from fedgan_mpi.comm.launcher import announced_rank
-from fedgan_mpi.errors import UserError
-from fedgan_mpi.files import writing
+from fedgan_mpi.errors import AgreedError, UserError
+from fedgan_mpi.files import explain_write_errors
 
 if TYPE_CHECKING:
     from fedgan_mpi.comm.link import Link
 
+logger = logging.getLogger("fedgan_mpi")
+
 
 def main(arguments: list[str]) -> int:
+    """Run a command; return the exit status."""
     if wants_help(arguments) and announced_rank() > 0:
-        return 0  # once is enough
-    if wants_help(arguments) or runs_alone(arguments):
-        signals.ignore_no_more()
-        return _alone(arguments)
-    return _together(arguments)
+        return 0  # one rank prints it
+    log.start(announced_rank())
+    if wants_help(arguments) or is_local(arguments):
+        signals.restore_defaults()
+        return _run_without_mpi(arguments)
+    return _run_with_mpi(arguments)
 
 
-def _alone(arguments: list[str]) -> int:
-    """Commands of one process, which need no MPI."""
+def _run_without_mpi(arguments: list[str]) -> int:
     try:
-        _run_alone(parse(arguments))
+        _run_local(parse(arguments))
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
     except OSError as error:
         print(f"{error.filename} cannot be written: {error.strerror}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:  # how one leaves `watch`
-        return 130
+    except KeyboardInterrupt:  # the normal end of `watch`
+        return signals.INTERRUPTED
     return 0
 
 
-def _run_alone(command: Together | Alone) -> None:
+def _run_local(command: MpiCommand | LocalCommand) -> None:
     if isinstance(command, Sample):
         with importing():
             from fedgan_mpi.run.generator_file import load
             from fedgan_mpi.run.image_grids import write_samples
 
-        with writing(command.out):
-            write_samples(load(command.run), command)
+        with explain_write_errors(command.out):
+            write_samples(
+                load(command.run),
+                command.out,
+                style=command.style,
+                count=command.count,
+                seed=command.seed,
+                label=command.label,
+            )
         print(command.out)
     elif isinstance(command, Export):
         with importing():
@@ -75,7 +86,7 @@ def _run_alone(command: Together | Alone) -> None:
 
         convert(command.run, command.kind, command.out)
     elif isinstance(command, Compare):
-        from fedgan_mpi.report.page import print_table, write_comparison
+        from fedgan_mpi.report.comparison import print_table, write_comparison
 
         print_table(write_comparison(command.runs, command.out, command.target))
         print(command.out / "index.html")
@@ -89,9 +100,8 @@ def _run_alone(command: Together | Alone) -> None:
         print(slurm_script(command), end="")
 
 
-def _together(arguments: list[str]) -> int:
-    """Commands of a whole world of ranks."""
-    from fedgan_mpi.comm.link import AgreedError, Link, RankLost
+def _run_with_mpi(arguments: list[str]) -> int:
+    from fedgan_mpi.comm.link import Link, RankLost
 
     link = Link()
     try:
@@ -102,19 +112,10 @@ def _together(arguments: list[str]) -> int:
             if status or link.lost:
                 link.leave(status)
             return 0
-        signals.ignore_no_more()  # the others leave nothing half done
-        if isinstance(command, Evaluate):
-            with importing():
-                from fedgan_mpi.evaluation.evaluate import evaluate
-
-            evaluate(link, command)
-        elif isinstance(command, Memorization):
-            with importing():
-                from fedgan_mpi.evaluation.memorization import measure_memorization
-
-            measure_memorization(link, command)
-    except AgreedError as error:  # every rank has it: say it once, leave together
-        # Of many worlds of one rank, each has a server; the launcher numbers them all the same.
+        signals.restore_defaults()
+        _run_on_every_rank(link, command)
+    except AgreedError as error:  # on every rank: the server prints it
+        # If the launcher started many worlds of one rank, its own numbering tells them apart.
         if link.is_server and (link.size > 1 or announced_rank() == 0):
             print(error, file=sys.stderr, flush=True)
         link.barrier()
@@ -122,48 +123,75 @@ def _together(arguments: list[str]) -> int:
             link.leave(1)
         return 1
     except RankLost:
-        print(f"[rank {link.rank}] a rank has died outside of the rounds", file=sys.stderr)
+        logger.error("a rank has died outside of the rounds")
         link.abort()
     except SystemExit:
         raise
-    except KeyboardInterrupt:  # of a command that leaves nothing half done
-        link.abort(130)
-    except BaseException as error:  # this rank alone: the others wait and cannot be told
-        where = f"[rank {link.rank} on {platform.node()}]"
-        print(f"{where} {_what_happened(error)}", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        link.abort(signals.INTERRUPTED)
+    except BaseException as error:  # a bug on this rank: the other ranks wait for it
+        logger.error("%s", _describe(error))
         link.abort()
     return 0
 
 
-def _what_happened(error: BaseException) -> str:
-    """A sentence where a disk is full or gone, which is no bug; otherwise the traceback."""
-    if isinstance(error, OSError) and error.errno in _DISK_TROUBLE:
-        which = error.filename or "a file of the run directory"
-        return f"{which} cannot be written: {error.strerror}; the last checkpoint stays whole"
-    return traceback.format_exc()
+def _run_on_every_rank(link: Link, command: MpiCommand | LocalCommand) -> None:
+    if isinstance(command, Evaluate):
+        with importing():
+            from fedgan_mpi.evaluation.evaluate import evaluate
 
+        evaluate(
+            link,
+            command.run,
+            shards=command.shards,
+            samples=command.samples,
+            metrics=command.metrics,
+            inception_weights=command.inception_weights,
+        )
+    elif isinstance(command, Memorization):
+        with importing():
+            from fedgan_mpi.evaluation.memorization import measure_memorization
 
-_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
+        measure_memorization(
+            link,
+            command.run,
+            shards=command.shards,
+            count=command.count,
+            show_images=command.show_images,
+        )
 
 
 def _train(link: Link, command: Train) -> int:
     from fedgan_mpi.run.lock import release_lock
-    from fedgan_mpi.training.setup import start
+    from fedgan_mpi.training.setup import prepare_run
 
+    config = command.config
+    log.start(link.rank, config.log.level, config.log.per_rank)
     if command.dry_run:
         with importing():
             from fedgan_mpi.cli.dry_run import dry_run
 
-        dry_run(link, command.config)
+        dry_run(link, config)
         return 0
     try:
-        with importing():  # torch, at one place or another
-            state = start(link, command)
+        with importing():  # torch, which the checks or the loop import
+            context = prepare_run(link, config, resume=command.resume, replace=command.again)
             from fedgan_mpi.training.loop import train
 
-        return train(link, state)
+        return train(link, context)
     finally:
         release_lock()
+
+
+def _describe(error: BaseException) -> str:
+    """A sentence if a disk is full or lost, which is no bug; otherwise the traceback."""
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        file = error.filename or "a file of the run directory"
+        return f"{file} cannot be written: {error.strerror}; the last checkpoint is complete"
+    return traceback.format_exc()
+
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
 
 
 if __name__ == "__main__":

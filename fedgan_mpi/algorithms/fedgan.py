@@ -10,94 +10,93 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from fedgan_mpi.algorithms.base import Algorithm, Uplink
+from fedgan_mpi.algorithms.aggregation.importance import ImportanceWeighting
+from fedgan_mpi.algorithms.aggregation.recalibration import BatchNormRecalibration
+from fedgan_mpi.algorithms.aggregation.transforms import UpdateTransform
+from fedgan_mpi.algorithms.aggregation.uplink import Uplink
+from fedgan_mpi.algorithms.base import AveragingAlgorithm
 from fedgan_mpi.config import Config
-from fedgan_mpi.federation.batchnorm import BatchNormRecalibration
 from fedgan_mpi.federation.device import Device
-from fedgan_mpi.federation.importance import ImportanceWeights
-from fedgan_mpi.federation.rank import RankState
 from fedgan_mpi.wireless.cell import RadioRound
-from fedgan_mpi.wireless.cost import Payload, Plan, Sizes, Work
+from fedgan_mpi.wireless.cost import ComputeCost, CostModel, Payload, Sizes
 
 
-class FedGAN(Algorithm):
-    """The baseline of the paper; its update is simultaneous, though most public code alternates."""
+class FedGAN(AveragingAlgorithm):
+    """The baseline. Its local update is simultaneous, though most public code alternates."""
 
-    def __init__(self, rank_state: RankState) -> None:
-        super().__init__(rank_state)
-        self.uplink = Uplink(rank_state, self.flat.gan)
-        self.updates = ImportanceWeights(rank_state, self.flat.theta, self.flat.phi)
-        self.statistics = BatchNormRecalibration(self.config)
-        steps = self.training.discriminator_steps
-        # A local step passes D over real images, over fakes and for G's loss; an alternating one
-        # makes fakes for either network.
-        passes = steps if self.config.local_update == "simultaneous" else 2 * steps
-        self.statistics.add(rank_state.pair.G, self.flat.batchnorm_of_generator, passes)
-        self.statistics.add(rank_state.pair.D, self.flat.batchnorm_of_discriminator, 3 * steps)
+    def round(self, t: int) -> None:
+        self.link.broadcast(self.flat.gan)  # (θ_t, φ_t)
+        self.train_participants(t)  # n local steps on both networks of each participant
+        self.link.average(self.uplink, into=self.flat.gan)  # Σ w_k (θ_k, φ_k)
+        if self.server:
+            self.update_ema(t)
+
+    def update_ema(self, t: int) -> None:
+        """Move the server's moving average of G by the most steps that a participant took."""
+        assert self.server is not None
+        present = self.rank_state.participation.participants(t)
+        self.server.update_ema(max(self.local_steps(k) for k in present))
+
+    def train(self, device: Device, t: int) -> tuple[float | None, float | None]:
+        return device.train_both(t, self.local_steps(device.index), self.config.local_update)
+
+    def local_steps(self, device: int) -> int:
+        """Return the device's steps between averages."""
+        return local_steps(self.rank_state.config, self.rank_state.participation.images)[device - 1]
+
+    def make_uplink(self) -> Uplink:
+        return Uplink(self.rank_state, self.flat.gan, self.make_transforms())
+
+    def make_transforms(self) -> list[UpdateTransform]:
+        """Return the transforms of the uplink, in order."""
+        transforms: list[UpdateTransform] = []
+        pair, flat = self.rank_state.pair, self.flat
+        if self.rank_state.config.participation.policy == "importance":
+            both = (flat.theta, flat.phi)
+            transforms.append(ImportanceWeighting(self.rank_state.participation, *both))
+        if self.config.statistics_rule == "recalibrate":
+            steps = self.training.discriminator_steps
+            # A local step passes D over real images, over fakes and for the loss of G; an
+            # alternating one makes fakes for either network.
+            passes = steps if self.config.local_update == "simultaneous" else 2 * steps
+            transforms += [
+                BatchNormRecalibration(pair.G, flat.batchnorm_of_generator, passes),
+                BatchNormRecalibration(pair.D, flat.batchnorm_of_discriminator, 3 * steps),
+            ]
+        return transforms
+
+    # ---------------------------------------------------------------- costs
 
     @staticmethod
     def payload(sizes: Sizes) -> Payload:
         return Payload(down=sizes.theta + sizes.phi, up=sizes.theta + sizes.phi)
 
     @staticmethod
-    def work(plan: Plan) -> Work:
-        macs = plan.macs
+    def compute_cost(cost_model: CostModel) -> ComputeCost:
+        macs = cost_model.macs
         step = macs.discriminator_step + macs.generator_step  # simultaneous: over the same fakes
-        if plan.config.algorithm.local_update == "alternating":
-            step += macs.fake
-        steps = local_steps(plan.config, plan.images)
-        return Work(
-            device=[n * batch * step for n, batch in zip(steps, plan.batches, strict=True)],
+        if cost_model.config.algorithm.local_update == "alternating":
+            step += macs.generator_forward
+        steps = local_steps(cost_model.config, cost_model.images)
+        return ComputeCost(
+            device=[
+                n * batch * step for n, batch in zip(steps, cost_model.batch_sizes, strict=True)
+            ],
             server=0.0,
         )
 
     @staticmethod
-    def wireless_seconds(plan: Plan, air: RadioRound, t: int) -> float:
-        both = plan.sizes.theta + plan.sizes.phi
-        return air.broadcast(both) + air.uploads(air.device, both) + air.averaging(both)
-
-    def round(self, t: int) -> None:
-        self.link.broadcast(self.flat.gan)
-        self.uplink.remember()
-        self.train_both(t)  # n local steps on both networks for each participant hosted here
-        self.uplink.finish()
-        self.link.average(self.uplink.rows, into=self.flat.gan)
-        self.finish(t)
-
-    def train_both(self, t: int) -> None:
-        """Leave Σ share · (θ_k, φ_k) over this rank's participants in the uplink."""
-        self.uplink.clear()
-        self.updates.begin()
-        with self.computing("seconds_local"):
-            for device, share in self.participants(t):
-                self.uplink.restore()
-                steps = self.local_steps(device.index)
-                d_loss, g_loss = device.train_both(t, steps, self.config.local_update)
-                if self.succeeded(device, d_loss, g_loss):
-                    self.note("d_loss", device.index, d_loss)
-                    self.note("g_loss", device.index, g_loss)
-                    share = self.weigh(device, share)
-                    self.metrics.update_norms |= self.updates.apply(device.index, t)
-                    self.statistics.before_average()
-                    self.uplink.add(device, share)
-
-    def local_steps(self, device: int) -> int:
-        return local_steps(self.rank_state.config, self.rank_state.participation.images)[device - 1]
-
-    def weigh(self, device: Device, share: float) -> float:
-        """The weight of what the device has just trained."""
-        return share
-
-    def finish(self, t: int) -> None:
-        """What the server does with the average."""
-        if self.server is not None:
-            self.statistics.after_average()
-            present = self.rank_state.participation.participants(t)
-            self.server.follow(max(self.local_steps(k) for k in present))
+    def wireless_seconds(cost_model: CostModel, radio: RadioRound, t: int) -> float:
+        both = cost_model.sizes.theta + cost_model.sizes.phi
+        return (
+            radio.broadcast(both)
+            + radio.uploads(radio.device_seconds, both)
+            + radio.averaging(both)
+        )
 
 
 def local_steps(config: Config, images: Sequence[int]) -> list[int]:
-    """Steps of device 1, 2, … between averages; for fl_gan as many as E epochs have."""
+    """Return the steps of device 1, 2, … between averages; for fl_gan those of E epochs."""
     algorithm, training = config.algorithm, config.training
     if algorithm.preset != "fl_gan":
         return [training.discriminator_steps] * len(images)

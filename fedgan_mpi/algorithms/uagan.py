@@ -1,120 +1,94 @@
-"""G on the server learns from discriminators that stay with the devices, as if from one (Zhang et
-al. 2021, arXiv:2102.04655; modes `max` and `softmax`: Yonetani et al. 2019, arXiv:1905.09684)."""
+"""The server's G learns from the discriminators of all devices as if from one (Zhang et al. 2021,
+arXiv:2102.04655; modes `max` and `softmax`: Yonetani et al. 2019, arXiv:1905.09684)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from fedgan_mpi.algorithms.base import Algorithm
+from fedgan_mpi.federation.device import Device
 from fedgan_mpi.federation.fake_batches import FakeBatches
 from fedgan_mpi.federation.feedback import Feedback
 from fedgan_mpi.federation.rank import RankState
 from fedgan_mpi.nn.steps import Batch, logits_and_input_gradients
 from fedgan_mpi.wireless.cell import RadioRound
-from fedgan_mpi.wireless.cost import Payload, Plan, Sizes, Work
-
-Each = Callable[[Tensor], Tensor]
+from fedgan_mpi.wireless.cost import ComputeCost, CostModel, Payload, Sizes
 
 
 class UAGAN(Algorithm):
-    """All participants judge the same fakes; the server weighs their answers image by image."""
+    """All participants judge the same fakes; the server weighs their feedback image by image."""
 
     def __init__(self, rank_state: RankState) -> None:
         super().__init__(rank_state)
-        pair, self.batch = rank_state.pair, self.training.batch_size
-        self.down = FakeBatches(pair, batches=1, size=self.batch)
-        # A device's answer: the slopes of its logits, then the logits.
-        self.up = Feedback(rank_state, [self.batch * math.prod(pair.image_shape) + self.batch])
-
-    @staticmethod
-    def payload(sizes: Sizes) -> Payload:
-        return Payload(down=sizes.fakes, up=sizes.fakes + sizes.batch)
-
-    @staticmethod
-    def work(plan: Plan) -> Work:
-        steps, macs = plan.config.training.discriminator_steps, plan.macs
-        device = steps * macs.discriminator_step + macs.feedback
-        server = macs.fake + macs.descent
-        batch = plan.sizes.batch
-        return Work(device=[device * batch] * len(plan.images), server=server * batch)
-
-    @staticmethod
-    def wireless_seconds(plan: Plan, air: RadioRound, t: int) -> float:
-        sizes = plan.sizes
-        return (
-            air.server
-            + air.broadcast(sizes.fakes)
-            + air.uploads(air.device, sizes.fakes + sizes.batch)
-        )
+        pair, self.batch_size = rank_state.pair, self.training.batch_size
+        self.fakes = FakeBatches(pair, batches=1, size=self.batch_size)
+        # A device's feedback: gradients of its logits with respect to images, then the logits.
+        length = self.batch_size * math.prod(pair.image_shape) + self.batch_size
+        self.feedback = Feedback(rank_state, [length])
+        self.batch: Batch | None = None  # the server's fakes of the round
 
     def round(self, t: int) -> None:
         present = self.rank_state.participation.participants(t)
-        fakes = self.make_fakes()
-        self.link.broadcast(self.down.vector)
-        self.train_discriminators(t)  # and leave logits and slopes in `up`
-        self.link.gather(self.up.rows(present))
-        self.train_on(fakes, t)
+        if self.server:
+            self.make_fakes()
+        self.link.broadcast(self.fakes.vector)
+        self.train_participants(t)  # n_d steps on each D, then logits and their gradients
+        self.link.gather(self.feedback.vectors(present))
+        if self.server:
+            self.train_generator_on_feedback(t)
 
-    def make_fakes(self) -> list[Batch]:
-        """The server's batch, on its way."""
-        if self.server is None:
-            return []
-        with self.computing("seconds_server"):
-            fakes = self.server.make_fakes(self.batch)
-            self.down.put(0, fakes)
-        return [fakes]
+    def make_fakes(self) -> None:
+        """Make the batch that all participants judge."""
+        assert self.server is not None
+        with self.timed("seconds_server"):
+            self.batch = self.server.make_fakes(self.batch_size)
+            self.fakes.put(0, self.batch)
 
-    def train_discriminators(self, t: int) -> None:
-        """n_d steps of each participant's own D, then its logits of the fakes."""
-        fakes = self.down.batch(0)
-        with self.computing("seconds_local"):
-            for device, _ in self.participants(t):
-                with device.at_work():
-                    loss = device.train_against(fakes)
-                    logits, input_gradients = logits_and_input_gradients(
-                        self.rank_state.pair.D, fakes
-                    )
-                k = device.index
-                if self.succeeded(device, loss):
-                    self.note("d_loss", k, loss)
-                    self.up[k].copy_(torch.cat([input_gradients.flatten(), logits]))
-                else:
-                    self.up.refuse(k)
+    def local_round(self, device: Device, t: int) -> tuple[float | None, None]:
+        fakes = self.fakes.batch(0)
+        with device.local_state():
+            d_loss = device.train_against(fakes)
+            logits, gradients = logits_and_input_gradients(self.rank_state.pair.D, fakes)
+        self.feedback[device.index].copy_(torch.cat([gradients.flatten(), logits]))
+        return d_loss, None
 
-    def train_on(self, fakes: Sequence[Batch], t: int) -> None:
-        """The server's one step on G."""
-        if self.server is None:
-            return
-        (batch,) = fakes
-        with self.computing("seconds_server"):
-            shares = self.shares_of_answers(t)
+    def reject(self, device: Device) -> None:
+        super().reject(device)
+        self.feedback.refuse(device.index)
+
+    def train_generator_on_feedback(self, t: int) -> None:
+        """Take one step on G."""
+        assert self.server is not None and self.batch is not None
+        fakes, self.batch = self.batch, None
+        with self.timed("seconds_server"):
+            shares = self.valid_shares(t)
             if not shares:
                 return
-            answers = [self.up[k].split([batch.data.numel(), self.batch]) for k in shares]
-            logits = torch.stack([answer[1] for answer in answers]).requires_grad_()
-            loss = self.generator_loss(logits, self.log_shares(shares, batch))
+            pieces = [fakes.data.numel(), self.batch_size]
+            feedback = [self.feedback[k].split(pieces) for k in shares]
+            logits = torch.stack([logits for _, logits in feedback]).requires_grad_()
+            loss = self.generator_loss(logits, self.log_shares(shares, fakes))
             (weights,) = torch.autograd.grad(loss, logits)
-            gradient = torch.zeros_like(batch.data)
-            for weight, (input_gradients, _) in zip(weights, answers, strict=True):
+            gradient = torch.zeros_like(fakes.data)
+            for weight, (input_gradients, _) in zip(weights, feedback, strict=True):
                 gradient.addcmul_(weight[:, None, None, None], input_gradients.view_as(gradient))
-            self.server.descend([batch], [gradient])
-        self.note("g_loss", 0, float(loss.detach()))
+            self.server.descend([fakes], [gradient])
+        self.metrics.set_loss(self.metrics.g_loss, 0, float(loss.detach()))
 
-    def shares_of_answers(self, t: int) -> dict[int, float]:
-        """The shares of participants whose answers are finite; they sum to 1."""
+    def valid_shares(self, t: int) -> dict[int, float]:
+        """Return the shares of participants with finite feedback; they sum to 1."""
         shares = self.rank_state.participation.shares(t)
-        answered = {k: shares[k] for k in self.up.given(list(shares))}
-        if len(answered) == len(shares):
+        valid = {k: shares[k] for k in self.feedback.valid(list(shares))}
+        if len(valid) == len(shares):
             return shares
-        total = math.fsum(answered.values())
-        return {k: share / total for k, share in answered.items()}
+        total = math.fsum(valid.values())
+        return {k: share / total for k, share in valid.items()}
 
     def generator_loss(self, logits: Tensor, log_shares: Tensor) -> Tensor:
-        """G's mean loss on one batch, from the logits (N, b) of N participants."""
+        """Return G's mean loss on one batch, from the logits (N, b) of N participants."""
         each = self.rank_state.pair.loss.generator
         if self.config.mode == "mean":
             return each(logits).mean()
@@ -125,7 +99,7 @@ class UAGAN(Algorithm):
         return each(odds(logits, log_shares)).mean()
 
     def log_shares(self, shares: dict[int, float], batch: Batch) -> Tensor:
-        """log π_k, (N, 1); for conditional networks (N, b), by the class of each fake."""
+        """Return log π_k, (N, 1); for conditional networks (N, b), by the class of each fake."""
         like = self.flat.vector
         pi = torch.tensor(list(shares.values()), dtype=like.dtype, device=like.device)[:, None]
         if batch.classes is None:
@@ -134,12 +108,35 @@ class UAGAN(Algorithm):
         held = torch.tensor([histograms[k - 1] for k in shares], dtype=like.dtype).to(like.device)
         by_class = held @ batch.classes.T
         total = by_class.sum(0)
-        # A class that no participant holds: all judge it, by their shares.
+        # A class that no participant holds is judged by all, with their shares.
         return torch.where(total > 0, by_class / total.clamp(min=1), pi).log()
+
+    # ---------------------------------------------------------------- costs
+
+    @staticmethod
+    def payload(sizes: Sizes) -> Payload:
+        return Payload(down=sizes.fakes, up=sizes.fakes + sizes.batch)
+
+    @staticmethod
+    def compute_cost(cost_model: CostModel) -> ComputeCost:
+        steps, macs = cost_model.config.training.discriminator_steps, cost_model.macs
+        device = steps * macs.discriminator_step + macs.feedback
+        server = macs.generator_forward + macs.generator_backward
+        batch = cost_model.sizes.batch
+        return ComputeCost(device=[device * batch] * len(cost_model.images), server=server * batch)
+
+    @staticmethod
+    def wireless_seconds(cost_model: CostModel, radio: RadioRound, t: int) -> float:
+        sizes = cost_model.sizes
+        return (
+            radio.server_seconds
+            + radio.broadcast(sizes.fakes)
+            + radio.uploads(radio.device_seconds, sizes.fakes + sizes.batch)
+        )
 
 
 def odds(logits: Tensor, log_shares: Tensor) -> Tensor:
-    """The logit (b,) of the D whose odds are Σ_k π_k D_k/(1 - D_k).
+    """Return the logits (b,) of the D whose odds are Σ_k π_k D_k/(1 - D_k).
 
     logits: (N, b). Source: Zhang et al. 2021, equation 4, in a form that cannot overflow.
     """
@@ -147,8 +144,8 @@ def odds(logits: Tensor, log_shares: Tensor) -> Tensor:
 
 
 def softmax_weights(logits: Tensor, sharpness: float) -> Tensor:
-    """softmax over participants of λ D_k, (N, b), held fixed while G steps.
+    """Return softmax_k(λ D_k), (N, b), as constants for the step on G.
 
-    Yonetani et al. 2019 (F2A); their λ is trained, ours is given.
+    Source: Yonetani et al. 2019 (F2A). Their λ is trained, ours is an option.
     """
     return torch.softmax(sharpness * logits.sigmoid(), dim=0).detach()

@@ -1,10 +1,13 @@
-"""One of the K devices: what it owns, its optimizer steps, and what a checkpoint keeps of it."""
+"""One of the K devices: its shard, random streams and local state, and its local rounds.
+
+A local round trains the networks in the rank's vector, which the caller has filled with the
+received parameters.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from typing import Any, Literal
 
 import torch
@@ -13,6 +16,8 @@ from torch import Tensor, nn
 from fedgan_mpi.config import Config
 from fedgan_mpi.data import Batches
 from fedgan_mpi.federation.device_images import Images, to_device
+from fedgan_mpi.federation.early_start import EarlyStart, LocalRound
+from fedgan_mpi.federation.local_state import LocalState
 from fedgan_mpi.federation.networks import NetworkPair
 from fedgan_mpi.nn.cuda_graphs import Step
 from fedgan_mpi.nn.optimizers import Optimizer, make_optimizer
@@ -29,198 +34,121 @@ from fedgan_mpi.random_streams import Purpose, torch_stream
 
 
 class Device:
-    """One of the K devices: its shard, streams and moments, and its steps on the rank's
-    networks."""
+    """A device on the rank that hosts it."""
 
     def __init__(self, index: int, batches: Batches, pair: NetworkPair, config: Config) -> None:
+        """index: k, counted from 1."""
         self.index, self.batches, self.pair = index, batches, pair
         self.images = Images(batches.shard, pair.flat.vector)
-        self.training, self._may_undo = config.training, config.skips_non_finite
-        self.moments = config.algorithm.moments
-        flat = pair.flat
-        self.optimizer = self._make_optimizer(flat.phi, flat.moments_of_discriminator)
+        self.training = config.training
         self.noise_stream = torch_stream(config.run.seed, Purpose.FAKE, index)
-        self._own: list[tuple[Tensor, Tensor]] = []
-        self._before: tuple[list[dict[str, Any]], list[Tensor]] = [], []
-        self._begun: tuple[Batch, Tensor] | None = None
-        self._drawn: Batch | None = None  # the next real images
-        self.real_half = Step(self._half, pair.recorder)
-        self.fake_half = Step(self._rest, pair.recorder)
-        self.step_against = Step(self._against, pair.recorder)
-        self.step_of_both = Step(self._of_both, pair.recorder)
-        self.step_of_generator = Step(self._of_generator, pair.recorder)
-        self.optimizer_of_generator: Optimizer | None = None
-        self.residual: Tensor | None = None
-        """What rounding took from its uplinks and is still to be sent."""
-        traits = config.algorithm.traits
-        if config.link.error_feedback:
-            travels = flat.gan if traits.devices_train_generator else flat.discriminator
-            self.residual = torch.zeros_like(travels)
+        traits, flat = config.algorithm.traits, pair.flat
+        self.optimizer = self._make_optimizer(config, flat.phi, flat.moments_of_discriminator)
+        self.generator_optimizer: Optimizer | None = None
+        own_sections = []
         if config.algorithm.statistics_rule == "local":
-            self.keep(flat.statistics_of_discriminator)
+            own_sections.append(flat.statistics_of_discriminator)
         if traits.devices_keep_discriminator:
-            self.keep(flat.whole_discriminator)
+            own_sections.append(flat.whole_discriminator)
         if traits.devices_train_generator:
-            self.optimizer_of_generator = self._make_optimizer(
-                flat.theta, flat.moments_of_generator
+            self.generator_optimizer = self._make_optimizer(
+                config, flat.theta, flat.moments_of_generator
             )
             if config.algorithm.statistics_rule == "local":
-                self.keep(flat.statistics_of_generator)
+                own_sections.append(flat.statistics_of_generator)
+        both = (self.optimizer, self.generator_optimizer)
+        self.local = LocalState(
+            [optimizer for optimizer in both if optimizer is not None],
+            own_sections,
+            config.algorithm.moments,
+            can_undo=config.skips_non_finite,
+        )
+        self.steps = LocalSteps(pair, *both, self.training.gradient_penalty)
+        self.early_start: EarlyStart[float] = EarlyStart()
+        self.residual: Tensor | None = None
+        """Error feedback: the rounding error of past uplinks that is still to be sent."""
+        if config.link.error_feedback:
+            upload = flat.gan if traits.devices_train_generator else flat.discriminator
+            self.residual = torch.zeros_like(upload)
 
-    def keep(self, section: Tensor) -> None:
-        """From now on a section of the rank's vector is this device's own, and comes back whenever
-        it works."""
-        self._own.append((section, section.clone()))
-
-    @property
-    def own(self) -> list[Tensor]:
-        """What `keep` was called for, as the device left it."""
-        return [mine for _, mine in self._own]
-
-    # ---------------------------------------------------------------- a participant's work
-
-    @contextmanager
-    def at_work(self, steps_before: int = 0) -> Iterator[None]:
-        """Lay the device's own sections into the vector, and take them back afterwards.
-
-        steps_before: optimizer steps that averaged moments sum up.
-        """
-        self._come(steps_before)
-        yield
-        self._leave()
-
-    def _come(self, steps_before: int) -> None:
-        if self._may_undo:
-            self._before = deepcopy((self._moments(), self.own))
-        for section, mine in self._own:
-            section.copy_(mine)
-        # Adam's moments stay with the device: only parameters are averaged, so a device that sat
-        # out a round comes back with its own momentum. The other two are named choices.
-        for optimizer in self._optimizers():
-            if self.moments == "reset":
-                optimizer.reset()
-            elif self.moments == "averaged":
-                optimizer.set_steps(steps_before)
-
-    def _leave(self) -> None:
-        for section, mine in self._own:
-            mine.copy_(section)
-
-    def undo(self) -> None:
-        """Have moments and own sections as before the work just done. The streams have moved on, so
-        that the next try is another."""
-        self._load(*self._before)
-
-    def prefetch(self, t: int) -> None:
-        """Begin round t: do what its first step can before there are fakes, on the φ that stands in
-        the vector. Until `train_discriminator` goes on, nothing has happened that a checkpoint
-        would keep."""
-        if self.training.discriminator_steps > 0:
-            self._come(t * self.training.discriminator_steps)
-            self.prefetch_images()
-            assert self._drawn is not None
-            self._begun, self._drawn = (self._drawn, self.real_half(self._drawn)[0]), None
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether the rank's vector holds the first half of this device's round."""
-        return self._begun is not None
-
-    def prefetch_images(self) -> None:
-        """Draw the real images of its next step, if it has not begun that. A checkpoint knows
-        nothing of it either."""
-        if self._begun is None and self._drawn is None:
-            self._drawn = self._draw()
-            self.batches.drawn -= self.batches.size  # only looked at
-
-    def forget(self) -> None:
-        """Do not go on from what `look_ahead` or `draw_ahead` began."""
-        self._begun = self._drawn = None
+    # ---------------------------------------------------------------- local rounds
 
     def train_discriminator(self, t: int) -> float | None:
-        """n_d steps from the φ that stands in the vector; it holds φ_k afterwards. Gives the mean
-        loss, None for no steps."""
-        steps = self.training.discriminator_steps
-        if steps == 0:
+        """Take n_d steps on D from the φ in the rank's vector; the vector then holds φ_k.
+
+        Returns the mean loss of D; None for no steps.
+        """
+        if self.training.discriminator_steps == 0:
             return None
-        if self._begun is None:
-            self.prefetch(t)
-        assert self._begun is not None
-        (real, loss), self._begun = self._begun, None
+        return self.early_start.finish(lambda: self.discriminator_round(t))
+
+    def discriminator_round(self, t: int) -> LocalRound[float]:
+        """Local round t of D. The part before the `yield` needs φ_t but not θ_t.
+
+        Whatever happens before the `yield` is not part of a checkpoint.
+        """
+        steps = self.training.discriminator_steps
+        self.local.enter(steps_before=t * steps)
+        real = self.real_batch()
+        self.batches.drawn -= self.batches.size  # counted when the round goes on
+        (loss,) = self.steps.real_half(real)
+        yield
         self.batches.drawn += self.batches.size
-        loss = loss + self.fake_half(real, self.noise(), self.mix())[0]
+        loss = loss + self.steps.fake_half(real, self.noise(), self.eps())[0]
         for _ in range(steps - 1):
-            loss += self.discriminator_step(self.real_batch(), self.noise())
-        self._leave()
+            loss += self._discriminator_step()
+        self.local.leave()
         return float(loss) / steps
 
     def train_against(self, fake: Batch) -> float | None:
-        """n_d steps of the device's D on one batch of real images and the given fakes. Gives the
-        mean loss, None for no steps. Call it `at_work`."""
+        """Take n_d steps of the device's own D on one batch of real images and the given fakes.
+
+        Call it inside `local_state`. Returns the mean loss of D; None for no steps.
+        """
         steps = self.training.discriminator_steps
         loss, real = self._zero(), self.real_batch()
         for _ in range(steps):
-            loss += self.step_against(real, fake, self.mix())[0]
+            loss += self.steps.against(real, fake, self.eps())[0]
         return float(loss) / steps if steps else None
 
     def train_both(
         self, t: int, steps: int, update: Literal["simultaneous", "alternating"]
     ) -> tuple[float | None, float | None]:
-        """So many steps of both networks from where they stand in the vector. Gives the mean losses
-        of D and of G, None for no steps."""
+        """Take `steps` steps on both networks in the rank's vector.
+
+        Returns the mean losses of D and of G; None for no steps.
+        """
         d_loss, g_loss = self._zero(), self._zero()
-        with self.at_work(t * steps):
+        with self.local_state(t * steps):
             for _ in range(steps):
-                real, z = self.real_batch(), self.noise()
                 if update == "simultaneous":
-                    losses = self.step_of_both(real, z, self.mix())
+                    losses = self.steps.simultaneous(self.real_batch(), self.noise(), self.eps())
                     d_loss += losses[0]
                     g_loss += losses[1]
                 else:
-                    d_loss += self.discriminator_step(real, z)
-                    g_loss += self.step_of_generator(self.noise())[0]
+                    d_loss += self._discriminator_step()
+                    g_loss += self.steps.generator(self.noise())[0]
         return (float(d_loss) / steps, float(g_loss) / steps) if steps else (None, None)
 
-    def discriminator_step(self, real: Batch, z: Batch) -> Tensor:
-        """One step of D on real images and on fakes from noise; gives its loss."""
-        (loss,) = self.real_half(real)
-        return loss + self.fake_half(real, z, self.mix())[0]
+    @contextmanager
+    def local_state(self, steps_before: int = 0) -> Iterator[None]:
+        """Have the device's own sections in the rank's vector.
 
-    # What is recorded where steps are: tensors in, losses out.
+        steps_before: optimizer steps that averaged moments have accumulated.
+        """
+        self.local.enter(steps_before)
+        yield
+        self.local.leave()
 
-    def _half(self, real: Batch) -> tuple[Tensor]:
-        pair = self.pair
-        return (discriminator_real_half(pair.D, pair.loss, self.optimizer, real),)
+    def _discriminator_step(self) -> Tensor:
+        real, z = self.real_batch(), self.noise()
+        (loss,) = self.steps.real_half(real)
+        return loss + self.steps.fake_half(real, z, self.eps())[0]
 
-    def _rest(self, real: Batch, z: Batch, mix: Tensor | None) -> tuple[Tensor]:
-        pair, fake, penalty = self.pair, self.pair.fakes(z), self._penalty(mix)
-        optimizer = self.optimizer
-        return (discriminator_fake_half(pair.D, pair.loss, optimizer, real, fake, penalty),)
-
-    def _against(self, real: Batch, fake: Batch, mix: Tensor | None) -> tuple[Tensor]:
-        pair, penalty = self.pair, self._penalty(mix)
-        return (discriminator_step(pair.D, pair.loss, self.optimizer, real, fake, penalty),)
-
-    def _of_both(self, real: Batch, z: Batch, mix: Tensor | None) -> tuple[Tensor, Tensor]:
-        assert self.optimizer_of_generator is not None
-        pair, penalty = self.pair, self._penalty(mix)
-        optimizers = (self.optimizer_of_generator, self.optimizer)
-        return simultaneous_step(pair.G, pair.D, pair.loss, *optimizers, real, z, penalty)
-
-    def _of_generator(self, z: Batch) -> tuple[Tensor]:
-        assert self.optimizer_of_generator is not None
-        pair, optimizer = self.pair, self.optimizer_of_generator
-        return (generator_step(pair.G, pair.D, pair.loss, optimizer, z),)
+    # ---------------------------------------------------------------- batches and noise
 
     def real_batch(self) -> Batch:
-        """The next real images, (B, C, H, W) in [-1, 1]."""
-        if self._drawn is None:
-            return self._draw()
-        batch, self._drawn = self._drawn, None
-        self.batches.drawn += self.batches.size
-        return batch
-
-    def _draw(self) -> Batch:
+        """Draw the next real images, (B, C, H, W) in [-1, 1]."""
         shard, indices = self.batches.shard, self.batches.next()
         images = self.images.batch(indices)
         if self.pair.class_shares is None:
@@ -229,68 +157,112 @@ class Device:
         return Batch(images, self.pair.one_hot(torch.from_numpy(shard.labels[indices])))
 
     def noise(self) -> Batch:
-        """As much noise as a batch has real images."""
+        """Draw noise for as many fakes as a batch has real images."""
         return self.pair.noise(self.batches.size, self.noise_stream)
 
-    def mix(self) -> Tensor | None:
-        """A gradient penalty's ε; None for losses without one."""
+    def eps(self) -> Tensor | None:
+        """Draw the interpolation weights of a gradient penalty, (B, 1, 1, 1); None for losses
+        without one."""
         if not self.pair.loss.has_penalty:
             return None
         dtype = self.pair.flat.vector.dtype
-        mix = torch.rand(self.batches.size, 1, 1, 1, generator=self.noise_stream, dtype=dtype)
-        return to_device(mix, self.pair.torch_device)
-
-    def _penalty(self, mix: Tensor | None) -> Penalty | None:
-        return None if mix is None else Penalty(self.training.gradient_penalty, mix)
-
-    def _make_optimizer(self, parameters: nn.Parameter, averaged: Tensor) -> Optimizer:
-        of_generator = parameters is self.pair.flat.theta
-        training = self.training
-        return make_optimizer(
-            parameters,
-            kind=training.optimizer,
-            lr=training.generator_lr if of_generator else training.discriminator_lr,
-            betas=training.betas,
-            moments=averaged if self.moments == "averaged" else None,
-        )
-
-    def _optimizers(self) -> list[Optimizer]:
-        both = (self.optimizer, self.optimizer_of_generator)
-        return [optimizer for optimizer in both if optimizer is not None]
-
-    def _zero(self) -> Tensor:
-        return torch.zeros((), dtype=self.pair.flat.vector.dtype, device=self.pair.torch_device)
+        eps = torch.rand(self.batches.size, 1, 1, 1, generator=self.noise_stream, dtype=dtype)
+        return to_device(eps, self.pair.torch_device)
 
     # ---------------------------------------------------------------- checkpoints
 
     def state(self) -> dict[str, Any]:
-        """All that a checkpoint must keep of this device."""
+        """Return the state that a checkpoint keeps; tensors are not copied."""
         return {
             "drawn": self.batches.drawn,
             "noise_stream": self.noise_stream.get_state(),
-            "moments": self._moments(),
-            "own": self.own,
+            "moments": self.local.moments(),
+            "own": self.local.own,
             **present_tensors(residual=self.residual),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.forget()
+        """Overwrite the state with a result of `state`."""
+        self.early_start.discard()
         self.batches.drawn = state["drawn"]
         self.noise_stream.set_state(state["noise_stream"])
-        self._load(state["moments"], state["own"])
+        self.local.load(state["moments"], state["own"])
         if self.residual is not None:
             self.residual.copy_(state["residual"])
 
-    def _moments(self) -> list[dict[str, Any]]:
-        return [optimizer.state() for optimizer in self._optimizers()]
+    # ---------------------------------------------------------------- inside
 
-    def _load(self, moments: list[dict[str, Any]], own: list[Tensor]) -> None:
-        for optimizer, saved in zip(self._optimizers(), moments, strict=True):
-            optimizer.load_state(saved)
-        for mine, theirs in zip(self.own, own, strict=True):
-            mine.copy_(theirs)
+    def _make_optimizer(
+        self, config: Config, parameters: nn.Parameter, averaged: Tensor
+    ) -> Optimizer:
+        """averaged: the section of the vector for moments that are averaged."""
+        is_generator = parameters is self.pair.flat.theta
+        training = config.training
+        return make_optimizer(
+            parameters,
+            kind=training.optimizer,
+            lr=training.generator_lr if is_generator else training.discriminator_lr,
+            betas=training.betas,
+            moments=averaged if config.algorithm.moments == "averaged" else None,
+        )
+
+    def _zero(self) -> Tensor:
+        return torch.zeros((), dtype=self.pair.flat.vector.dtype, device=self.pair.torch_device)
+
+
+class LocalSteps:
+    """A device's optimizer steps on the rank's networks, recorded as CUDA graphs if enabled.
+
+    A step takes tensors, returns losses and draws no random numbers, so it can be recorded.
+    """
+
+    def __init__(
+        self,
+        pair: NetworkPair,
+        optimizer: Optimizer,
+        generator_optimizer: Optimizer | None,
+        penalty_weight: float,
+    ) -> None:
+        self._pair, self._penalty_weight = pair, penalty_weight
+        self.optimizer, self.generator_optimizer = optimizer, generator_optimizer
+        self.real_half = Step(self._real_half, pair.recorder)
+        """(real) -> (loss,). Gradient of D on real images; no step yet."""
+        self.fake_half = Step(self._fake_half, pair.recorder)
+        """(real, z, eps) -> (loss,). Adds the gradient on fakes from noise; takes the step."""
+        self.against = Step(self._against, pair.recorder)
+        """(real, fake, eps) -> (loss,). A step of D on given fakes."""
+        self.simultaneous = Step(self._simultaneous, pair.recorder)
+        """(real, z, eps) -> (loss of D, loss of G). One step of both from the same point."""
+        self.generator = Step(self._generator, pair.recorder)
+        """(z) -> (loss,). A step of G."""
+
+    def _real_half(self, real: Batch) -> tuple[Tensor]:
+        pair = self._pair
+        return (discriminator_real_half(pair.D, pair.loss, self.optimizer, real),)
+
+    def _fake_half(self, real: Batch, z: Batch, eps: Tensor | None) -> tuple[Tensor]:
+        pair, fake, penalty = self._pair, self._pair.fakes(z), self._penalty(eps)
+        return (discriminator_fake_half(pair.D, pair.loss, self.optimizer, real, fake, penalty),)
+
+    def _against(self, real: Batch, fake: Batch, eps: Tensor | None) -> tuple[Tensor]:
+        pair, penalty = self._pair, self._penalty(eps)
+        return (discriminator_step(pair.D, pair.loss, self.optimizer, real, fake, penalty),)
+
+    def _simultaneous(self, real: Batch, z: Batch, eps: Tensor | None) -> tuple[Tensor, Tensor]:
+        assert self.generator_optimizer is not None
+        pair, penalty = self._pair, self._penalty(eps)
+        optimizers = (self.generator_optimizer, self.optimizer)
+        return simultaneous_step(pair.G, pair.D, pair.loss, *optimizers, real, z, penalty)
+
+    def _generator(self, z: Batch) -> tuple[Tensor]:
+        assert self.generator_optimizer is not None
+        pair = self._pair
+        return (generator_step(pair.G, pair.D, pair.loss, self.generator_optimizer, z),)
+
+    def _penalty(self, eps: Tensor | None) -> Penalty | None:
+        return None if eps is None else Penalty(self._penalty_weight, eps)
 
 
 def present_tensors(**optional: Tensor | None) -> dict[str, Tensor]:
-    """What there is of it, for a checkpoint."""
+    """Return the entries that are not None."""
     return {name: value for name, value in optional.items() if value is not None}

@@ -1,5 +1,5 @@
-"""A device's images where its networks compute: as uint8 in a GPU's memory where they fit, else
-batch by batch from the shard."""
+"""A device's images on its torch device: resident as uint8 if a GPU has room, otherwise read batch
+by batch from the shard."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from torch import Tensor
 
 from fedgan_mpi.data import Shard
 
-ROOM = 0.25  # share of a GPU's free memory that a shard may take
+MEMORY_SHARE = 0.25  # of a GPU's free memory that one shard may take
 
 
 class Images:
-    """Batches of one shard, as networks take them."""
+    """Batches of one shard, scaled to [-1, 1]."""
 
     def __init__(self, shard: Shard, like: Tensor, *, resident: bool | None = None) -> None:
-        """like: whose type and place batches have. resident: keep all of them there; None: on a
-        GPU that has room."""
+        """like: batches get its dtype and torch device. resident: keep the shard there; None: if it
+        is a GPU with enough free memory."""
         self.shard, self.dtype, self.torch_device = shard, like.dtype, like.device
         if resident is None:
             resident = self._fit()
         self.resident: Tensor | None = None
-        """uint8 (N, C, H, W)."""
+        """The whole shard, uint8 (N, C, H, W); None if not resident."""
         if resident:
             self.resident = torch.from_numpy(np.asarray(shard.images[...])).to(like.device)
 
     def batch(self, indices: NDArray[np.int64]) -> Tensor:
-        """(B, C, H, W) in [-1, 1]."""
+        """Return the images at these indices, (B, C, H, W) in [-1, 1]."""
         if self.resident is None:
             pixels = to_device(torch.from_numpy(self.shard.take(indices)), self.torch_device)
         else:
@@ -43,11 +43,11 @@ class Images:
         if self.torch_device.type != "cuda" or not in_memory:
             return False
         free, _ = torch.cuda.mem_get_info(self.torch_device)
-        return math.prod(self.shard.images.shape) <= ROOM * free
+        return math.prod(self.shard.images.shape) <= MEMORY_SHARE * free
 
 
 def to_device(tensor: Tensor, torch_device: torch.device) -> Tensor:
-    """The tensor there; a GPU fetches it without anybody waiting."""
+    """Move a tensor to a torch device; to a GPU asynchronously, through pinned memory."""
     if torch_device.type != "cuda" or tensor.is_cuda:
         return tensor.to(torch_device)
     return tensor.pin_memory().to(torch_device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""Fakes on their way from the server to the devices, for algorithms whose G never leaves it."""
+"""Batches of fakes that the server sends to devices, for algorithms whose G stays on the server."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from fedgan_mpi.nn.steps import Batch
 
 
 class FakeBatches:
-    """Batches of fakes in one vector that travels: images and, for conditional networks, the class
-    of each as a number."""
+    """Batches of fakes in one vector: images and, for conditional networks, their class numbers."""
 
     def __init__(self, pair: NetworkPair, *, batches: int, size: int) -> None:
-        """size: images in a batch."""
+        """size: images per batch."""
         self._pair = pair
         images = batches * size * math.prod(pair.image_shape)
         classes = 0 if pair.class_shares is None else batches * size
@@ -26,13 +25,13 @@ class FakeBatches:
         self._classes = classes_of.view(batches, -1) if classes else None
 
     def put(self, place: int, fakes: Batch) -> None:
-        """Copy a batch, (size, C, H, W), to its place among `batches`."""
+        """Copy a batch of images (size, C, H, W) to a place among `batches`."""
         self._images[place].copy_(fakes.data.detach())
         if self._classes is not None and fakes.classes is not None:
             self._classes[place].copy_(fakes.classes.argmax(1))
 
     def batch(self, place: int) -> Batch:
-        """What lies there, (size, C, H, W); its images are not copied."""
+        """Return the batch at a place, images (size, C, H, W); they are not copied."""
         if self._classes is None:
             return Batch(self._images[place])
         return Batch(self._images[place], self._pair.one_hot(self._classes[place].long()))

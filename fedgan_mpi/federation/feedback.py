@@ -1,4 +1,4 @@
-"""What devices say of fakes, for algorithms whose D's never leave them."""
+"""Feedback of devices on fakes, for algorithms whose discriminators never leave the devices."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from fedgan_mpi.federation.rank import RankState
 
 
 class Feedback:
-    """A tensor for each device that this rank hosts, on the server for all of them."""
+    """One tensor for each device that this rank hosts; on the server for all devices."""
 
     def __init__(self, rank_state: RankState, shape: Sequence[int]) -> None:
-        """shape: of one answer."""
+        """shape: of one device's feedback."""
         all_devices = range(1, rank_state.participation.devices + 1)
         hosted = [device.index for device in rank_state.devices]
         like = rank_state.pair.flat.vector
@@ -29,13 +29,13 @@ class Feedback:
         return self._of[device]
 
     def refuse(self, device: int) -> None:
-        """Have the device say that it counts as absent."""
+        """Mark a device as absent: NaN travels in place of its feedback."""
         self._of[device].fill_(math.nan)
 
-    def given(self, present: Sequence[int]) -> list[int]:
-        """Those of the participants that did not refuse, and whose numbers are finite."""
+    def valid(self, present: Sequence[int]) -> list[int]:
+        """Return the participants whose feedback is finite."""
         return [k for k in present if is_finite(self._of[k])]
 
-    def rows(self, present: Sequence[int]) -> dict[int, Tensor]:
-        """Device -> 1-D vector, of the participants among them, as they travel."""
-        return {k: answer.view(-1) for k, answer in self._of.items() if k in present}
+    def vectors(self, present: Sequence[int]) -> dict[int, Tensor]:
+        """Return device -> feedback as a 1-D vector, for the participants held here."""
+        return {k: tensor.view(-1) for k, tensor in self._of.items() if k in present}

@@ -1,13 +1,13 @@
-"""[θ | φ] in one contiguous vector; the two networks go on as views of it.
+"""All numbers of both networks in one contiguous vector; the networks become views of it.
 
-Layout, so that whatever travels is one slice:
+The layout makes every transfer one slice:
 
     statistics of G | moments of G | θ | φ | moments of D | statistics of D
 
 Statistics are the floating-point buffers: BatchNorm's running means and variances, and the singular
-vectors of spectral normalization; integer counters stay in their modules. A section of moments
-exists only where an algorithm averages them. This file alone assigns `.data`: networks are placed
-on their device and cast first, packed last, and never moved again.
+vectors of spectral normalization. Integer counters stay in their modules. Sections of moments exist
+only if they are averaged. This file alone assigns `.data`: networks are moved and cast first, then
+packed, and never moved again.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Player = Literal["G", "D"]
 class FlatParameters:
     """The vectors of one rank.
 
-    gan, generator, discriminator: slices that travel, 1-D; `with_statistics` says whether
-    statistics are in them. whole_generator, whole_discriminator: with statistics in any case.
+    gan, generator, discriminator: 1-D slices that are sent, with statistics if `with_statistics`.
+    whole_generator, whole_discriminator: slices that always include statistics.
     theta, phi: the parameters alone, as nn.Parameter with a flat gradient, for optimizers.
     """
 
@@ -75,18 +75,18 @@ class FlatParameters:
         self.gan = self.vector[start:stop]
         self.generator, self.discriminator = self.vector[start:middle], self.vector[middle:stop]
         self.whole_generator, self.whole_discriminator = self.vector.split([middle, sum(sizes_d)])
-        # [means | variances], the part of the statistics that is BatchNorm's.
+        # BatchNorm's part of the statistics: [means | variances].
         self.batchnorm_of_generator = self.statistics_of_generator[: _batchnorm_size(G)]
         self.batchnorm_of_discriminator = self.statistics_of_discriminator[: _batchnorm_size(D)]
 
 
 def is_finite(vector: Tensor) -> bool:
-    """Whether all numbers are; those so large that their sum overflows are taken for not."""
-    return math.isfinite(vector.sum())  # an infinity or NaN spoils it, and nothing is allocated
+    """Whether all numbers are finite. Numbers whose sum overflows count as not finite."""
+    return math.isfinite(vector.sum())  # infinities and NaN propagate, and nothing is allocated
 
 
 def _statistics(network: nn.Module) -> list[Tensor]:
-    """Floating-point buffers: running means, running variances, then all others."""
+    """Return the floating-point buffers: running means, running variances, then all others."""
     order = {"running_mean": 0, "running_var": 1}
     buffers = [(name, b) for name, b in network.named_buffers() if b.is_floating_point()]
     buffers.sort(key=lambda item: order.get(item[0].rpartition(".")[2], 2))
@@ -99,17 +99,16 @@ def _batchnorm_size(network: nn.Module) -> int:
 
 
 def _head(vector: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """The vector's first numbers as a view of another's shape, and the rest.
+    """Split a vector: a view of its first numbers with the shape of `like`, and the rest.
 
-    In the other's order, too: a kernel in channels_last lies so in the vector, and is never turned
-    around for a convolution.
+    The view has the strides of `like`, so a kernel in channels_last keeps its memory order.
     """
     head, rest = vector.split([like.numel(), vector.numel() - like.numel()])
     return head.as_strided(like.shape, like.stride()), rest
 
 
 def _place(tensors: list[Tensor], vector: Tensor) -> None:
-    """Copy the tensors into the vector, one after the other, and make each a view of its place."""
+    """Copy tensors into the vector, one after the other, and make each a view of its slice."""
     for tensor in tensors:
         place, vector = _head(vector, tensor)
         place.copy_(tensor.data)

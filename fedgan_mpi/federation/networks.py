@@ -1,4 +1,4 @@
-"""The two networks of a rank: how they are built, and packed into one vector."""
+"""The two networks of a rank: their construction, and their place in one vector."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedgan_mpi.federation.device_images import to_device
 from fedgan_mpi.federation.flat_parameters import FlatParameters, Player
 from fedgan_mpi.nn.cuda_graphs import Recorder, make_recorder
 from fedgan_mpi.nn.losses import LOSSES, Loss
-from fedgan_mpi.nn.precision import Compute
+from fedgan_mpi.nn.precision import prepare_network
 from fedgan_mpi.nn.registry import build, initialize
 from fedgan_mpi.nn.steps import Batch
 from fedgan_mpi.random_streams import Purpose, torch_stream
@@ -22,7 +22,7 @@ from fedgan_mpi.random_streams import Purpose, torch_stream
 
 @dataclass(kw_only=True)
 class NetworkPair:
-    """The two networks of a rank, as views of its vector."""
+    """G and D as views of one vector."""
 
     G: nn.Module
     D: nn.Module
@@ -32,24 +32,25 @@ class NetworkPair:
     loss: Loss
     flat: FlatParameters
     class_shares: Tensor | None = None
-    """Share of each class in all devices' data together, float64; None for unconditional
-    networks."""
+    """Share of each class in the data of all devices, float64; None for unconditional networks."""
     recorder: Recorder | None = None
-    """What records optimizer steps; None: they run as they are."""
+    """Records optimizer steps as CUDA graphs; None: steps run eagerly."""
 
     @property
     def torch_device(self) -> torch.device:
         return self.flat.vector.device
 
     def counters(self) -> list[Tensor]:
-        """BatchNorm's counts of batches: integers, which stay out of the vector and never
-        travel."""
+        """Return BatchNorm's counters of batches: integers, which are not in the vector and are
+        never sent."""
         buffers = [*self.G.buffers(), *self.D.buffers()]
         return [buffer for buffer in buffers if not buffer.is_floating_point()]
 
     def noise(self, count: int, stream: torch.Generator) -> Batch:
-        """z (count, nz) from N(0, 1) and, for conditional networks, classes by their shares; drawn
-        on the CPU so that they do not depend on what computes."""
+        """Draw z (count, nz) from N(0, 1) and, for conditional networks, classes by their shares.
+
+        The numbers are drawn on the CPU, so that they do not depend on the torch device.
+        """
         z = torch.randn(count, self.nz, generator=stream, dtype=self.flat.vector.dtype)
         z = to_device(z, self.torch_device)
         if self.class_shares is None:
@@ -58,23 +59,26 @@ class NetworkPair:
         return Batch(z, self.one_hot(classes))
 
     def fakes(self, z: Batch) -> Batch:
-        """What G as it stands makes of noise; no gradient goes back to G."""
+        """Generate images from noise, without a graph for gradients of G."""
         with torch.no_grad():
             return Batch(z.through(self.G), z.classes)
 
     @contextmanager
-    def generator(self, shown: Tensor) -> Iterator[None]:
-        """G with these parameters and statistics, in evaluation mode; afterwards as it was."""
+    def generator(self, parameters: Tensor) -> Iterator[None]:
+        """Have other parameters and statistics in G, in evaluation mode, inside the block.
+
+        parameters: of the length of the vector's generator section. G is restored afterwards.
+        """
         vector = self.flat.whole_generator
         training = vector.clone()
-        vector.copy_(shown)
+        vector.copy_(parameters)
         self.G.eval()
         yield
         self.G.train()
         vector.copy_(training)
 
     def one_hot(self, classes: Tensor) -> Tensor | None:
-        """(B, classes) from int64 (B,); None for unconditional networks."""
+        """Encode classes (B,), int64, as (B, classes); None for unconditional networks."""
         if self.class_shares is None:
             return None
         codes = nn.functional.one_hot(classes, len(self.class_shares)).to(self.flat.vector.dtype)
@@ -88,9 +92,9 @@ def build_networks(
     *,
     histogram: Sequence[int] = (),
 ) -> NetworkPair:
-    """The configured networks, with the start that the run's seed gives, in one vector.
+    """Build the configured networks, initialized from the run's seed, in one vector.
 
-    histogram: images of each class on all devices together; conditional networks draw by it.
+    histogram: images of each class on all devices together; conditional noise is drawn by it.
     """
     stream = torch_stream(config.run.seed, Purpose.PARAMETERS)
     counts = torch.tensor(histogram, dtype=torch.float64)
@@ -122,14 +126,13 @@ def pack_networks(
     torch_device: str = "cpu",
     class_shares: Tensor | None = None,
 ) -> NetworkPair:
-    """Place and cast two networks, then make them views of one vector."""
+    """Move and cast two networks, then make them views of one vector."""
     dtype = getattr(torch, config.training.precision)
     G.to(torch_device, dtype).train()
     D.to(torch_device, dtype).train()
     training = config.training
-    compute = Compute(autocast=training.autocast, memory_format=training.memory_format)
     for network in (G, D):
-        compute.prepare(network)
+        prepare_network(network, autocast=training.autocast, memory_format=training.memory_format)
     averaged: tuple[Player, ...] = ()
     if config.algorithm.moments == "averaged" and config.training.optimizer == "adam":
         averaged = ("G", "D") if config.algorithm.traits.devices_train_generator else ("D",)

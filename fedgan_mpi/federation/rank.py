@@ -1,8 +1,7 @@
-"""What one rank owns: its pair of networks, the devices it hosts, and the server on rank 0.
+"""The state of one rank: its pair of networks, the devices that it hosts, and the server on rank 0.
 
-A device k owns what no other has: its shard, its random streams, its optimizer moments. Device k is
-rank k; with fewer device ranks than devices, rank r hosts devices r, r + R, r + 2R, … one after the
-other, on the same pair of networks.
+Device k lives on rank k. With R device ranks and more devices, rank r hosts the devices r, r + R,
+r + 2R, …, which train one after the other on the rank's pair of networks.
 """
 
 from __future__ import annotations
@@ -24,41 +23,43 @@ from fedgan_mpi.federation.server import Server
 
 @dataclass(kw_only=True)
 class RankState:
-    """One rank: its end of the link, its pair of networks, and whom it plays."""
+    """Everything that one rank holds during training."""
 
     link: Link
     config: Config
     pair: NetworkPair
     devices: list[Device]
-    """Those this rank hosts; none on the server, except where an algorithm trains in one
-    process."""
+    """The devices hosted here; none on the server, except for `centralized`."""
     server: Server | None
+    """On rank 0, None elsewhere."""
     participation: Participation
 
     @property
     def owners(self) -> list[Device | Server]:
-        """Those whose state this rank keeps."""
+        """The devices and the server of this rank, each with a state for checkpoints."""
         return [*self.devices, *([] if self.server is None else [self.server])]
 
     @property
     def images_drawn(self) -> int:
-        """Real images that devices hosted here have drawn."""
+        """Number of real images that the devices hosted here have drawn."""
         return sum(device.batches.drawn for device in self.devices)
 
     def is_finite(self, t: int) -> bool:
-        """Whether round t left such networks here: the server's, and those that participants keep
-        for themselves."""
+        """Whether the networks here are finite after round t: those of the server, and those that
+        participants keep."""
         present = self.participation.participants(t)
         held = [] if self.server is None else [self.pair.flat.vector]
-        held += [mine for device in self.devices if device.index in present for mine in device.own]
+        for device in self.devices:
+            if device.index in present:
+                held += device.local.own
         return all(is_finite(vector) for vector in held)
 
     @property
     def evaluated_generator(self) -> Tensor:
-        """G as it is scored and exported, parameters and statistics in one vector: on the server
-        its moving average where one is kept."""
-        average = self.server.average if self.server is not None else None
-        return self.pair.flat.whole_generator if average is None else average
+        """Parameters and statistics of the generator that is scored and exported, as one vector: on
+        the server the moving average if there is one."""
+        ema = self.server.ema if self.server is not None else None
+        return self.pair.flat.whole_generator if ema is None else ema
 
 
 def build_rank_state(
@@ -69,10 +70,11 @@ def build_rank_state(
     images: Sequence[int],
     histograms: Sequence[Sequence[int]] = (),
 ) -> RankState:
-    """A rank's node. shards: of the devices hosted here; images, histograms: of device 1, 2, …
-    anywhere; the latter, images of each class, may be left out where nothing asks for classes.
+    """Collective. Build the state of this rank.
 
-    Raises AgreedError where the ranks' vectors differ in length.
+    shards: of the devices hosted here. images, histograms: of device 1, 2, … on all ranks;
+    histograms count images per class and may be omitted if nothing depends on classes.
+    Raises AgreedError if the vectors of two ranks differ in length.
     """
     participation = Participation(
         config.participation,
@@ -91,7 +93,7 @@ def build_rank_state(
         devices.append(Device(index, batches, pair, config))
     server = Server(pair, config) if link.is_server else None
     if server is not None and server.residual is not None:
-        link.wire.carry_over(pair.flat.vector, server.residual)
+        link.wire.enable_error_feedback(pair.flat.vector, server.residual)
     link.check_lengths(pair.flat.gan, pair.flat.discriminator)
     return RankState(
         link=link,

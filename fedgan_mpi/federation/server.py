@@ -1,4 +1,4 @@
-"""The server: its optimizer steps of G, and what a checkpoint keeps of it."""
+"""The server: its optimizer steps on G, and the state that a checkpoint keeps of it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fedgan_mpi.config import Config
 from fedgan_mpi.federation.device import present_tensors
+from fedgan_mpi.federation.early_start import EarlyStart, LocalRound
 from fedgan_mpi.federation.networks import NetworkPair
 from fedgan_mpi.nn.cuda_graphs import Step
 from fedgan_mpi.nn.optimizers import make_optimizer
@@ -18,7 +19,7 @@ from fedgan_mpi.random_streams import Purpose, torch_stream
 
 
 class Server:
-    """The server's state: G's optimizer and the noise it trains with."""
+    """G's optimizer, its noise stream, and the exponential moving average of G."""
 
     def __init__(self, pair: NetworkPair, config: Config) -> None:
         self.pair, self.training = pair, config.training
@@ -29,85 +30,94 @@ class Server:
             betas=self.training.betas,
         )
         self.noise_stream = torch_stream(config.run.seed, Purpose.FAKE, 0)
-        self.step_of_generator = Step(self._of_generator, pair.recorder)
-        self._begun: Batch | None = None
-        self.ema = config.model.ema
-        self.average = pair.flat.whole_generator.clone() if self.ema else None
-        """G's exponential moving average, with its BatchNorm statistics."""
-        feeds_back = config.link.error_feedback
-        self.residual = torch.zeros_like(pair.flat.vector) if feeds_back else None
-        """What rounding took from its downlinks and is still to be sent."""
+        self.early_start: EarlyStart[float] = EarlyStart()
+        self._recorded_step = Step(self._step, pair.recorder)
+        self.decay = config.model.ema
+        self.ema = pair.flat.whole_generator.clone() if self.decay else None
+        """Exponential moving average of G, with its BatchNorm statistics; None if off."""
+        self.residual: Tensor | None = None
+        """Error feedback: the rounding error of past downlinks that is still to be sent."""
+        if config.link.error_feedback:
+            self.residual = torch.zeros_like(pair.flat.vector)
 
-    def prefetch(self) -> None:
-        """Begin `train_generator`: make the fakes of its first step, which need no D. Where steps
-        are recorded, they are so as a whole, and there is nothing to begin."""
+    def start_early(self) -> None:
+        """Make the fakes of the first step of `train_generator`, which need no D.
+
+        Does nothing if steps are recorded as CUDA graphs, which are replayed whole.
+        """
         if self.training.server_steps > 0 and self.pair.recorder is None:
-            self._begun = self.make_fakes(self.training.generator_batch_size)
+            self.early_start.start(self.generator_round())
 
     def train_generator(self) -> float | None:
-        """n_g steps of θ against the φ that stands in the vector. Gives the mean loss, None for no
-        steps.
+        """Take n_g steps on θ against the φ in the vector; return the mean loss, None for no steps.
 
-        D is as it was afterwards, its statistics too: so it can go down before G has trained.
+        D's BatchNorm statistics are restored afterwards, so that D may be sent before G trains.
         """
-        pair, steps = self.pair, self.training.server_steps
-        statistics = pair.flat.statistics_of_discriminator
+        steps = self.training.server_steps
+        if steps == 0:
+            return None
+        statistics = self.pair.flat.statistics_of_discriminator
         before = statistics.clone()
-        loss = torch.zeros((), dtype=pair.flat.vector.dtype, device=pair.torch_device)
-        for _ in range(steps):
-            loss += self._generator_step()
-            self.follow()
+        loss = self.early_start.finish(self.generator_round)
         statistics.copy_(before)
-        return float(loss) / steps if steps else None
+        return loss
 
-    def _generator_step(self) -> Tensor:
-        pair = self.pair
-        fakes, self._begun = self._begun, None
-        if fakes is not None:
-            return generator_step_on(fakes, pair.D, pair.loss, self.optimizer)
-        z = pair.noise(self.training.generator_batch_size, self.noise_stream)
-        return self.step_of_generator(z)[0]
-
-    def _of_generator(self, z: Batch) -> tuple[Tensor]:
-        pair = self.pair
-        return (generator_step(pair.G, pair.D, pair.loss, self.optimizer, z),)
+    def generator_round(self) -> LocalRound[float]:
+        """A round of G. The part before the `yield` needs θ_t but not φ_{t+1}."""
+        steps = self.training.server_steps
+        loss = torch.zeros((), dtype=self.pair.flat.vector.dtype, device=self.pair.torch_device)
+        if self.pair.recorder is None:
+            fakes = self.make_fakes(self.training.generator_batch_size)
+            yield
+            loss += generator_step_on(fakes, self.pair.D, self.pair.loss, self.optimizer)
+            self.update_ema()
+            steps -= 1
+        for _ in range(steps):
+            z = self.pair.noise(self.training.generator_batch_size, self.noise_stream)
+            loss += self._recorded_step(z)[0]
+            self.update_ema()
+        return float(loss) / self.training.server_steps
 
     def make_fakes(self, count: int) -> Batch:
-        """Fakes from fresh noise, with the graph through which a step of θ goes back."""
+        """Make fakes from fresh noise, with the graph for back-propagation into θ."""
         z = self.pair.noise(count, self.noise_stream)
         return Batch(z.through(self.pair.G), z.classes)
 
     def descend(self, fakes: Sequence[Batch], gradients: Sequence[Tensor]) -> None:
-        """One step of θ down a loss whose gradients with respect to batches of fakes are given."""
+        """Take one step on θ, given the loss gradients with respect to batches of fakes."""
         self.optimizer.zero_gradient()
         torch.autograd.backward([fake.data for fake in fakes], list(gradients))
         self.optimizer.step()
-        self.follow()
+        self.update_ema()
 
-    def follow(self, steps: int = 1) -> None:
-        """Move G's average after so many steps that G took, wherever it took them."""
-        if self.average is not None:
-            self.average.lerp_(self.pair.flat.whole_generator, 1 - self.ema**steps)
+    def update_ema(self, steps: int = 1) -> None:
+        """Move the average towards G, which has taken `steps` steps since the last call."""
+        if self.ema is not None:
+            self.ema.lerp_(self.pair.flat.whole_generator, 1 - self.decay**steps)
 
     def state(self) -> dict[str, Any]:
-        """All that a checkpoint must keep of the server; tensors are its own, not copies."""
+        """Return the state that a checkpoint keeps; tensors are not copied."""
         return {
             "vector": self.pair.flat.vector,
             "counters": self.pair.counters(),
             "noise_stream": self.noise_stream.get_state(),
             "moments": self.optimizer.state(),
-            **present_tensors(average=self.average, residual=self.residual),
+            **present_tensors(average=self.ema, residual=self.residual),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Be what `state` told."""
-        self._begun = None
+        """Overwrite the state with a result of `state`."""
+        self.early_start.discard()
         self.pair.flat.vector.copy_(state["vector"])
         for counter, saved in zip(self.pair.counters(), state["counters"], strict=True):
             counter.copy_(saved)
         self.noise_stream.set_state(state["noise_stream"])
         self.optimizer.load_state(state["moments"])
-        if self.average is not None:
-            self.average.copy_(state["average"])
+        if self.ema is not None:
+            self.ema.copy_(state["average"])
         if self.residual is not None:
             self.residual.copy_(state["residual"])
+
+    def _step(self, z: Batch) -> tuple[Tensor]:
+        pair = self.pair
+        return (generator_step(pair.G, pair.D, pair.loss, self.optimizer, z),)

@@ -1,4 +1,4 @@
-"""What a run leaves for its user: generators and, at its end, the report. The server's."""
+"""Files that a run leaves for its user: generators and, at its end, the report. On the server."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from torch import Tensor
 from fedgan_mpi import __version__
 from fedgan_mpi.federation.rank import RankState
 from fedgan_mpi.nn.registry import count_parameters, default_width
-from fedgan_mpi.run.directory import Record
 from fedgan_mpi.run.generator_file import FINAL, write_generator
+from fedgan_mpi.run.record import Record
 from fedgan_mpi.training.setup import RunContext
 from fedgan_mpi.training.state import TrainState
 
 
 def export(
     rank_state: RankState,
-    start: RunContext,
-    progress: TrainState,
+    context: RunContext,
+    state: TrainState,
     name: str,
     round: int,
-    shown: Tensor,
+    generator: Tensor,
 ) -> None:
-    """Write the generator with these parameters and statistics as it was after so many rounds."""
-    channels, size, _ = start.manifest.image_shape
-    G, model = rank_state.pair.G, start.config.model
+    """Write a generator file. generator: parameters and statistics after `round` rounds."""
+    channels, size, _ = context.manifest.image_shape
+    G, model = rank_state.pair.G, context.config.model
     shares = rank_state.pair.class_shares
     about = {
         "architecture": model.architecture,
@@ -32,42 +32,42 @@ def export(
         "nz": model.nz,
         "width": default_width(model, size),
         "class_shares": None if shares is None else shares.tolist(),
-        "class_names": start.manifest.class_names,
+        "class_names": context.manifest.class_names,
         "parameters": count_parameters(G),
         "output": "images in [-1, 1], RGB or gray, channels first",
         "round": round,
-        "scores": [score for score in progress.scores if score["round"] == round],
-        "dataset": start.manifest.dataset,
-        "shards_sha256": start.manifest.sha256,
+        "scores": [score for score in state.scores if score["round"] == round],
+        "dataset": context.manifest.dataset,
+        "shards_sha256": context.manifest.sha256,
         "fedgan_mpi": __version__,
     }
-    with rank_state.pair.generator(shown):
-        write_generator(start.run, name, G, about)
+    with rank_state.pair.generator(generator):
+        write_generator(context.run, name, G, about)
 
 
-def finish(
+def write_final(
     rank_state: RankState,
-    start: RunContext,
-    progress: TrainState,
+    context: RunContext,
+    state: TrainState,
     record: Record,
     rounds: int,
     seconds: float,
 ) -> None:
-    """The final generator, the report, and the last lines."""
+    """Write the final generator and the report, and log the final scores and the run's path."""
     from fedgan_mpi.report.history import read_history
     from fedgan_mpi.report.page import write_report
-    from fedgan_mpi.run.image_grids import write_film
+    from fedgan_mpi.run.image_grids import write_animation
 
-    run = start.run
-    export(rank_state, start, progress, FINAL, rounds, rank_state.evaluated_generator)
-    write_film(run / "training.gif", sorted(run.glob("samples/*.png")))
+    run = context.run
+    export(rank_state, context, state, FINAL, rounds, rank_state.evaluated_generator)
+    write_animation(run / "training.gif", sorted(run.glob("samples/*.png")))
     write_report(run)
-    for score in progress.scores:
+    for score in state.scores:
         floor = f"held-out real images: {score['floor']:.4g}"
         value = f"{score['metric']} {score['value']:.4g}"
         record.log(f"{value} ({floor}), {score['samples']} images")
-    told = read_history(run).fairness
-    if told is not None:
-        record.log(told.sentence())
+    fairness = read_history(run).fairness
+    if fairness is not None:
+        record.log(fairness.summary())
     record.log(f"{seconds:.1f} s, {rounds} rounds")
     record.log(str(run))

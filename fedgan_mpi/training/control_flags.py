@@ -1,4 +1,4 @@
-"""What ranks must agree on after a round."""
+"""Flags that all ranks share after each round: stop, requeue, checkpoint due, checkpoint failed."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 
 
 class ControlFlags:
-    """One rank's, and once `numbers` are added up with the round's own, that of all."""
+    """This rank's flags; after the all-reduce of `numbers`, the logical OR over ranks."""
 
     def __init__(self, parts: NDArray[np.float64]) -> None:
-        """parts: the shape in which those of a checkpoint are told."""
+        """parts: an array of the shape that describes a checkpoint's files."""
         self._shape = parts.shape
         self.numbers = np.zeros(5 + parts.size)
 
-    def cast(
+    def set(
         self,
         *,
         requeue: bool,
@@ -24,9 +24,12 @@ class ControlFlags:
         failed: bool,
         parts: NDArray[np.float64],
     ) -> None:
-        """This rank's. requeue, interrupted: signals that it got; writing: its part of a checkpoint
-        is not yet on disk; failed: it cannot be; parts: what it is; late: a checkpoint is due by
-        the clock."""
+        """Set this rank's flags.
+
+        requeue, interrupted: this rank received such a signal. writing: its part of a checkpoint is
+        not on disk yet. failed: its part cannot be written. parts: description of the part. late: a
+        checkpoint is due by the clock.
+        """
         self.numbers[:5] = requeue, interrupted, writing, late, failed
         self.numbers[5:] = parts.ravel()
 
@@ -35,7 +38,7 @@ class ControlFlags:
         return bool(self.numbers[0])
 
     @property
-    def stops(self) -> bool:
+    def stop(self) -> bool:
         return bool(self.numbers[:2].any())
 
     @property

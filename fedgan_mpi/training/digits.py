@@ -1,4 +1,7 @@
-"""The embedded digits: shards for a job that was given none."""
+"""Shards of the embedded digits, the default data set of a run without `data.shards`.
+
+The split does not depend on the run's seed, so runs with different seeds are comparable.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,12 @@ from fedgan_mpi.data.loading import check_samples
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.training.preflight import check_experiment
 
-_SEED = 0  # the cut is the data set's, so that runs of several seeds can be compared
+_SPLIT_SEED = 0
+_DEFAULT_SIZE = 16  # pixels
 
 
 def check_digits(config: Config) -> None:
-    """Raises UserError for what the embedded digits cannot serve, before anything is written."""
+    """Raise UserError if the configuration does not fit the embedded digits. Writes nothing."""
     size, _, heldout = plan_digits(config)
     if config.data.heldout is not None:
         path = Path(config.data.heldout)
@@ -26,29 +30,31 @@ def check_digits(config: Config) -> None:
 
 
 def plan_digits(config: Config) -> tuple[int, list[list[int]], int]:
-    """The embedded digits, cut on paper: pixels, images of each class a device, images held out.
+    """Split the embedded digits without writing them.
 
-    Raises UserError for what they cannot serve.
+    Returns the image size in pixels, the class histogram of each device, and the number of
+    held-out images. Raises UserError if the configuration does not fit the digits.
     """
-    from data_prep.prepare import plan
-    from data_prep.sources import digits
+    from data_prep.sources import Digits
+    from data_prep.split import assign_images
 
     if config.model.channels == 3:
         raise UserError("model.channels is 3, but the embedded digits have 1")
-    source = digits(config.model.size or 16)
+    size = config.model.size or _DEFAULT_SIZE
+    source = Digits(size=size)
     assert source.labels is not None
     labels = np.asarray(source.labels)
-    parts, heldout = plan(source, devices=config.data.devices, seed=_SEED)
+    parts, heldout = assign_images(source, devices=config.data.devices, seed=_SPLIT_SEED)
     histograms = [np.bincount(labels[part], minlength=10).tolist() for part in parts]
-    size, images = config.model.size or 16, [len(part) for part in parts]
+    images = [len(part) for part in parts]
     check_experiment(config, "the embedded digits", size, images, histograms)
     return size, histograms, len(heldout)
 
 
 def write_digits(config: Config, directory: Path) -> Manifest:
-    """Cut them into the configured number of shards in a new directory."""
+    """Write the embedded digits as shards to a new directory, one per configured device."""
     from data_prep.prepare import prepare
-    from data_prep.sources import digits
+    from data_prep.sources import Digits
 
-    source = digits(config.model.size or 16)
-    return prepare(source, directory, devices=config.data.devices, seed=_SEED)
+    source = Digits(size=config.model.size or _DEFAULT_SIZE)
+    return prepare(source, directory, devices=config.data.devices, seed=_SPLIT_SEED)

@@ -1,5 +1,4 @@
-"""What a run leaves behind while it trains, and when: scores, grids, generators, checkpoints, and
-its report."""
+"""Training hooks: write scores, sample grids, generators, checkpoints and the report when due."""
 
 from __future__ import annotations
 
@@ -8,16 +7,16 @@ import time
 import torch
 
 from fedgan_mpi import __version__
-from fedgan_mpi.checkpoint.writer import Checkpoints
-from fedgan_mpi.cli.parser import config_table
-from fedgan_mpi.comm.link import AgreedError
-from fedgan_mpi.evaluation.scorer import generate
+from fedgan_mpi.checkpoint.writer import CheckpointWriter
+from fedgan_mpi.config.io import config_table
+from fedgan_mpi.errors import AgreedError
+from fedgan_mpi.evaluation.generation import generate
 from fedgan_mpi.federation.rank import RankState
 from fedgan_mpi.random_streams import Purpose
-from fedgan_mpi.run.directory import Record
 from fedgan_mpi.run.generator_file import BEST
+from fedgan_mpi.run.record import Record
 from fedgan_mpi.training import signals
-from fedgan_mpi.training.artifacts import export, finish
+from fedgan_mpi.training.artifacts import export, write_final
 from fedgan_mpi.training.control_flags import ControlFlags
 from fedgan_mpi.training.scoring import Scoring
 from fedgan_mpi.training.setup import RunContext
@@ -27,135 +26,144 @@ GRID_IMAGES = 64
 
 
 class TrainingHooks:
-    """Keeps at the rounds where it is due."""
+    """Everything that the loop does besides rounds."""
 
     def __init__(
-        self, rank_state: RankState, start: RunContext, record: Record, progress: TrainState
+        self, rank_state: RankState, context: RunContext, record: Record, state: TrainState
     ) -> None:
-        """Collective: adds up the statistics of the real images."""
-        self.rank_state, self.start, self.record, self.progress = (
+        """Collective: computes the statistics of the real images."""
+        self.rank_state, self.context = rank_state, context
+        self.record, self.state = record, state
+        self.last_round = context.config.training.rounds
+        self.exit_status: int | None = None
+        """Of a job that was stopped by a signal."""
+        self.checkpoint_problem: str | None = None
+        """Why the last round has no checkpoint."""
+        self.checkpoints = CheckpointWriter(
             rank_state,
-            start,
-            record,
-            progress,
-        )
-        self.last = start.config.training.rounds
-        self.stopped: int | None = None
-        """Exit status of a job that a signal has ended."""
-        self.unsaved: str | None = None
-        """Why there is no checkpoint of the last round."""
-        self.checkpoints = Checkpoints(
-            rank_state,
-            start.run,
-            keep_last=start.config.checkpoint.keep_last,
+            context.run,
+            keep_last=context.config.checkpoint.keep_last,
             about={
-                "configuration": config_table(start.config),
-                "shards_sha256": start.manifest.sha256,
+                "configuration": config_table(context.config),
+                "shards_sha256": context.manifest.sha256,
                 "versions": {"fedgan_mpi": __version__, "torch": torch.__version__},
             },
-            say=lambda line: self.record.log(line),
+            log=lambda line: self.record.log(line),
         )
-        self.vote = ControlFlags(self.checkpoints.empty)
-        self.saved = time.monotonic()
-        self.scoring = Scoring(rank_state, start, record, progress)
+        self.flags = ControlFlags(self.checkpoints.no_files)
+        self._saved_at = time.monotonic()
+        self.scoring = Scoring(rank_state, context, record, state)
 
-    def begin(self, done: int) -> bool:
-        """Collective. Score the start of a new run, or go on with the score that was due when the
-        checkpoint of round `done` was written. False where training does not even begin."""
-        if self.progress.ended_early:
-            self.last = done
+    # ---------------------------------------------------------------- called by the loop
+
+    def on_run_begin(self, done: int) -> bool:
+        """Score a new generator, or start the score that was due at the checkpoint of round `done`.
+
+        Returns False if there is nothing to train. Collective.
+        """
+        if self.state.ended_early:
+            self.last_round = done
         self._keep_best()
-        scored = [score["round"] for score in self.progress.scores]
-        self._cast_vote()
-        self.vote.numbers[:] = self.rank_state.link.sum(self.vote.numbers)
+        scored = [score["round"] for score in self.state.scores]
+        self._set_flags()
+        self.flags.numbers[:] = self.rank_state.link.sum(self.flags.numbers)
         if done == 0 and not scored:
-            return self.after(0)
-        if self.vote.stops and done < self.last:
+            return self.on_round_end(0)
+        if self.flags.stop and done < self.last_round:
             self._stop(done)
             return False
-        if done < self.last and done not in scored and self._scores_after(done):
-            self.scoring.show(done)
+        if done < self.last_round and done not in scored and self._scores_after(done):
+            self.scoring.start(done)
         return True
 
-    def rollback(self, record: Record, progress: TrainState) -> None:
-        """Collective. Forget all since `progress` was that; `begin` comes next."""
-        self.record, self.progress = record, progress
-        self.scoring.rollback(record, progress)
-        self.last = self.start.config.training.rounds
-        self.vote, self.stopped = ControlFlags(self.checkpoints.empty), None
+    def on_round_computed(self, round: int) -> None:
+        """Do this rank's part of a pending score, and set its flags for the all-reduce.
+
+        Device ranks generate and accumulate here while the server still trains.
+        """
+        self.scoring.accumulate()
+        self._set_flags()
+
+    def on_round_end(self, round: int) -> bool:
+        """Write everything that is due after `round` rounds; after the last one, everything.
+
+        Returns False if training ends here. Collective.
+        """
+        config = self.context.config
+        if self._finish_score():
+            self.record.log(
+                f"Training ends after round {round}: evaluation.patience is "
+                f"{config.evaluation.patience}, and no score was better since."
+            )
+            self.last_round, self.state.ended_early = round, True
+        is_last = round == self.last_round
+        if is_last or self._draws_after(round):
+            self._draw_grid(round)
+        if is_last or self._scores_after(round):
+            self.scoring.start(round)
+        if is_last or round == 0:
+            self.scoring.accumulate()
+            self._finish_score()
+        self._advance_checkpoint(round)
+        if is_last or self.flags.stop:
+            self.checkpoint_problem = self.checkpoints.complete()
+            if self.checkpoint_problem is not None and not is_last:
+                raise AgreedError(self.checkpoint_problem)
+        if self.flags.stop and not is_last:
+            self._stop(round)
+        return not is_last and not self.flags.stop
+
+    def is_busy_after(self, round: int) -> bool:
+        """Whether `on_round_end` computes more than a copy."""
+        busy = self.scoring.pending is not None or round == self.last_round or self.flags.stop
+        return busy or self._draws_after(round)
+
+    def on_run_end(self, seconds: float) -> None:
+        """Write the final generator and the report. seconds: duration of the job."""
+        if self.rank_state.link.is_server:
+            write_final(
+                self.rank_state, self.context, self.state, self.record, self.last_round, seconds
+            )
+
+    def rollback(self, record: Record, state: TrainState) -> None:
+        """Continue from an earlier state; `on_run_begin` is called next. Collective."""
+        self.record, self.state = record, state
+        self.scoring.rollback(record, state)
+        self.last_round = self.context.config.training.rounds
+        self.flags, self.exit_status = ControlFlags(self.checkpoints.no_files), None
         self.checkpoints.abandon()
 
-    def meanwhile(self, round: int) -> None:
-        """What a rank does with its part of the last of so many rounds behind it: a device rank
-        scores its part of what is pending, while the server trains on; all begin with their part of
-        a checkpoint, and say what they want agreed."""
-        self.scoring.see()
-        self._cast_vote()
-        if self._is_checkpoint_planned(round):
-            self.checkpoints.begin_ahead(round)
+    def close(self, *, complete: bool) -> None:
+        """End a run that cannot continue. Collective.
 
-    def after(self, round: int) -> bool:
-        """Collective. Keep what is due after so many finished rounds, and all of it after the last.
-        False where training ends here."""
-        config = self.start.config
-        if self._settle():
-            self.record.log(
-                f"no better score in {config.evaluation.patience}, so training ends "
-                f"after round {round}"
-            )
-            self.last, self.progress.ended_early = round, True
-        ends = round == self.last
-        if ends or self._draws_after(round):
-            self._draw(round)
-        if ends or self._scores_after(round):
-            self.scoring.show(round)
-        if ends or round == 0:
-            self.scoring.see()
-            self._settle()
-        if self.checkpoints.waits and self.vote.failed:
-            self.checkpoints.give_up()
-        elif self.checkpoints.waits and not self.vote.writing:
-            self.checkpoints.seal(self.vote.parts)
-        if self.vote.stops or self._is_checkpoint_due(round):
-            self.checkpoints.begin(round, self.progress.to_json())
-            self.saved = time.monotonic()
-        if ends or self.vote.stops:
-            self.unsaved = self.checkpoints.complete()
-            if self.unsaved is not None and not ends:
-                raise AgreedError(self.unsaved)
-        if self.vote.stops and not ends:
-            self._stop(round)
-        return not ends and not self.vote.stops
-
-    def computes_after(self, round: int) -> bool:
-        """Whether `after` is more than a copy."""
-        ends = self.scoring.pending is not None or round == self.last or self.vote.stops
-        return ends or self._draws_after(round)
-
-    def close(self, *, whole: bool) -> None:
-        """Collective. For a run that cannot go on: what was being written becomes valid where no
-        rank has died since, as else nobody may have the server's part, or all of the others."""
-        if not whole:
+        complete: no rank has died. Otherwise a checkpoint that is being written is abandoned,
+        because a part of it may be missing.
+        """
+        if not complete:
             self.checkpoints.abandon()
             return
         problem = self.checkpoints.complete()
         if problem is not None:
             self.record.log(problem)
 
-    def _is_checkpoint_due(self, round: int) -> bool:
-        return self._is_checkpoint_planned(round) or self.vote.late
+    # ---------------------------------------------------------------- checkpoints and flags
 
-    def _is_checkpoint_planned(self, round: int) -> bool:
-        checkpoint = self.start.config.checkpoint
-        scored = checkpoint.keep_best and self._scores_after(round)
-        return _is_due(round, checkpoint.every) or scored or round == self.last
+    def _advance_checkpoint(self, round: int) -> None:
+        """Seal a checkpoint whose parts are written, and begin one that is due."""
+        if self.checkpoints.is_pending and self.flags.failed:
+            self.checkpoints.drop_failed()
+        elif self.checkpoints.is_pending and not self.flags.writing:
+            self.checkpoints.seal(self.flags.parts)
+        if self.flags.stop or self.flags.late or self._checkpoints_after(round):
+            self.checkpoints.begin(round, self.state.to_json())
+            self._saved_at = time.monotonic()
 
-    def _cast_vote(self) -> None:
-        minutes = self.start.config.checkpoint.minutes
-        late = minutes is not None and time.monotonic() - self.saved > 60 * minutes
-        writing, failed, parts = self.checkpoints.tell()
-        self.vote.cast(
-            requeue=signals.requeue_asked(),
+    def _set_flags(self) -> None:
+        minutes = self.context.config.checkpoint.minutes
+        late = minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
+        writing, failed, parts = self.checkpoints.local_status()
+        self.flags.set(
+            requeue=signals.requeue_requested(),
             interrupted=signals.interrupted(),
             writing=writing,
             late=late and self.rank_state.link.is_server,
@@ -164,54 +172,61 @@ class TrainingHooks:
         )
 
     def _stop(self, round: int) -> None:
-        self.stopped = signals.REQUEUE if self.vote.requeue else signals.INTERRUPTED
+        self.exit_status = signals.REQUEUE if self.flags.requeue else signals.INTERRUPTED
+        ranks = self.rank_state.link.size
         self.record.log(
-            f"stopped by a signal after round {round}; to go on, with the same launcher: "
-            f"python -m fedgan_mpi train --resume {self.start.run}"
+            f"Stopped by a signal after round {round}. Checkpoint written. Resume with: "
+            f"mpirun -n {ranks} python -m fedgan_mpi train --resume {self.context.run}"
         )
 
+    # ---------------------------------------------------------------- what is due
+
+    def _checkpoints_after(self, round: int) -> bool:
+        checkpoint = self.context.config.checkpoint
+        scored = checkpoint.keep_best and self._scores_after(round)
+        return _is_due(round, checkpoint.every) or scored or round == self.last_round
+
     def _scores_after(self, round: int) -> bool:
-        return round == 0 or _is_due(round, self.start.config.evaluation.every)
+        return round == 0 or _is_due(round, self.context.config.evaluation.every)
 
     def _draws_after(self, round: int) -> bool:
-        return self._scores_after(round) or _is_due(round, self.start.config.record.grid_every)
+        return self._scores_after(round) or _is_due(round, self.context.config.record.grid_every)
 
-    def _draw(self, round: int) -> None:
-        """A grid of the same noise every time; the server's."""
+    # ---------------------------------------------------------------- scores and grids
+
+    def _draw_grid(self, round: int) -> None:
+        """Write a grid of samples from the same noise every time; on the server."""
         if self.rank_state.link.is_server:
             images = generate(
                 self.rank_state.pair,
                 self.rank_state.evaluated_generator,
-                seed=self.start.config.run.seed,
+                seed=self.context.config.run.seed,
                 count=GRID_IMAGES,
                 purpose=Purpose.GRID,
                 chunk=0,
             )
             self.record.grid(round, images)
 
-    def _settle(self) -> bool:
-        """Collective. Tell the pending score and export its generator where it is the best so far.
-        True where patience is at its end."""
-        scored = self.scoring.settle()
+    def _finish_score(self) -> bool:
+        """Record the pending score, and export its generator if it is the best so far. Collective.
+
+        Returns True if `evaluation.patience` is exhausted.
+        """
+        scored = self.scoring.finish()
         if scored is None:
             return False
         if scored.is_best:
             self._keep_best()
             if self.rank_state.link.is_server:
                 best = (BEST, scored.round, scored.generator)
-                export(self.rank_state, self.start, self.progress, *best)
-        patience = self.start.config.evaluation.patience
-        return patience is not None and self.progress.scores_since_best >= patience
+                export(self.rank_state, self.context, self.state, *best)
+        patience = self.context.config.evaluation.patience
+        return patience is not None and self.state.scores_since_best >= patience
 
     def _keep_best(self) -> None:
-        best = self.progress.best
-        if self.start.config.checkpoint.keep_best and best is not None:
+        best = self.state.best
+        if self.context.config.checkpoint.keep_best and best is not None:
             self.checkpoints.best = best["round"]
-
-    def finish(self, seconds: float) -> None:
-        """Leave the final generator and the report. seconds: that the job has taken."""
-        if self.rank_state.link.is_server:
-            finish(self.rank_state, self.start, self.progress, self.record, self.last, seconds)
 
 
 def _is_due(round: int, every: int) -> bool:

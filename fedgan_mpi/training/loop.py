@@ -1,7 +1,8 @@
-"""The loop over rounds: round, record, score, checkpoint."""
+"""The loop over rounds: round, metrics, hooks; and the recovery from the death of a rank."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -11,13 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedgan_mpi.algorithms import ALGORITHMS
-from fedgan_mpi.algorithms.base import Algorithm, LocalMetrics
-from fedgan_mpi.comm.link import AgreedError, Link, RankLost
+from fedgan_mpi.algorithms.base import Algorithm
+from fedgan_mpi.algorithms.local_metrics import LocalMetrics
+from fedgan_mpi.comm.link import Link, RankLost
+from fedgan_mpi.config import LinkConfig
+from fedgan_mpi.errors import AgreedError
 from fedgan_mpi.federation.networks import build_networks
 from fedgan_mpi.federation.rank import RankState, build_rank_state
+from fedgan_mpi.hardware.affinity import Affinity
 from fedgan_mpi.hardware.placement import choose_torch_device, set_threads
-from fedgan_mpi.run.directory import Record, forget_after
+from fedgan_mpi.run.record import Record, rewind_record
 from fedgan_mpi.training.hooks import TrainingHooks
+from fedgan_mpi.training.overlap import Overlap
 from fedgan_mpi.training.recovery import Recovery
 from fedgan_mpi.training.resume import resume
 from fedgan_mpi.training.round_metrics import allreduce_metrics, check_finite, round_stats
@@ -26,163 +32,204 @@ from fedgan_mpi.training.state import TrainState
 from fedgan_mpi.wireless.clock import Clock, make_clock
 
 
-def train(link: Link, start: RunContext) -> int:
-    """Collective. Train to the last round and leave a whole run directory behind.
+def train(link: Link, context: RunContext) -> int:
+    """Train to the last round and complete the run directory. Collective.
 
-    Gives the exit status: 0, or that of a job that a signal has ended.
+    Returns the exit status: 0, or the status of a job that a signal has stopped.
     """
     began = time.perf_counter()
-    config = start.config
-    torch_device = choose_torch_device(config, link)
-    set_threads(config, link)
-    manifest = start.manifest
-    images, histograms = manifest.images, manifest.histograms
-    pooled = [sum(counts) for counts in zip(*histograms, strict=True)]
-    if not config.algorithm.traits.has_devices:
-        images, histograms = [sum(images)], [pooled]
-    pair = build_networks(config, manifest.image_shape, torch_device, histogram=pooled)
-    rank_state = build_rank_state(link, config, pair, start.shards, images, histograms)
-    algorithm = ALGORITHMS[config.algorithm.name](rank_state)
-
-    done, progress = resume(rank_state, start) if start.resume else (0, TrainState())
-    _recall(rank_state, progress)
-    record = _open_record(rank_state, start, done, progress)
-    if start.resume:  # nothing has refused it
-        link.from_server(lambda: describe_run(start, link))
-    if torch_device != "cpu":
-        record.log(f"vectors travel by {link.route}")
-    keeper = TrainingHooks(rank_state, start, record, progress)
-    link.watch(config.link.deadline)
-    memory = Recovery(rank_state) if config.link.survive else None
-    clock = None
-    if config.wireless.on and link.is_server:
-        classes = len(pooled) if config.model.conditional else 0
-        clock = make_clock(config, manifest.image_shape, images, classes)
-    complete = True  # nobody has died, or those who are left have taken note
+    algorithm = build_algorithm(link, context)
+    rank_state, config = algorithm.rank_state, context.config
+    done, state = resume(rank_state, context) if context.resume else (0, TrainState())
+    restore_participation(rank_state, state)
+    record = open_record(rank_state, context, done, state)
+    if context.resume:  # accepted
+        link.from_server(lambda: describe_run(context, link))
+    if rank_state.pair.torch_device.type != "cpu":
+        record.log(f"MPI reads vectors from {link.route}.")
+    hooks = TrainingHooks(rank_state, context, record, state)
+    # A deadline that the user has set must hold; the default may be dropped with a warning.
+    required = config.link.deadline != LinkConfig().deadline
+    link.watch(config.link.deadline, required=required)
+    loop = Loop(algorithm, hooks, make_clock_of(algorithm, context))
+    recovery = Recovery(rank_state) if config.link.survive else None
+    complete = True  # no rank has died since the last rollback
     while True:
         try:
-            if memory is not None and not complete:
-                keeper.record.close()
-                done, progress = memory.rollback()
-                _recall(rank_state, progress)
-                keeper.rollback(_open_record(rank_state, start, done, progress), progress)
+            if recovery is not None and not complete:
+                hooks.record.close()
+                done, state = recovery.rollback()
+                restore_participation(rank_state, state)
+                hooks.rollback(open_record(rank_state, context, done, state), state)
                 complete = True
-            _train_from(done, algorithm, clock, keeper, memory, began)
-            return keeper.stopped or 0
+            loop.run(done, recovery)
+            if hooks.exit_status is None:
+                hooks.on_run_end(time.perf_counter() - began)
+            hooks.record.close()
+            link.final_barrier()
+            if hooks.checkpoint_problem is not None:  # the generator is complete
+                raise AgreedError(hooks.checkpoint_problem)
+            return hooks.exit_status or 0
         except AgreedError:
-            keeper.close(whole=complete)
+            hooks.close(complete=complete)
             raise
         except RankLost:
             complete = False
 
 
-def _recall(rank_state: RankState, progress: TrainState) -> None:
-    """Have participation know again what it knew when `progress` was noted."""
-    norms = progress.update_norms or [0.0] * rank_state.participation.devices
-    rank_state.participation.update_norms = list(norms)
+class Loop:
+    """The rounds of one run."""
 
+    def __init__(self, algorithm: Algorithm, hooks: TrainingHooks, clock: Clock | None) -> None:
+        """Collective."""
+        self.algorithm, self.hooks, self.clock = algorithm, hooks, clock
+        self.overlap = Overlap(algorithm)
+        self.affinity = make_affinity(algorithm)
+        algorithm.link.subscribers.append(self.affinity.on_verb)
 
-def _open_record(
-    rank_state: RankState, start: RunContext, done: int, progress: TrainState
-) -> Record:
-    """Collective. Raises AgreedError where the run's record is damaged."""
-    config = start.config
-    scored = max((score["round"] for score in progress.scores), default=-1)
-    rank_state.link.from_server(lambda: forget_after(start.run, done, scored))
-    return Record(
-        start.run if rank_state.link.is_server else None,
-        rounds=config.training.rounds,
-        done=done,
-        tensorboard=config.record.tensorboard,
-    )
+    def run(self, done: int, recovery: Recovery | None = None) -> None:
+        """Run the rounds after `done`, with their hooks. Collective."""
+        hooks = self.hooks
+        if recovery is not None:
+            recovery.take_snapshot(done, hooks.state)
+        self.algorithm.start_over()
+        goes_on = hooks.on_run_begin(done)
+        with self.affinity.pinned():
+            for t in range(done, hooks.last_round if goes_on else done):
+                if recovery is not None:
+                    recovery.take_snapshot(t, hooks.state)
+                hooks.record.round(self.run_round(t))
+                busy = hooks.is_busy_after(t + 1)
+                with self.affinity.unpinned() if busy else nullcontext():
+                    goes_on = hooks.on_round_end(t + 1)
+                if not goes_on:
+                    break
 
+    def run_round(self, t: int) -> dict[str, Any]:
+        """Run round t and return its line of stats.jsonl. Collective."""
 
-def _train_from(
-    done: int,
-    algorithm: Algorithm,
-    clock: Clock | None,
-    keeper: TrainingHooks,
-    memory: Recovery | None,
-    began: float,
-) -> None:
-    """Collective. The rounds after `done`, and what they leave behind."""
-    if memory is not None:
-        memory.remember(done, keeper.progress)
-    algorithm.start_over()
-    go_on = keeper.begin(done)
-    with algorithm.cores.held():
-        for t in range(done, keeper.last if go_on else done):
-            if memory is not None:
-                memory.remember(t, keeper.progress)
-            stats = run_round(
-                algorithm,
-                t,
-                keeper.progress,
-                keeper.meanwhile,
-                keeper.vote.numbers,
-                clock,
-                # What devices do while the server draws would be in no round's seconds.
-                goes_ahead=not keeper.computes_after(t + 1),
-            )
-            keeper.record.round(stats)
-            with algorithm.cores.released() if keeper.computes_after(t + 1) else nullcontext():
-                goes_on = keeper.after(t + 1)
-            if not goes_on:
-                break
-    if keeper.stopped is None:
-        keeper.finish(time.perf_counter() - began)
-    keeper.record.close()
-    algorithm.link.final_barrier()
-    if keeper.unsaved is not None:  # the generator is there
-        raise AgreedError(keeper.unsaved)
+        def start_early() -> None:
+            # Early starts while the server scores or draws would count in no round's seconds.
+            if not self.hooks.is_busy_after(t + 1):
+                self.overlap.start_device(t + 1)
+
+        return run_round(
+            self.algorithm,
+            t,
+            self.hooks.state,
+            on_computed=self.hooks.on_round_computed,
+            flags=self.hooks.flags.numbers,
+            overlap=start_early,
+            clock=self.clock,
+        )
 
 
 def run_round(
     algorithm: Algorithm,
     t: int,
-    progress: TrainState,
-    meanwhile: Callable[[int], None] = lambda round: None,
-    vote: NDArray[np.float64] | None = None,
-    clock: Clock | None = None,
+    state: TrainState,
     *,
-    goes_ahead: bool = True,
+    on_computed: Callable[[int], None] = lambda round: None,
+    flags: NDArray[np.float64] | None = None,
+    overlap: Callable[[], None] = lambda: None,
+    clock: Clock | None = None,
 ) -> dict[str, Any]:
-    """Collective. One round, and its line of stats.jsonl, the same on every rank but for what the
-    server's clock tells.
+    """Run round t and return its line of stats.jsonl, the same on every rank except for the
+    server's wireless clock. Collective.
 
-    meanwhile: what a rank does with its part of the round behind it, before it waits for others;
-    takes the number of rounds.
-    vote: float64 numbers, overwritten with their sum over ranks.
-    goes_ahead: whether devices begin the next round while ranks add up.
+    on_computed: called with the number of rounds after this rank's part, before it waits.
+    flags: float64, overwritten with the sum over ranks.
+    overlap: called while this rank waits for the others' metrics.
     """
     rank_state, link = algorithm.rank_state, algorithm.link
     algorithm.metrics.images_drawn_before = rank_state.images_drawn
     link.reset_counters()
     start = time.perf_counter()
     algorithm.round(t)
-    with algorithm.cores.work(is_step=False):
-        meanwhile(t + 1)
-    vote = np.zeros(0) if vote is None else vote
-    # What is done ahead counts in the next round.
-    metrics, algorithm.metrics = algorithm.metrics, LocalMetrics()
-
-    def go_ahead() -> None:
-        if goes_ahead:
-            algorithm.prefetch(t + 1)
-        algorithm.cores.stand_together()
-
-    whole = allreduce_metrics(rank_state, t, metrics, vote, meanwhile=go_ahead)
+    on_computed(t + 1)
+    local, algorithm.metrics = algorithm.metrics, LocalMetrics()  # overlap counts in round t + 1
+    flags = np.zeros(0) if flags is None else flags
+    metrics = allreduce_metrics(rank_state, t, local, flags, overlap)
     seconds = time.perf_counter() - start
 
     shares = rank_state.participation.shares(t)
-    check_finite(whole, t, len(shares))
-    progress.images_seen += whole.images
+    check_finite(metrics, t, len(shares))
+    state.images_seen += metrics.images
     wireless_seconds = None
     if clock is not None:
-        measured = (whole.seconds_of_device, whole.seconds_server)
+        measured = (metrics.seconds_of_device, metrics.seconds_server)
         wireless_seconds = clock.seconds(t, list(shares), measured)
-    if whole.update_norms:  # from now on others take part
-        rank_state.participation.learn(whole.update_norms)
-        progress.update_norms = list(rank_state.participation.update_norms)
-    seen = progress.images_seen
-    return round_stats(algorithm, t, shares, whole, seconds, wireless_seconds, seen)
+    if metrics.update_norms:  # the policy `importance` draws the next round by them
+        rank_state.participation.set_update_norms(metrics.update_norms)
+        state.update_norms = list(rank_state.participation.update_norms)
+    return round_stats(algorithm, t, shares, metrics, seconds, wireless_seconds, state.images_seen)
+
+
+# -------------------------------------------------------------------- construction
+
+
+def build_algorithm(link: Link, context: RunContext) -> Algorithm:
+    """Build this rank's networks, devices and algorithm. Collective."""
+    config, manifest = context.config, context.manifest
+    torch_device = choose_torch_device(config, link.local_rank, link.agree)
+    link.choose_route(torch_device)
+    set_threads(config, cores=link.local_cores, ranks=link.local_size)
+    images, histograms = context.images_and_histograms
+    pair = build_networks(
+        config, manifest.image_shape, torch_device, histogram=context.pooled_histogram
+    )
+    rank_state = build_rank_state(link, config, pair, context.shards, images, histograms)
+    return ALGORITHMS[config.algorithm.name](rank_state)
+
+
+def make_affinity(algorithm: Algorithm) -> Affinity:
+    """Return this rank's affinity, which does nothing unless ranks share the cores of one machine.
+
+    Collective.
+    """
+    import torch
+
+    link, training = algorithm.link, algorithm.training
+    cores = link.shared_cores
+    on_cpu = algorithm.rank_state.pair.torch_device.type == "cpu"
+    # A pool's threads would keep the affinity that the main thread has when they start.
+    if cores and training.pin and on_cpu and torch.get_num_threads() == 1:
+        # Two jobs on one machine should not both have their server on the first core.
+        first = link.from_server(lambda: os.getpid() % len(cores))
+        cores = [*cores[first:], *cores[:first]]
+    else:
+        cores = []
+    parallel = algorithm.config.schedule == "parallel"
+    return Affinity(cores, is_server=link.is_server, server_overlaps=parallel)
+
+
+def make_clock_of(algorithm: Algorithm, context: RunContext) -> Clock | None:
+    """Return the wireless clock, on the server of a run with `wireless.on`."""
+    config = context.config
+    if not config.wireless.on or not algorithm.link.is_server:
+        return None
+    classes = len(context.pooled_histogram) if config.model.conditional else 0
+    images, _ = context.images_and_histograms
+    return make_clock(config, type(algorithm), context.manifest.image_shape, images, classes)
+
+
+def restore_participation(rank_state: RankState, state: TrainState) -> None:
+    """Give the participation policy the update norms of `state`."""
+    norms = state.update_norms or [0.0] * rank_state.participation.devices
+    rank_state.participation.update_norms = list(norms)
+
+
+def open_record(rank_state: RankState, context: RunContext, done: int, state: TrainState) -> Record:
+    """Open the run's record for the rounds after `done`. Collective.
+
+    Raises AgreedError if the record is damaged.
+    """
+    config = context.config
+    scored = max((score["round"] for score in state.scores), default=-1)
+    rank_state.link.from_server(lambda: rewind_record(context.run, done, scored))
+    return Record(
+        context.run if rank_state.link.is_server else None,
+        rounds=config.training.rounds,
+        done=done,
+        tensorboard=config.record.tensorboard,
+    )

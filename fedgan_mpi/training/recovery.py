@@ -1,65 +1,72 @@
-"""`link.survive`: a device's death costs its world that device and the round it died in.
+"""Recovery from the death of a device rank (`link.survive`): snapshot and rollback.
 
-Every rank remembers what it was at the end of its last two rounds, as a checkpoint would, but in
-memory: when a rank has died, the others may be a round apart.
+Every rank keeps snapshots of its state after its last two rounds in memory, with the content of a
+checkpoint. When a rank dies, the others may be a round apart: they roll back to the round that all
+of them have.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from copy import deepcopy
 from typing import Any
 
-from fedgan_mpi.comm.link import AgreedError
+from fedgan_mpi.errors import AgreedError
 from fedgan_mpi.federation.rank import RankState
 from fedgan_mpi.training.state import TrainState
 
+logger = logging.getLogger(__name__)
+
 
 class Recovery:
-    """What this rank goes back to."""
+    """This rank's snapshots."""
 
     def __init__(self, rank_state: RankState) -> None:
         self.rank_state = rank_state
-        self._stage = 0
-        self._stages: dict[int, tuple[int, list[dict[str, Any]], TrainState]] = {}
+        self._number = 0
+        self._snapshots: dict[int, tuple[int, list[dict[str, Any]], TrainState]] = {}
 
-    def remember(self, done: int, progress: TrainState) -> None:
-        """Copy all that `done` finished rounds left behind. Every rank calls it at the same
-        points, with a verb of all ranks between any two."""
-        self._stage += 1
+    def take_snapshot(self, done: int, state: TrainState) -> None:
+        """Copy the state after `done` rounds.
+
+        Every rank calls it at the same points, with a verb of all ranks between any two.
+        """
+        self._number += 1
         states = [owner.state() for owner in self.rank_state.owners]
-        self._stages[self._stage] = deepcopy((done, states, progress))
-        self._stages.pop(self._stage - 2, None)
+        self._snapshots[self._number] = deepcopy((done, states, state))
+        self._snapshots.pop(self._number - 2, None)
 
     def rollback(self) -> tuple[int, TrainState]:
-        """Collective of the survivors: leave the dead behind, and be what all were when the
-        slowest of them last remembered. Gives finished rounds and progress.
+        """Continue without the dead ranks from the last snapshot that all survivors have.
 
-        Raises AgreedError where the server is dead or no device is left, and RankLost, to be called
-        again, where another rank dies meanwhile.
+        Returns the number of finished rounds and the training state. Collective over the survivors.
+        Raises AgreedError if the server is dead or no device is left, and RankLost if another rank
+        dies during the call; then call it again.
         """
         rank_state, link = self.rank_state, self.rank_state.link
         began = time.perf_counter()
         link.shrink()
-        self._stage = link.allreduce_min(self._stage)
+        self._number = link.allreduce_min(self._number)
         ranks = f"rank {', '.join(map(str, link.lost))}"
         if 0 in link.lost:
-            raise AgreedError(f"{ranks} has died, and rank 0 is the server: go on with --resume")
-        done, states, progress = deepcopy(self._stages[self._stage])
-        self._stages.pop(self._stage + 1, None)
-        for owner, state in zip(rank_state.owners, states, strict=True):
-            owner.load_state(state)
+            raise AgreedError(f"{ranks} has died, and rank 0 is the server: restart with --resume")
+        done, states, state = deepcopy(self._snapshots[self._number])
+        self._snapshots.pop(self._number + 1, None)
+        for owner, saved in zip(rank_state.owners, states, strict=True):
+            owner.load_state(saved)
         devices = range(1, rank_state.participation.devices + 1)
-        gone = [k for k in devices if link.rank_of(k) is None]
-        rank_state.participation.leave(gone, done)
-        if len(gone) == len(devices):
-            raise AgreedError(f"{ranks} has died, and no device is left: go on with --resume")
+        lost = [k for k in devices if link.rank_of(k) is None]
+        rank_state.participation.remove(lost, done)
+        if len(lost) == len(devices):
+            raise AgreedError(f"{ranks} has died, and no device is left: restart with --resume")
         if link.is_server:
-            names = ", ".join(map(str, gone))
-            seconds = time.perf_counter() - began
-            print(
-                f"{ranks} has died, with device {names}; {len(devices) - len(gone)} devices go on "
-                f"after round {done}, {seconds:.3f} s later",
-                flush=True,
+            logger.warning(
+                "%s has died, with device %s; %d devices continue after round %d, %.3f s later",
+                ranks,
+                ", ".join(map(str, lost)),
+                len(devices) - len(lost),
+                done,
+                time.perf_counter() - began,
             )
-        return done, progress
+        return done, state

@@ -1,8 +1,7 @@
-"""What happens before the first round: everything a user may have got wrong is found here, and
-agreed on.
+"""The work before the first round: find every mistake of the user, and read this rank's data.
 
-Cheap checks come first, and torch, whose import takes nine ranks on two cores many seconds, comes
-last.
+Cheap checks come first. Torch is imported last: its import takes nine ranks on two cores many
+seconds.
 """
 
 from __future__ import annotations
@@ -10,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedgan_mpi.cli.parser import Train
 from fedgan_mpi.comm.link import Link
 from fedgan_mpi.config import Config
+from fedgan_mpi.config.io import check_same_shards
 from fedgan_mpi.data import Manifest, Shard, union
 from fedgan_mpi.data.loading import (
     check_extractor,
@@ -30,14 +29,13 @@ from fedgan_mpi.training.preflight import (
     check_inception,
     check_machine,
     check_manifest,
-    check_same_shards,
     check_world,
 )
 
 
 @dataclass(kw_only=True)
 class RunContext:
-    """What the checks leave behind for training: a place to write, and this rank's data."""
+    """A run directory and this rank's data, checked."""
 
     config: Config
     run: Path
@@ -46,100 +44,122 @@ class RunContext:
     """Of the shards."""
     manifest: Manifest
     shards: dict[int, Shard]
-    """Of the devices that this rank hosts; the union of all, as device 1, for `centralized`."""
+    """Device -> shard, for the devices hosted here. For `centralized`, device 1 on the server has
+    the union of all shards."""
     heldout: Shard | None
-    """On the server."""
+    """Held-out images, on the server."""
+
+    @property
+    def pooled_histogram(self) -> list[int]:
+        """Number of images of each class on all devices together."""
+        return [sum(counts) for counts in zip(*self.manifest.histograms, strict=True)]
+
+    @property
+    def images_and_histograms(self) -> tuple[list[int], list[list[int]]]:
+        """Number of images of device 1, 2, …, and their class histograms."""
+        manifest = self.manifest
+        if self.config.algorithm.traits.has_devices:
+            return manifest.images, manifest.histograms
+        return [sum(manifest.images)], [self.pooled_histogram]
 
 
-def start(link: Link, command: Train) -> RunContext:
-    """Collective. Raises AgreedError where anything is wrong, before torch is imported."""
-    config = command.config
+def prepare_run(
+    link: Link, config: Config, *, resume: Path | None = None, replace: bool = False
+) -> RunContext:
+    """Check everything, read this rank's shards, and create or open the run directory. Collective.
+
+    resume: the run directory to continue. replace: a directory of this name without checkpoints may
+    be put aside. Raises AgreedError for mistakes, before torch is imported.
+    """
     link.configure(config.link)
     link.on_every_rank(lambda: check_machine(config))
     link.from_server(lambda: check_inception(config))
+
     if config.data.shards is None:
-        run, directory, manifest = _start_with_digits(link, command)
+        run, directory, manifest = _prepare_digits(link, config, resume, replace)
     else:
         directory = Path(config.data.shards)
-        manifest = link.from_server(lambda: _read_manifest(config, link, directory))
-        run = Path()
+        manifest = link.from_server(lambda: _read_manifest(link, config, directory))
     shards, heldout = link.on_every_rank(lambda: _read_data(link, config, directory, manifest))
     if config.data.shards is not None:
-        run = link.from_server(lambda: _open_run(command, manifest.dataset))
-    if command.resume is not None:
-        link.from_server(lambda: check_same_shards(run, manifest))
-    state = RunContext(
+        run = link.from_server(lambda: _open_run(config, manifest.dataset, resume, replace))
+    if resume is not None:
+        link.from_server(lambda: check_same_shards(run, manifest.sha256))
+    context = RunContext(
         config=config,
         run=run,
-        resume=command.resume is not None,
+        resume=resume is not None,
         directory=directory,
         manifest=manifest,
         shards=shards,
         heldout=heldout,
     )
-    if not state.resume:  # of one that may be refused, nothing changes yet
-        link.from_server(lambda: describe_run(state, link))
-    return state
+    if resume is None:  # a run to be resumed stays unchanged until its checkpoint is accepted
+        link.from_server(lambda: describe_run(context, link))
+    return context
 
 
-def _start_with_digits(link: Link, command: Train) -> tuple[Path, Path, Manifest]:
-    """The embedded digits become shards in the run directory, written by the server."""
-    config = command.config
+def describe_run(context: RunContext, link: Link) -> None:
+    """Write config.toml and devices.json; on the server."""
+    provenance = {
+        "ranks": link.size,
+        "mpi": link.library(),
+        "shards_sha256": context.manifest.sha256,
+    }
+    write_config(context.run, context.config, provenance)
+    write_devices(context.run, context.manifest)
 
-    def check() -> Path:
+
+def _prepare_digits(
+    link: Link, config: Config, resume: Path | None, replace: bool
+) -> tuple[Path, Path, Manifest]:
+    """Write the embedded digits as shards into the run directory. Collective."""
+
+    def check_and_open() -> Path:
         check_world(config, link, config.data.devices)
         check_digits(config)
-        return _open_run(command, "digits")
+        return _open_run(config, "digits", resume, replace)
 
-    run = link.from_server(check)
+    run = link.from_server(check_and_open)
     directory = run / "shards"
-    if command.resume is None:
-        if not link.is_server:
-            import torch  # noqa: F401 - the server is about to import it and to work; wait usefully
-        manifest = link.from_server(lambda: write_digits(config, directory))
-    else:
-        manifest = link.from_server(lambda: Manifest.read(directory))
-    return run, directory, manifest
+    if resume is not None:
+        return run, directory, link.from_server(lambda: Manifest.read(directory))
+    if not link.is_server:
+        import torch  # noqa: F401 - saves time: the server imports it now, to train the extractor
+    return run, directory, link.from_server(lambda: write_digits(config, directory))
 
 
-def _read_manifest(config: Config, link: Link, directory: Path) -> Manifest:
+def _read_manifest(link: Link, config: Config, directory: Path) -> Manifest:
     manifest = Manifest.read(directory)
     check_world(config, link, manifest.devices)
     check_manifest(config, directory, manifest)
     return manifest
 
 
-def _open_run(command: Train, dataset: str) -> Path:
-    if command.resume is not None:
-        if not (command.resume / "checkpoints").is_dir():
-            raise UserError(f"{command.resume} is not a run directory; --resume needs one")
-        refuse_links(command.resume)
-        acquire_lock(command.resume)
-        return command.resume
-    if command.again:
-        put_aside(command.config)
-    return make_run_directory(command.config, dataset)
-
-
-def describe_run(start: RunContext, link: Link) -> None:
-    """Write config.toml and devices.json; the server's."""
-    where = {"ranks": link.size, "mpi": link.library(), "shards_sha256": start.manifest.sha256}
-    write_config(start.run, start.config, where)
-    write_devices(start.run, start.manifest)
+def _open_run(config: Config, dataset: str, resume: Path | None, replace: bool) -> Path:
+    if resume is not None:
+        if not (resume / "checkpoints").is_dir():
+            raise UserError(f"{resume} is not a run directory; --resume needs one")
+        refuse_links(resume)
+        acquire_lock(resume)
+        return resume
+    if replace:
+        put_aside(config)
+    return make_run_directory(config, dataset)
 
 
 def _read_data(
     link: Link, config: Config, directory: Path, manifest: Manifest
 ) -> tuple[dict[int, Shard], Shard | None]:
-    """This rank's shards and, on the server, the held-out images."""
-    if not config.algorithm.traits.has_devices:
-        mine = list(range(1, manifest.devices + 1)) if link.is_server else []
-        shards = read_shards(directory, manifest, mine, in_memory=True)
-        shards = {1: union(list(shards.values()), directory)} if shards else {}
+    """Read this rank's shards and, on the server, the held-out images."""
+    if config.algorithm.traits.has_devices:
+        hosted = hosted_devices(manifest.devices, link.rank, link.device_ranks)
+        in_memory = keeps_in_memory(config, manifest, hosted, link.local_size)
+        shards = read_shards(directory, manifest, hosted, in_memory=in_memory)
     else:
-        mine = hosted_devices(manifest.devices, link)
-        in_memory = keeps_in_memory(config, link, manifest, mine)
-        shards = read_shards(directory, manifest, mine, in_memory=in_memory)
+        everyone = list(range(1, manifest.devices + 1)) if link.is_server else []
+        shards = read_shards(directory, manifest, everyone, in_memory=True)
+        shards = {1: union(list(shards.values()), directory)} if shards else {}
     if not link.is_server:
         return shards, None
     heldout = read_heldout(config, directory, manifest)

@@ -1,7 +1,6 @@
-"""Signals that ask a job to end, which are noted when they come and obeyed after the round; and
-those of a crash, which say where it was.
+"""Signals that ask a job to stop; the loop obeys them after the round.
 
-Known to the process before anything slow is imported: SLURM may signal a job that has only begun.
+The handlers are installed before slow imports, because SLURM may signal a job that has just begun.
 """
 
 from __future__ import annotations
@@ -12,43 +11,46 @@ import signal
 from types import FrameType
 
 REQUEUE = 75
-"""Exit status of a job that was asked to end and can go on: sysexits.h's EX_TEMPFAIL."""
+"""Exit status of a job that was asked to stop and can be resumed: EX_TEMPFAIL of sysexits.h."""
 INTERRUPTED = 130
-"""Of one that a person interrupted, as shells have it; it can go on, too."""
+"""Exit status after Ctrl-C, as in shells; the job can be resumed."""
 
-_REQUESTS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-_noted: list[signal.Signals] = []
+_HANDLED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+_received: list[signal.Signals] = []
 
 
-def listen() -> None:
-    """From now on signals are noted; a second SIGINT leaves at once. A library's crash shows the
-    stack of Python that led to it, which dies without a word otherwise."""
+def install() -> None:
+    """Record signals instead of dying; a second SIGINT ends the process at once.
+
+    A crash of a library prints the Python stack that led to it.
+    """
     faulthandler.enable()
-    for request in _REQUESTS:
-        signal.signal(request, _note)
+    for number in _HANDLED:
+        signal.signal(number, _record)
 
 
-def ignore_no_more() -> None:
-    """Signals act as ever, for commands that leave nothing half done; one already noted acts
-    now."""
-    for request in _REQUESTS:
-        signal.signal(request, signal.default_int_handler if request == signal.SIGINT else 0)
-    for request in _noted:
-        os.kill(os.getpid(), request)
+def restore_defaults() -> None:
+    """Restore the default handlers, for commands that can be killed at any time. A signal received
+    before takes effect now."""
+    for number in _HANDLED:
+        default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, default)
+    for received in _received:
+        os.kill(os.getpid(), received)
 
 
-def requeue_asked() -> bool:
-    """Whether this process was told that its time is up."""
-    return any(request != signal.SIGINT for request in _noted)
+def requeue_requested() -> bool:
+    """Whether this process received SIGTERM or SIGUSR1."""
+    return any(received != signal.SIGINT for received in _received)
 
 
 def interrupted() -> bool:
-    """Whether somebody pressed Ctrl-C."""
-    return signal.SIGINT in _noted
+    """Whether this process received SIGINT."""
+    return signal.SIGINT in _received
 
 
-def _note(number: int, frame: FrameType | None) -> None:
-    request = signal.Signals(number)
-    if request == signal.SIGINT and interrupted():
+def _record(number: int, frame: FrameType | None) -> None:
+    received = signal.Signals(number)
+    if received == signal.SIGINT and interrupted():
         os._exit(INTERRUPTED)
-    _noted.append(request)
+    _received.append(received)

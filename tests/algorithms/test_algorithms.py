@@ -11,7 +11,8 @@ import pytest
 import torch
 from rounds import assert_close
 
-from fedgan_mpi.algorithms.fegan import kl_weights, mean_discrepancy
+from fedgan_mpi.algorithms.aggregation.discrepancy import mean_discrepancy
+from fedgan_mpi.algorithms.fegan import kl_weights
 from fedgan_mpi.algorithms.mdgan import derangement
 from fedgan_mpi.algorithms.uagan import odds, softmax_weights
 

@@ -156,7 +156,7 @@ def test_ranks_equal_a_plain_loop_over_devices(comm, case):
                     assert_close(value, states[key])
     if config.algorithm.traits.devices_keep_discriminator:
         for device in algorithm.rank_state.devices:
-            flat, own = pair.flat, device.own[0]
+            flat, own = pair.flat, device.local.own[0]
             flat.whole_discriminator.copy_(own)
             for key, value in pair.D.state_dict().items():
                 if value.is_floating_point():
@@ -262,9 +262,9 @@ def test_an_absent_device_has_no_part_in_the_round(comm, name):
     other = toy_algorithm(link, config, poisoned)
     for device in other.rank_state.devices:
         if device.index in (3, 4):
-            for optimizer in device._optimizers():
+            for optimizer in device.local.optimizers:
                 optimizer.first.fill_(math.nan)
-            for own in device.own:
+            for own in device.local.own:
                 own.fill_(math.nan)
     before = {d.index: copy.deepcopy(d.state()) for d in honest.rank_state.devices}
     lines = [play(algorithm, 1)[0] for algorithm in (honest, other)]

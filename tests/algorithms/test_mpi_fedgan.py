@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import oracle_algorithms as oracle
 import pytest
 import torch
+from oracle_trainers import Trainer
 from rounds import assert_close, link_of, trained
 from torch import nn
 from toys import NZ, play, toy_algorithm, toy_config, toy_networks, toy_shards
@@ -45,7 +45,7 @@ def test_one_averaged_step_is_a_simultaneous_step_on_the_union_batch(comm, chang
     if not link.is_server:
         return
     G, D = toy_networks(batchnorm=False)
-    players = [oracle.Player(G, D, config, k, s, None, NZ) for k, s in shards.items()]
+    players = [Trainer(G, D, config, k, s, None, NZ) for k, s in shards.items()]
     real = torch.cat([p.draw_real()[0] for p in players])
     z = torch.cat([p.draw_noise(p.batches.size)[0] for p in players])
     bce = nn.functional.binary_cross_entropy_with_logits
@@ -100,7 +100,7 @@ def test_recalibrate_keeps_the_variance_between_devices_in_both_networks(comm):
     for place, size, passes in ((1, 16, steps), (0, 8, 3 * steps)):  # own: of D, then of G
         kept = np.zeros((3, 2 * size))
         for device in own.rank_state.devices:
-            kept[device.index - 1] = device.own[place].numpy()
+            kept[device.index - 1] = device.local.own[place].numpy()
         kept = torch.from_numpy(link.sum(kept.ravel()).reshape(kept.shape))
         means, variances = kept[:, :size], kept[:, size:]
         a = 1 - 0.9**passes

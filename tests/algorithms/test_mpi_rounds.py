@@ -66,7 +66,7 @@ def test_ranks_equal_a_plain_loop_over_devices(comm, schedule, options):
     if config.algorithm.statistics_rule == "local":
         for device in algorithm.rank_state.devices:
             norm = local[device.index].norm
-            assert_close(device.own[0], torch.cat([norm.running_mean, norm.running_var]))
+            assert_close(device.local.own[0], torch.cat([norm.running_mean, norm.running_var]))
 
 
 # ------------------------------------------------------------ invariants
@@ -205,9 +205,9 @@ def test_a_corrupt_upload_reaches_the_generator_at_once_only_in_serial(comm, sch
     play(honest, 1, start=2)
     uploads = corrupt.uplink.add
 
-    def corrupted(device, share):
+    def corrupted(device, share, metrics):
         corrupt.flat.phi.data.add_(1.0)
-        uploads(device, share)
+        uploads(device, share, metrics)
 
     corrupt.uplink.add = corrupted
     play(corrupt, 1, start=2)

@@ -45,7 +45,7 @@ def test_a_skipped_device_is_an_absent_one(comm, settings):
     everyone = broken.rank_state.participation.participants(0)
     without.rank_state.participation.participants = lambda t: [k for k in everyone if k != 2]
     break_device(broken, 2)
-    before = {device.index: copy.deepcopy(device.own) for device in broken.rank_state.devices}
+    before = {device.index: copy.deepcopy(device.local.own) for device in broken.rank_state.devices}
     for line, expected in zip(play(broken, 2), play(without, 2), strict=True):
         assert line["skipped"] == [2] and "skipped" not in expected
         assert line["participants"] == everyone
@@ -57,7 +57,7 @@ def test_a_skipped_device_is_an_absent_one(comm, settings):
     for device in broken.rank_state.devices:
         if device.index == 2:
             assert device.optimizer.first.isnan().all()  # as it was
-            assert all(map(torch.equal, device.own, before[2]))
+            assert all(map(torch.equal, device.local.own, before[2]))
         else:
             assert device.optimizer.first.isfinite().all()
 
@@ -77,7 +77,7 @@ def test_a_device_that_is_skipped_once_comes_back(comm, name):
         if device.index == 2:
             assert torch.equal(device.optimizer.second, moments["second"])
             device.real_batch = take
-            device.forget()  # it may have looked at an infinite batch already
+            device.early_start.discard()  # it may have looked at an infinite batch already
     assert "skipped" not in play(algorithm, 1, start=1)[0]
     if link.is_server:
         assert algorithm.flat.vector.isfinite().all()

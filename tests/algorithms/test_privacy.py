@@ -1,4 +1,4 @@
-"""ε against the closed form of the Gaussian mechanism, and what is refused."""
+"""ε against the closed form of the Gaussian mechanism, and the refusal of overspent budgets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def experiment(rounds=100, devices=10, policy="all", count=None, **algorithm):
 
 
 def closed_form(multiplier: float, times: int, delta: float) -> float:
-    """Rényi order a costs times · a/(2 z²); to (ε, δ) by Canonne et al. 2020, proposition 12."""
+    """Return ε: Rényi divergence of order a is times · a/(2 z²).
+
+    Converted to (ε, δ) by Canonne et al. 2020, proposition 12.
+    """
     a = np.linspace(1.01, 200, 200_000)
     rdp = times * a / (2 * multiplier**2)
     return float((rdp + np.log1p(-1 / a) - np.log(delta * a) / (a - 1)).min())
@@ -37,15 +40,15 @@ def closed_form(multiplier: float, times: int, delta: float) -> float:
 
 @pytest.mark.parametrize("noise", [20.0, 60.0])
 @pytest.mark.parametrize("rounds", [1, 100])
-def test_epsilon_of_everyone_is_the_gaussian_mechanisms(noise, rounds):
-    """Exchanging a device moves the sum by 2 C: half the multiplier."""
+def test_epsilon_of_full_participation_is_that_of_the_gaussian_mechanism(noise, rounds):
+    """Replacing a device changes the sum by 2 C, which halves the multiplier."""
     config, participation = experiment(rounds, noise=noise)
     expected = closed_form(noise / 2, rounds, 1e-5)
-    # An accountant tries fewer orders: it may tell a little more, never less.
+    # The accountant tries fewer orders: its bound may be slightly larger, never smaller.
     assert expected * (1 - 1e-6) <= epsilon(config, participation, rounds) <= 1.02 * expected
 
 
-def test_who_takes_part_every_fifth_round_spends_for_those_alone():
+def test_partial_participation_spends_less():
     config, participation = experiment(100, noise=20.0, policy="round_robin", count=2)
     assert epsilon(config, participation, 100) == pytest.approx(
         closed_form(10.0, 20, 1e-5), rel=0.01

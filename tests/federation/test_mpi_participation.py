@@ -44,7 +44,7 @@ def test_importance_averages_lengthened_updates(comm, name, average):
     config = toy_config(participation={"policy": "importance", "count": 2}, **options)
     algorithm = toy_algorithm(link, config, shards)
     people = algorithm.rank_state.participation
-    rates = people.cell.drawn_rates(config.run.seed, 0, 2)
+    rates = people.cell.faded_uplink_rates(config.run.seed, 0, 2)
     wanted = [size * rate for size, rate in zip(SIZES, rates, strict=True)]
     chances = [2 * (0.9 * each / sum(wanted) + 0.1 / 5) for each in wanted]
     assert max(chances) < 1  # the plain case

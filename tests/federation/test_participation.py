@@ -38,7 +38,7 @@ def equal_cell(participation: Participation) -> None:
 def test_best_channel_takes_the_largest_rates_of_the_round():
     policy = people("best_channel")
     for t in range(50):
-        rates = policy.cell.drawn_rates(0, t, 2)
+        rates = policy.cell.faded_uplink_rates(0, t, 2)
         best, second = sorted(rates, reverse=True)[:2]
         chosen = policy.participants(t)
         assert {rates[k - 1] for k in chosen} == {best, second} and chosen == sorted(chosen)
@@ -65,9 +65,9 @@ def test_ties_go_to_the_lowest_index(chooses):
 def test_proportional_fair_weighs_the_rate_by_what_was_had():
     """The rule in plain loops: N largest r/R, then R ← 19/20 R + 1/20 r · [took part]."""
     policy = people("proportional_fair")
-    had = list(policy.cell.up_rates(2))
+    had = list(policy.cell.uplink_rates(2))
     for t in range(200):
-        rates = list(policy.cell.drawn_rates(0, t, 2))
+        rates = list(policy.cell.faded_uplink_rates(0, t, 2))
         order = sorted(range(5), key=lambda k: -rates[k] / had[k])
         expected = sorted(k + 1 for k in order[:2])
         assert policy.participants(t) == expected
@@ -98,7 +98,7 @@ def test_without_fading_proportional_fair_takes_turns():
 
 
 def chances_by_hand(policy: Participation, t: int, norms, there, count) -> dict[int, float]:
-    rates = policy.cell.drawn_rates(0, t, count)
+    rates = policy.cell.faded_uplink_rates(0, t, count)
     wanted = {k: IMAGES[k - 1] * norms[k - 1] * rates[k - 1] for k in there}
     total = sum(wanted.values())
     wanted = {k: 0.9 * each / total + 0.1 / len(there) for k, each in wanted.items()}
@@ -116,10 +116,10 @@ def chances_by_hand(policy: Participation, t: int, norms, there, count) -> dict[
 def test_importance_draws_by_norm_and_channel(norms, count):
     """In one round's channel, over many seeds of the draw: each device as often as its chance."""
     policy = people("importance", count)
-    policy.learn(dict(enumerate(map(float, norms), start=1)))
+    policy.set_update_norms(dict(enumerate(map(float, norms), start=1)))
     expected = chances_by_hand(policy, 0, norms, range(1, 6), count)
     assert sum(expected.values()) == pytest.approx(count)
-    rates = policy.cell.drawn_rates(0, 0, count)
+    rates = policy.cell.faded_uplink_rates(0, 0, count)
     policy._rates = lambda t: rates  # type: ignore[method-assign] - one channel for all draws
     rounds = 20_000
     drawn = [policy.participants(t) for t in range(rounds)]
@@ -139,8 +139,8 @@ def test_lengthened_updates_average_to_that_of_all_devices():
     """Unbiased: the mean over draws of Σ share · stretch · update is Σ w_k update_k; with shares
     alone it is not."""
     policy = people("importance")
-    policy.learn({1: 4.0, 2: 1.0, 3: 1.0, 4: 9.0, 5: 0.5})
-    rates = policy.cell.drawn_rates(0, 0, 2)
+    policy.set_update_norms({1: 4.0, 2: 1.0, 3: 1.0, 4: 9.0, 5: 0.5})
+    rates = policy.cell.faded_uplink_rates(0, 0, 2)
     policy._rates = lambda t: rates  # type: ignore[method-assign]
     updates = np.array([5.0, -2.0, 7.0, 1.0, 3.0])
     whole = float(np.dot(IMAGES, updates) / sum(IMAGES))
@@ -165,7 +165,7 @@ def test_nobody_is_shut_out_and_the_first_round_knows_no_norms():
             for k in policy.participants(0)
         }
     )
-    policy.learn({1: 1e-9, 2: 5.0})
+    policy.set_update_norms({1: 1e-9, 2: 5.0})
     # 3, 4 and 5 have not taken part and count with the longest update known.
     expected = chances_by_hand(policy, 1, [1e-9, 5, 5, 5, 5], range(1, 6), 2)
     assert expected[1] >= 2 * 0.1 / 5
@@ -176,7 +176,7 @@ def test_nobody_is_shut_out_and_the_first_round_knows_no_norms():
 
 def test_where_everyone_takes_part_nothing_is_lengthened():
     policy = people("importance", 5)
-    policy.learn({1: 4.0, 2: 100.0})
+    policy.set_update_norms({1: 4.0, 2: 100.0})
     assert policy.participants(0) == [1, 2, 3, 4, 5]
     assert policy.inverse_probability(0) == pytest.approx(dict.fromkeys(range(1, 6), 1.0))
     assert people("random", 2).inverse_probability(0) == dict.fromkeys(
@@ -191,8 +191,8 @@ def test_where_everyone_takes_part_nothing_is_lengthened():
 def test_who_has_left_takes_no_part(policy):
     whole, smaller = people(policy, 3), people(policy, 3)
     smaller.participants(9)
-    smaller.leave([2], 3)
-    smaller.leave([2, 4, 5], 6)
+    smaller.remove([2], 3)
+    smaller.remove([2, 4, 5], 6)
     for t in range(3):
         assert smaller.participants(t) == whole.participants(t)
     for t in range(3, 30):
@@ -244,10 +244,10 @@ def test_impossible_numbers_of_participants_are_refused(flags, sentence):
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["name=mdgan"], "'importance', but must be another for mdgan, whose devices send no"),
-        (["name=uagan"], "'importance', but must be another for uagan, whose devices send no"),
-        (["name=dp_fedavg_gan"], "another for dp_fedavg_gan, whose noise would not hide who"),
-        (["name=fegan", "preset=ifl"], "another for ifl, whose shares are only known after"),
+        (["name=mdgan"], "'importance', but must be another policy for mdgan, whose devices"),
+        (["name=uagan"], "'importance', but must be another policy for uagan, whose devices"),
+        (["name=dp_fedavg_gan"], "another policy for dp_fedavg_gan, because the choice"),
+        (["name=fegan", "preset=ifl"], "another policy for the preset ifl, whose shares are known"),
     ],
 )
 def test_importance_is_for_averages_of_models(flags, sentence):

@@ -1,4 +1,4 @@
-"""Participation and the launcher's variables: what every rank knows without a message."""
+"""Participation policies and shares, which every rank derives without a message."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 
 import pytest
 
-from fedgan_mpi.comm.launcher import announced_rank, announced_size, world_size_problem
 from fedgan_mpi.config import ParticipationConfig
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.federation.participation import Participation
@@ -61,34 +60,3 @@ def test_shares():
 def test_more_participants_than_devices_are_refused():
     with pytest.raises(UserError, match=r"participation\.count is 6, but must be at most 5"):
         participation("random", 6)
-
-
-@pytest.mark.parametrize(
-    ("environment", "size", "rank"),
-    [
-        ({}, 1, 0),
-        ({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "3"}, 4, 3),
-        ({"PMI_SIZE": "4", "PMI_RANK": "2"}, 4, 2),
-        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "1"}, 4, 1),
-        # Under mpirun in an allocation of two nodes, SLURM counts the nodes.
-        (
-            {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "PMI_SIZE": "6", "PMI_RANK": "5"},
-            6,
-            5,
-        ),
-        # In the batch shell only SLURM_NTASKS is set: one process is what was meant.
-        ({"SLURM_NTASKS": "4"}, 1, 0),
-        ({"PMI_SIZE": "what"}, 1, 0),
-    ],
-)
-def test_what_launchers_announce(environment, size, rank):
-    assert (announced_size(environment), announced_rank(environment)) == (size, rank)
-
-
-def test_a_world_of_one_where_more_were_started_is_a_problem():
-    slurm = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "1"}
-    assert "--mpi=pmi2" in str(world_size_problem(1, slurm))
-    assert "mpirun that belongs to the MPI library" in str(world_size_problem(1, {"PMI_SIZE": "3"}))
-    assert world_size_problem(4, slurm) is None
-    assert world_size_problem(1, {}) is None
-    assert world_size_problem(1, {"SLURM_NTASKS": "4"}) is None

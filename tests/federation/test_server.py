@@ -1,4 +1,4 @@
-"""The server's steps of G, begun before D has come and not."""
+"""The server's round of G, started before the new D arrives or not."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def make_server(steps: int, **model: float) -> Server:
 
 
 def average(server: Server, shift: float) -> None:
-    """As the devices' D arrives: over the old one."""
+    """Change D in place, as the average of a round does."""
     server.pair.flat.discriminator.add_(shift)
 
 
-def trained(server: Server, *, ahead: bool) -> list[torch.Tensor]:
-    """All that two rounds leave behind."""
+def trained(server: Server, *, early: bool) -> list[torch.Tensor]:
+    """Return losses and state after two rounds."""
     losses = []
     for shift in (0.1, -0.2):
-        if ahead:
-            server.prefetch()
+        if early:
+            server.start_early()
         average(server, shift)
         losses.append(server.train_generator())
     state = server.state()
@@ -42,34 +42,34 @@ def trained(server: Server, *, ahead: bool) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-def test_a_first_step_begun_ahead_is_the_same_step(steps):
-    begun = trained(make_server(steps, ema=0.9), ahead=True)
-    whole = trained(make_server(steps, ema=0.9), ahead=False)
-    for one, other in zip(begun, whole, strict=True):
+def test_an_early_start_changes_no_bit(steps):
+    early = trained(make_server(steps, ema=0.9), early=True)
+    whole = trained(make_server(steps, ema=0.9), early=False)
+    for one, other in zip(early, whole, strict=True):
         assert torch.equal(one, other)
 
 
-def test_no_steps_begin_with_nothing():
+def test_no_steps_draw_no_noise():
     server = make_server(0)
     before = server.noise_stream.get_state()
-    server.prefetch()
+    server.start_early()
     assert server.train_generator() is None
     assert torch.equal(server.noise_stream.get_state(), before)
 
 
-def test_it_is_the_new_discriminator_that_counts():
+def test_an_early_start_trains_against_the_new_discriminator():
     servers = [make_server(1) for _ in range(2)]
     for server, shift in zip(servers, (0.1, 0.5), strict=True):
-        server.prefetch()
+        server.start_early()
         average(server, shift)
         server.train_generator()
     assert not torch.equal(*(server.pair.flat.theta for server in servers))
 
 
-def test_who_goes_back_forgets_what_was_begun():
+def test_a_rollback_discards_an_early_start():
     server, fresh = make_server(1), make_server(1)
     start = deepcopy(server.state())
-    server.prefetch()
+    server.start_early()
     start["noise_stream"] = torch.Generator().manual_seed(5).get_state()
     for one in (server, fresh):
         one.load_state(deepcopy(start))
@@ -78,9 +78,9 @@ def test_who_goes_back_forgets_what_was_begun():
     assert torch.equal(server.noise_stream.get_state(), fresh.noise_stream.get_state())
 
 
-def test_a_recorded_step_is_taken_whole():
+def test_recorded_steps_do_not_start_early():
     server = make_server(1)
     server.pair.recorder = object()  # type: ignore[assignment]
     before = server.noise_stream.get_state()
-    server.prefetch()
+    server.start_early()
     assert torch.equal(server.noise_stream.get_state(), before)

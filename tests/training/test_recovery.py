@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from whole_jobs import ENVIRONMENT, SMALL, forked_python, generator, lines
-from whole_jobs import run as run_without
 
 from fedgan_mpi.checkpoint.format import checkpoints_of
 from fedgan_mpi.config import ParticipationConfig
 from fedgan_mpi.federation.participation import Participation
+from fedgan_mpi.testing.jobs import ENVIRONMENT, MPIRUN, SMALL, forked_python, run_job
+from fedgan_mpi.testing.runs import generator_bytes, stats_lines, stats_without_seconds
 
 pytestmark = pytest.mark.jobs
-MPIRUN = shutil.which("mpirun") or ""
 VERSION = MPIRUN and subprocess.check_output([MPIRUN, "--version"], text=True)
 needs_ulfm = pytest.mark.skipif("Open MPI" not in VERSION, reason="no mpirun of Open MPI")
 JOB = (
@@ -25,9 +23,9 @@ JOB = (
     "--data.devices", "3", "--link.average", "gather",
 )  # fmt: skip
 
-# A rank of DIES, "rank:arrival …", kills itself when it arrives at its n-th exchange of the rounds,
-# or is in the midst of a sum, which counts again.
-# LEAVES, "device:round", is the oracle: a device that is not there from that round on.
+# DIES, "rank:arrival …": the rank kills itself at its n-th exchange of the rounds. A sum counts a
+# second time once the rank's numbers are sent.
+# LEAVES, "device:round", is the oracle: the device is removed from that round on.
 PROGRAM = """
 import os, signal, sys
 from fedgan_mpi.comm.link import Link
@@ -36,7 +34,7 @@ from fedgan_mpi.training import loop as train
 
 dies = dict(tuple(map(int, pair.split(":"))) for pair in os.environ.get("DIES", "").split())
 leaves = [tuple(map(int, pair.split(":"))) for pair in os.environ.get("LEAVES", "").split()]
-arrive, add_up, watch, build = Link._arrive, Link.sum, Link.watch, train.build_node
+arrive, allreduce, watch, build = Link._arrive, Link.sum, Link.watch, train.build_rank_state
 arrivals = None
 
 def tick(link):
@@ -50,25 +48,25 @@ def count(link):
     tick(link)
     arrive(link)
 
-def sum(link, numbers, meanwhile=lambda: None):
+def sum(link, numbers, overlap=lambda: None):
     def act():
         tick(link)
-        meanwhile()
+        overlap()
     tick(link)
-    return add_up(link, numbers, meanwhile=act)
+    return allreduce(link, numbers, overlap=act)
 
 def begin(link, deadline):
     global arrivals
     arrivals = 0 if arrivals is None else arrivals
     watch(link, deadline)
 
-def build_node(*arguments):
-    node = build(*arguments)
+def build_rank_state(*arguments):
+    rank_state = build(*arguments)
     for device, round in leaves:
-        node.participation.leave([device], round)
-    return node
+        rank_state.participation.remove([device], round)
+    return rank_state
 
-Link._arrive, Link.sum, Link.watch, train.build_node = count, sum, begin, build_node
+Link._arrive, Link.sum, Link.watch, train.build_rank_state = count, sum, begin, build_rank_state
 from fedgan_mpi.__main__ import main
 status = main(sys.argv[1:])
 sys.exit(status)
@@ -91,12 +89,12 @@ def same(run: Path) -> list[dict]:
     about = {"value": pytest.approx, "floor": pytest.approx}
     return [
         {k: about.get(k, lambda x: x)(v) for k, v in line.items() if not k.startswith("seconds")}
-        for line in lines(run)
+        for line in stats_lines(run)
     ]
 
 
 def exact(run: Path) -> list[dict]:
-    return [{k: v for k, v in line.items() if not k.startswith("seconds")} for line in lines(run)]
+    return stats_without_seconds(run)
 
 
 @needs_ulfm
@@ -137,9 +135,9 @@ def test_the_others_go_on_as_if_it_had_left(tmp_path, dies, flags):
     assert oracle.returncode == 0, oracle.stderr
     runs = tmp_path / "runs"
     assert exact(runs / "a") == same(runs / "b")
-    assert generator(runs / "a") == generator(runs / "b")
+    assert generator_bytes(runs / "a") == generator_bytes(runs / "b")
     missing = {int(device) for device in ended}
-    for line in lines(runs / "a"):
+    for line in stats_lines(runs / "a"):
         if line["round"] == 8 and "metric" not in line:
             assert not missing & set(line["participants"])
     if len(ended) == 1:
@@ -179,7 +177,7 @@ def test_without_ulfm_it_is_refused(tmp_path):
 
 @pytest.mark.skipif("Open MPI" in VERSION, reason="for MPIs that cannot")
 def test_where_the_mpi_cannot_it_is_refused(tmp_path):
-    done = run_without(3, "--link.survive", "true", *SMALL, cwd=tmp_path)
+    done = run_job(3, "--link.survive", "true", *SMALL, cwd=tmp_path)
     assert done.returncode != 0
     assert "link.survive needs an Open MPI of 5 or later" in done.stderr
     assert "Traceback" not in done.stderr
@@ -201,8 +199,8 @@ def test_who_has_left_takes_no_part(policy):
 
     whole, smaller = people(), people()
     smaller.participants(9)
-    smaller.leave([2], 3)
-    smaller.leave([2, 4], 6)
+    smaller.remove([2], 3)
+    smaller.remove([2, 4], 6)
     for t in range(3):
         assert smaller.participants(t) == whole.participants(t)
     for t in range(3, 12):

@@ -6,7 +6,8 @@ import re
 
 import pytest
 from test_recovery import exact, job, needs_ulfm, same
-from whole_jobs import generator
+
+from fedgan_mpi.testing.runs import generator_bytes
 
 pytestmark = pytest.mark.jobs
 
@@ -23,4 +24,4 @@ def test_the_others_are_chosen_as_if_it_had_left(tmp_path, policy):
     assert oracle.returncode == 0, oracle.stderr
     runs = tmp_path / "runs"
     assert exact(runs / "a") == same(runs / "b") and 0 < int(told) < 8
-    assert generator(runs / "a") == generator(runs / "b")
+    assert generator_bytes(runs / "a") == generator_bytes(runs / "b")

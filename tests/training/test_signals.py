@@ -1,4 +1,4 @@
-"""What a process does that is told to end, or crashes; whole jobs are in test_jobs_survival."""
+"""What a process does that is told to end, or crashes; whole jobs are in tests/jobs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_a_crash_in_a_library_shows_where_python_was(crash):
 import os, signal
 from fedgan_mpi.training import signals
 
-signals.listen()
+signals.install()
 
 def step_that_crashes():
     os.kill(os.getpid(), signal.{crash})

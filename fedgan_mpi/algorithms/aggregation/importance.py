@@ -1,4 +1,4 @@
-"""Updates of participants who are drawn by how far they go: policy `importance`."""
+"""Importance weighting: unbiased averages under the participation policy `importance`."""
 
 from __future__ import annotations
 
@@ -6,36 +6,32 @@ import math
 
 from torch import Tensor
 
-from fedgan_mpi.federation.rank import RankState
+from fedgan_mpi.algorithms.aggregation.transforms import UpdateTransform, Upload
+from fedgan_mpi.federation.participation import Participation
 
 
-class ImportanceWeights:
-    """What a device's training changed of some parameters in the rank's vector. Where another
-    policy chooses participants, it does nothing."""
+class ImportanceWeighting(UpdateTransform):
+    """Multiplies each update by its share over its inclusion probability (Horvitz and Thompson
+    1952), so that the average is unbiased over draws.
 
-    def __init__(self, rank_state: RankState, *parameters: Tensor) -> None:
-        self._participation = rank_state.participation
-        self._on = rank_state.config.participation.policy == "importance"
+    BatchNorm statistics and moments stay unchanged: a scaled variance may be negative.
+    """
+
+    needs_received = True
+
+    def __init__(self, participation: Participation, *parameters: Tensor) -> None:
+        """parameters: the parts of the uploaded vector that are updates, 1-D views of it."""
+        self._participation = participation
         self._parameters = [each.detach() for each in parameters]
-        self._received = [each.clone() for each in self._parameters] if self._on else []
 
-    def begin(self) -> None:
-        """Remember what came down."""
-        for received, parameter in zip(self._received, self._parameters, strict=self._on):
-            received.copy_(parameter)
-
-    def apply(self, device: int, t: int) -> dict[int, float]:
-        """Multiply what has just been changed, so that the average over draws is that of all
-        devices. Gives {device: norm before that}; nothing where another policy chooses.
-
-        BatchNorm statistics and moments stay as they are: lengthened, a variance may be negative.
-        """
-        if not self._on:
-            return {}
-        factor = self._participation.inverse_probability(t)[device]
+    def on_device(self, upload: Upload) -> None:
+        """Also records the norm of the update, on which the policy depends."""
+        factor = self._participation.inverse_probability(upload.round)[upload.device.index]
         squares = 0.0
-        for received, parameter in zip(self._received, self._parameters, strict=True):
+        for parameter in self._parameters:
+            start = parameter.storage_offset() - upload.vector.storage_offset()
+            received = upload.received[start : start + parameter.numel()]
             parameter.sub_(received)
             squares += float(parameter.norm()) ** 2
             parameter.mul_(factor).add_(received)
-        return {device: math.sqrt(squares)}
+        upload.metrics.update_norms[upload.device.index] = math.sqrt(squares)

@@ -1,0 +1,1 @@
+"""A device's update on its way to the server: transforms, shares, the average."""

@@ -1,0 +1,38 @@
+"""The interface of everything that changes an update on its way, or the average on the server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fedgan_mpi.algorithms.local_metrics import LocalMetrics
+from fedgan_mpi.federation.device import Device
+
+
+@dataclass
+class Upload:
+    """A participant's upload before it is added to the uplink."""
+
+    device: Device
+    round: int
+    share: float
+    """The participant's weight in the average; a transform may change it."""
+    vector: Tensor
+    """What the device sends, in the rank's vector; a transform changes it in place."""
+    received: Tensor
+    """What the device received, of the same length; read-only."""
+    metrics: LocalMetrics
+
+
+class UpdateTransform:
+    """One change. The list of transforms runs in order; each method does nothing by default."""
+
+    needs_received = False
+    """Whether `on_device` reads `Upload.received`, which otherwise may be stale."""
+
+    def on_device(self, upload: Upload) -> None:
+        """Change a participant's upload after its local round."""
+
+    def on_server(self, t: int) -> None:
+        """Change the server's vector after the average of round t."""

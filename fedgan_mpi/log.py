@@ -1,0 +1,43 @@
+"""Logging: messages with rank and host, on standard error and optionally in one file per rank.
+
+Every package logs to its own logger below "fedgan_mpi". The progress bar and the lines that a
+command prints as its result do not pass through here.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import sys
+from pathlib import Path
+
+ROOT = "fedgan_mpi"
+"""Parent of all loggers of this program; `py.warnings` gets the same handlers."""
+
+
+def start(rank: int, level: str = "info", per_rank: str | None = None) -> None:
+    """Send messages of at least `level` to standard error, and to per_rank/rank_NNNN.log.
+
+    Warnings of libraries take the same way. A second call replaces the handlers of the first.
+    """
+    where = f"[rank {rank} on {platform.node()}]"
+    console = logging.StreamHandler(sys.stderr)
+    console.setFormatter(logging.Formatter(f"{where} %(message)s"))
+    handlers: list[logging.Handler] = [console]
+    if per_rank is not None:
+        Path(per_rank).mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(Path(per_rank) / f"rank_{rank:04d}.log", encoding="utf-8")
+        file.setFormatter(
+            logging.Formatter(f"%(asctime)s {where} %(levelname)s %(name)s: %(message)s")
+        )
+        handlers.append(file)
+    logging.captureWarnings(True)
+    for name in (ROOT, "py.warnings"):
+        logger = logging.getLogger(name)
+        for handler in list(logger.handlers):
+            logger.removeHandler(handler)
+            handler.close()
+        for handler in handlers:
+            logger.addHandler(handler)
+        logger.setLevel(level.upper())
+        logger.propagate = False

@@ -1,0 +1,55 @@
+"""Early starts of local rounds, while a rank would otherwise wait (`training.overlap`).
+
+A device needs φ_{t+1} for the real half of its first step, but not θ_{t+1}, which the server still
+trains. The server needs θ_t for its first fakes, but not φ_{t+1}, which the devices still train.
+Early starts change no bit of any result.
+"""
+
+from __future__ import annotations
+
+import time
+
+from fedgan_mpi.algorithms.base import Algorithm
+
+
+class Overlap:
+    """One rank's early starts."""
+
+    def __init__(self, algorithm: Algorithm) -> None:
+        self._algorithm = algorithm
+        self._enabled = algorithm.training.overlap
+        link = algorithm.link
+        link.prefetches &= self._enabled
+        # Where ranks share cores, the server would take time from the devices.
+        if self._enabled and algorithm.trains_generator_last and not link.shared_cores:
+            link.subscribers.append(self._on_verb)
+
+    def start_device(self, t: int) -> None:
+        """Start local round t of the first participant hosted here, if D was prefetched.
+
+        One per rank: it uses the rank's pair of networks.
+        """
+        algorithm = self._algorithm
+        participation = algorithm.rank_state.participation
+        if (
+            not self._enabled
+            or t >= algorithm.training.rounds
+            or not algorithm.link.has_prefetched(algorithm.flat.discriminator)
+            or not participation.is_known_in_advance
+        ):
+            return
+        present = participation.participants(t)
+        device = next((d for k, d in algorithm.devices.items() if k in present), None)
+        if device is not None and algorithm.training.discriminator_steps > 0:
+            algorithm.before_local_rounds(t)
+            start = time.perf_counter()
+            with algorithm.timed("seconds_local"):
+                device.early_start.start(device.discriminator_round(t))
+            algorithm.metrics.add_device_seconds(device.index, time.perf_counter() - start)
+
+    def _on_verb(self, verb: str) -> None:
+        """Start the server's round of G before it waits for the devices."""
+        server = self._algorithm.server
+        if verb == "average" and server is not None and not server.early_start.has_started:
+            with self._algorithm.timed("seconds_server"):
+                server.start_early()
