@@ -1,1 +1,1 @@
-"""From a data set on disk to one HDF5 shard a device."""
+"""Converts a data set on disk to one HDF5 shard per device."""

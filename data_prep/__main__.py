@@ -1,5 +1,8 @@
-"""`python -m data_prep DATASET --source DIR --out shards/`: cut a data set into shards.
-`python -m data_prep inspect shards/`: who holds what."""
+"""The command line of data_prep.
+
+python -m data_prep DATASET --source DIR --out shards/    # write shards
+python -m data_prep inspect shards/                       # list and verify shards
+"""
 
 from __future__ import annotations
 
@@ -8,45 +11,47 @@ import os
 import sys
 import traceback
 
-# Before anything loads a math library: its threads would fight the decoding processes for cores.
+# Set before numpy loads its math library, whose threads would compete with decoding processes.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from data_prep.command_line import parse, partition
-from data_prep.decode import Decode, cores, decode_here, decode_in_processes
+from data_prep.command_line import make_partition, parse
+from data_prep.decode import Decode, available_cores, decode_in_processes, decode_serially
 from data_prep.download import download
 from data_prep.prepare import prepare
 from data_prep.sources import SOURCES
 from fedgan_mpi.comm.launcher import announced_size
+from fedgan_mpi.data import Manifest
 from fedgan_mpi.errors import UserError
 
 
 def main(arguments: list[str]) -> int:
+    """Run one command and return its exit status. Under mpirun, all ranks decode."""
     if announced_size() > 1:
-        return _with_ranks(arguments)
+        return _run_on_ranks(arguments)
     return _run(arguments, None)
 
 
-def _with_ranks(arguments: list[str]) -> int:
-    """Rank 0 does everything; the others decode for it."""
-    from data_prep.ranks import Ranks
+def _run_on_ranks(arguments: list[str]) -> int:
+    """Run the command on rank 0 and decode on all ranks."""
+    from data_prep.ranks import RankPool
 
     try:
-        ranks = Ranks()
+        pool = RankPool()
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
     try:
-        if not ranks.is_first:
-            ranks.help()
+        if not pool.is_first:
+            pool.work()
             return 0
-        code = _run(arguments, ranks.decode)
-        ranks.dismiss()
-        return code
-    except BaseException:  # this rank alone: the others wait and cannot be told
+        status = _run(arguments, pool.decode)
+        pool.close()
+        return status
+    except BaseException:  # on this rank only; the others wait in a collective call
         traceback.print_exc()
         sys.stderr.flush()
-        ranks.abort()
+        pool.abort()
         raise
 
 
@@ -57,36 +62,36 @@ def _run(arguments: list[str], decode: Decode | None) -> int:
             from data_prep.inspect import inspect
 
             return inspect(command.shards, command.picture)
-        _prepare(command, decode)
-    except SystemExit as error:  # the parser has said why
+        _report(command, _prepare(command, decode))
+    except SystemExit as error:  # the parser has printed the reason
         return error.code if isinstance(error.code, int) else 1
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        print("interrupted; repeat the command to resume", file=sys.stderr)
         return 130
     return 0
 
 
-def _prepare(command: argparse.Namespace, decode: Decode | None) -> None:
-    cut = partition(command)
-    devices = cut.devices(command.devices)
-    kind = SOURCES[command.command]
+def _prepare(command: argparse.Namespace, decode: Decode | None) -> Manifest:
+    partition = make_partition(command)
+    devices = partition.devices(command.devices)
+    source_type = SOURCES[command.command]
     if command.download:
-        download(kind, command.source)
-    source = kind(command.source)
+        download(source_type, command.source)
+    source = source_type(command.source)
     for warning in source.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if decode is None:
-        processes = command.processes or cores()
-        decode = decode_in_processes(processes) if processes > 1 else decode_here
-    manifest = prepare(
+        processes = command.processes or available_cores()
+        decode = decode_in_processes(processes) if processes > 1 else decode_serially
+    return prepare(
         source,
         command.out,
         devices=devices,
         seed=command.seed,
-        partition=cut,
+        partition=partition,
         heldout_share=command.heldout_share,
         size=command.size,
         channels=command.channels,
@@ -97,14 +102,18 @@ def _prepare(command: argparse.Namespace, decode: Decode | None) -> None:
         decode=decode,
         show_progress=True,
     )
+
+
+def _report(command: argparse.Namespace, manifest: Manifest) -> None:
     images = f"{sum(manifest.images):,} images in {manifest.devices} shards"
     print(f"{command.out}: {images}, {manifest.heldout_images:,} held out")
     if manifest.skipped:
-        print(f"{len(manifest.skipped)} unreadable images left out, listed in shards.json")
+        print(f"skipped {len(manifest.skipped)} unreadable images, listed in shards.json")
     if manifest.features_accuracy is not None:
-        print(f"the scores' classifier names {manifest.features_accuracy:.1%} of held-out images")
+        accuracy = f"{manifest.features_accuracy:.1%}"
+        print(f"feature classifier for scores: accuracy {accuracy} on held-out images")
     elif manifest.features is None:
-        print("no features for scores: runs on these shards will not be scored")
+        print("no feature extractor: runs on these shards have no scores")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The options of `python -m data_prep`, and what they ask for."""
+"""The options of `python -m data_prep`: parser, help texts, and the partition they describe."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from data_prep.extractor import BAR, KINDS
-from data_prep.partition import (
+from data_prep.extractor import KINDS, MIN_GAP_CLOSED
+from data_prep.partitions import (
     PARTITIONS,
     Attribute,
     ByFile,
@@ -18,49 +18,61 @@ from data_prep.partition import (
     Quantity,
     Shards,
 )
-from data_prep.prepare import HELDOUT_SHARE
+from data_prep.partitions.base import DEFAULT_DEVICES
 from data_prep.sources import SOURCES
+from data_prep.split import HELDOUT_SHARE
 from fedgan_mpi.errors import UserError
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """`command` is "inspect" or a data set's name. Exits where the options are wrong."""
+    """Parse a command line. `command` is "inspect" or the name of a data set.
+
+    Exits with an error message if an option is invalid.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m data_prep",
-        description="Cut a data set on disk into one verified shard a device. Several ranks of "
-        "`mpirun -n R python -m data_prep …` share the decoding; without it, all cores do.",
+        description="Split a data set on disk into one HDF5 shard per device. All cores decode "
+        "images, or all ranks of `mpirun -n R python -m data_prep ...`.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="DATASET | inspect")
-    common = _preparing()
+    common = _common_options()
     for name, source in SOURCES.items():
-        about = " ".join((source.__doc__ or "").split())
-        commands.add_parser(name, parents=[common], help=about, description=about)
-    about = "show who holds what, and verify the checksums of a directory of shards"
-    inspect = commands.add_parser("inspect", help=about, description=about)
+        text = " ".join((source.__doc__ or "").split())
+        commands.add_parser(name, parents=[common], help=text, description=text)
+    text = "list the contents of a shard directory and verify its checksums"
+    inspect = commands.add_parser("inspect", help=text, description=text)
     inspect.add_argument("shards", type=Path, help="directory of shards")
-    about = "also draw the classes and some images of each device"
-    inspect.add_argument("--picture", type=Path, metavar="PNG", help=about)
+    text = "plot the class histogram and some images of each device"
+    inspect.add_argument("--picture", type=Path, metavar="PNG", help=text)
     command = parser.parse_args(arguments)
     if command.command not in ("inspect", "digits") and command.source is None:
-        parser.error(f"{command.command} needs --source, the place of its original files")
+        parser.error(f"{command.command} needs --source, the location of its original files")
     return command
 
 
-def partition(command: argparse.Namespace) -> Partition:
-    """The partition that the options describe. Raises UserError where one has a wrong value, or
-    belongs to another partition."""
-    chosen = command.partition
-    given = {key: value for key in _OF_PARTITION if (value := getattr(command, key)) is not None}
-    for option in given:
-        if chosen not in _OF_PARTITION[option]:
-            whose, flag = " and ".join(_OF_PARTITION[option]), "--" + option.replace("_", "-")
-            raise UserError(f"{flag} is for the partition {whose}, not {chosen}; leave it out")
-    make: Any = ByFile.read if chosen == ByFile.name else PARTITIONS[chosen]
-    cut: Partition = make(**given)
-    return cut
+def make_partition(command: argparse.Namespace) -> Partition:
+    """Build the partition that the options describe.
+
+    Raises UserError if an option has an invalid value or belongs to another partition.
+    """
+    name = command.partition
+    options = {
+        key: value for key in _PARTITION_OPTIONS if (value := getattr(command, key)) is not None
+    }
+    for key in options:
+        owners = _PARTITION_OPTIONS[key]
+        if name not in owners:
+            flag = "--" + key.replace("_", "-")
+            raise UserError(
+                f"{flag} belongs to --partition {' or '.join(owners)}, but --partition is {name}; "
+                f"remove {flag}"
+            )
+    make: Any = ByFile.read if name == ByFile.name else PARTITIONS[name]
+    partition: Partition = make(**options)
+    return partition
 
 
-_OF_PARTITION = {
+_PARTITION_OPTIONS = {
     "alpha": (Dirichlet.name, Quantity.name),
     "min_images": (Dirichlet.name, Quantity.name),
     "classes": (Classes.name,),
@@ -70,30 +82,30 @@ _OF_PARTITION = {
     "image_column": (ByFile.name,),
     "device_column": (ByFile.name,),
 }
-"""Option -> the partitions that it belongs to; their own defaults hold where it is not given."""
+"""Option -> the partitions that accept it. The partitions define the defaults."""
 
 
-def _preparing() -> argparse.ArgumentParser:
-    """Options of every data set."""
+def _common_options() -> argparse.ArgumentParser:
+    """Return a parser with the options of every data set."""
     parser = argparse.ArgumentParser(add_help=False)
     for title, options in _OPTIONS.items():
         group = parser.add_argument_group(title)
-        for flag, (about, settings) in options.items():
-            group.add_argument(flag, help=about, **settings)
+        for flag, settings in options.items():
+            group.add_argument(flag, **settings)
     return parser
 
 
 def _positive(text: str) -> int:
-    return _whole(text, 1)
+    return _integer(text, 1)
 
 
-def _count(text: str) -> int:
-    return _whole(text, 0)
+def _nonnegative(text: str) -> int:
+    return _integer(text, 0)
 
 
-def _whole(text: str, least: int) -> int:
+def _integer(text: str, least: int) -> int:
     if not text.isdigit() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from {least}")
+        raise argparse.ArgumentTypeError(f"{text} must be an integer of at least {least}")
     return int(text)
 
 
@@ -103,102 +115,131 @@ def _share(text: str) -> float:
     except ValueError:
         share = -1.0
     if not 0 <= share < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to below 1")
+        raise argparse.ArgumentTypeError(f"{text} must be at least 0 and below 1")
     return share
 
 
-_OPTIONS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
+_OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "files": {
-        "--source": ("folder or archive of the original files", {"type": Path, "metavar": "DIR"}),
-        "--download": (
-            "first fetch the files to the source folder through torchvision",
-            {"action": "store_true"},
-        ),
-        "--out": (
-            "directory to make for the shards",
-            {"type": Path, "required": True, "metavar": "DIR"},
-        ),
+        "--source": {
+            "type": Path,
+            "metavar": "DIR",
+            "help": "folder or archive of the original files",
+        },
+        "--download": {
+            "action": "store_true",
+            "help": "first download the files to --source through torchvision",
+        },
+        "--out": {
+            "type": Path,
+            "required": True,
+            "metavar": "DIR",
+            "help": "new directory for the shards",
+        },
     },
     "images": {
-        "--size": (
-            "height and width in pixels; the middle square is resized with antialiasing "
-            "(default: 64 where images vary in size, 16 for digits, else unchanged)",
-            {"type": _positive, "metavar": "PX"},
-        ),
-        "--channels": (
-            "gray or RGB (default: the data set's own)",
-            {"type": int, "choices": (1, 3)},
-        ),
-        "--heldout-share": (
-            "share of images to hold out where the data set has no split of its own "
+        "--size": {
+            "type": _positive,
+            "metavar": "PX",
+            "help": "height and width in pixels; the central square is resized with antialiasing "
+            "(default: 64 if images differ in size, 16 for digits, else the original size)",
+        },
+        "--channels": {
+            "type": int,
+            "choices": (1, 3),
+            "help": "1 for gray, 3 for RGB (default: the channels of the data set)",
+        },
+        "--heldout-share": {
+            "type": _share,
+            "metavar": "SHARE",
+            "help": "share of images to hold out if the data set has no official split "
             f"(default: {HELDOUT_SHARE})",
-            {"type": _share, "metavar": "SHARE"},
-        ),
-        "--skip-bad": (
-            "leave out up to N unreadable images, and list them in shards.json (default: 0)",
-            {"type": _count, "default": 0, "metavar": "N"},
-        ),
+        },
+        "--skip-bad": {
+            "type": _nonnegative,
+            "default": 0,
+            "metavar": "N",
+            "help": "skip up to N unreadable images and list them in shards.json (default: 0)",
+        },
     },
-    "who holds what": {
-        "--devices": ("number of shards (default: 8)", {"type": _positive, "metavar": "K"}),
-        "--seed": ("of the split and the features (default: 0)", {"type": _count, "default": 0}),
-        "--partition": (
-            "iid: equal random parts; dirichlet: classes unequally spread; classes: few classes a "
-            "device; shards: sorted blocks; quantity: unequal sizes; attribute: by image "
-            "attributes; by_file: by your table (default: iid)",
-            {"choices": PARTITIONS, "default": Iid.name},
-        ),
-        "--alpha": (
-            f"dirichlet, quantity: the smaller, the more unequal (default: {Dirichlet.alpha})",
-            {"type": float},
-        ),
-        "--min-images": (
-            f"dirichlet, quantity: fewest images of a device (default: {Dirichlet.min_images})",
-            {"type": int, "metavar": "N"},
-        ),
-        "--classes": (
-            f"classes: classes a device (default: {Classes.classes})",
-            {"type": int, "metavar": "C"},
-        ),
-        "--blocks": (
-            f"shards: sorted blocks a device (default: {Shards.blocks})",
-            {"type": int, "metavar": "S"},
-        ),
-        "--attributes": (
-            "attribute: whose combinations differ between devices: class; view, sex (rsna); "
-            "Male, Smiling, … (celeba)",
-            {"type": lambda text: text.split(","), "metavar": "A,B,…"},
-        ),
-        "--map": (
-            "by_file: CSV table of images and their devices (default: devices.csv)",
-            {"type": Path, "metavar": "CSV"},
-        ),
-        "--image-column": (
-            "by_file: column of file names, RSNA patients, or numbers in data sets of arrays "
-            "(default: image)",
-            {"metavar": "NAME"},
-        ),
-        "--device-column": (
-            "by_file: column of devices, such as a hospital (default: device)",
-            {"metavar": "NAME"},
-        ),
+    "partition": {
+        "--devices": {
+            "type": _positive,
+            "metavar": "K",
+            "help": f"number of devices, one shard each (default: {DEFAULT_DEVICES})",
+        },
+        "--seed": {
+            "type": _nonnegative,
+            "default": 0,
+            "help": "seed of the split and the features (default: 0)",
+        },
+        "--partition": {
+            "choices": PARTITIONS,
+            "default": Iid.name,
+            "help": "iid: equal random parts; dirichlet: unequal class shares; classes: a few "
+            "classes per device; shards: blocks of images sorted by class; quantity: unequal "
+            "sizes; attribute: by image attributes; by_file: by a CSV table (default: iid)",
+        },
+        "--alpha": {
+            "type": float,
+            "help": "dirichlet, quantity: concentration; smaller is more unequal "
+            f"(default: {Dirichlet.alpha})",
+        },
+        "--min-images": {
+            "type": int,
+            "metavar": "N",
+            "help": "dirichlet, quantity: minimum number of images per device "
+            f"(default: {Dirichlet.min_images})",
+        },
+        "--classes": {
+            "type": int,
+            "metavar": "C",
+            "help": f"classes: number of classes per device (default: {Classes.classes})",
+        },
+        "--blocks": {
+            "type": int,
+            "metavar": "S",
+            "help": f"shards: number of blocks per device (default: {Shards.blocks})",
+        },
+        "--attributes": {
+            "type": lambda text: text.split(","),
+            "metavar": "A,B,…",
+            "help": "attribute: names of the attributes that separate devices: class; view, sex "
+            "(rsna); Male, Smiling, … (celeba)",
+        },
+        "--map": {
+            "type": Path,
+            "metavar": "CSV",
+            "help": "by_file: CSV table of images and their devices (default: devices.csv)",
+        },
+        "--image-column": {
+            "metavar": "NAME",
+            "help": "by_file: column of images: file names, RSNA patients, or indices into data "
+            "sets of arrays (default: image)",
+        },
+        "--device-column": {
+            "metavar": "NAME",
+            "help": "by_file: column of devices, such as hospitals (default: device)",
+        },
     },
     "scores": {
-        "--features": (
-            "what scores look at: a classifier's units, principal components, or nothing "
-            "(default: a classifier where there are classes, else pca)",
-            {"choices": KINDS, "default": "auto"},
-        ),
-        "--force": (
-            f"keep a classifier that closes less than {round(100 * BAR)} %% of the gap between "
-            "guessing and being always right",
-            {"action": "store_true"},
-        ),
+        "--features": {
+            "choices": KINDS,
+            "default": "auto",
+            "help": "feature extractor for scores: a trained classifier, principal components or "
+            "none (default: classifier if the images have classes, else pca)",
+        },
+        "--force": {
+            "action": "store_true",
+            "help": f"keep a classifier that closes less than {round(100 * MIN_GAP_CLOSED)} %% of "
+            "the gap between guessing and perfect accuracy",
+        },
     },
-    "work": {
-        "--processes": (
-            "decoding processes, without mpirun (default: one a core)",
-            {"type": _positive, "metavar": "N"},
-        ),
+    "processes": {
+        "--processes": {
+            "type": _positive,
+            "metavar": "N",
+            "help": "number of decoding processes without mpirun (default: one per core)",
+        },
     },
 }

@@ -1,7 +1,7 @@
-"""Decodes blocks of images: here, in all cores of this machine, or (ranks.py) in all ranks.
+"""Decodes blocks of images, in this process or in a pool of processes. ranks.py adds MPI ranks.
 
-Whoever decodes, blocks come back in the order they were asked for, and at most two a process are
-under way, so memory stays bounded however large the data set is.
+Every method returns the blocks in the requested order. A pool has at most two blocks per process
+in progress, which bounds memory for any size of data set.
 """
 
 from __future__ import annotations
@@ -23,122 +23,128 @@ from multiprocessing.connection import wait
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.images import fit
+from data_prep.resize import crop_and_resize
 from data_prep.sources.base import BadImage, Indices, Source
 from fedgan_mpi.errors import UserError
 
 _BLOCK_BYTES = 2**20
-_BLOCK_IMAGES = 256
+_MAX_BLOCK_IMAGES = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decoded:
-    """A block: the images that could be read, and a sentence for each that could not."""
+class DecodedBlock:
+    """The readable images of a block, and one error message for each unreadable image."""
 
     images: NDArray[np.uint8]
     indices: Indices
-    bad: list[str] = field(default_factory=list)
+    """Index of each readable image in the source."""
+    errors: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decoder:
-    """A source's images in the form that was asked for."""
+    """Decodes the images of a source to one shape."""
 
     source: Source
     size: int | None
+    """Height and width in pixels. None: keep the source's size."""
     image_shape: tuple[int, int, int]
 
-    def __call__(self, indices: Indices) -> Decoded:
+    def __call__(self, indices: Indices) -> DecodedBlock:
+        """Decode one block of images."""
         images = np.empty((len(indices), *self.image_shape), np.uint8)
-        good: list[int] = []
-        bad: list[str] = []
+        readable: list[int] = []
+        errors: list[str] = []
         with warnings.catch_warnings():
-            # What a library warns of, it then reads all the same, or refuses.
+            # After a warning, a library reads the image correctly or raises an error.
             warnings.simplefilter("ignore")
             for index in indices.tolist():
                 try:
                     image = self.source.image(index)
                 except BadImage as error:
-                    bad.append(str(error))
+                    errors.append(str(error))
                     continue
-                images[len(good)] = fit(image, self.size, self.image_shape[0])
-                good.append(index)
-        return Decoded(images=images[: len(good)], indices=np.array(good, np.int64), bad=bad)
+                images[len(readable)] = crop_and_resize(image, self.size, self.image_shape[0])
+                readable.append(index)
+        return DecodedBlock(
+            images=images[: len(readable)], indices=np.array(readable, np.int64), errors=errors
+        )
 
     def blocks(self, indices: Indices) -> list[Indices]:
-        """Indices in blocks of about a megabyte, in order."""
+        """Split indices into consecutive blocks of about 1 MiB of pixels."""
         images = _BLOCK_BYTES // int(np.prod(self.image_shape))
-        size = min(max(images, 1), _BLOCK_IMAGES)
+        size = min(max(images, 1), _MAX_BLOCK_IMAGES)
         return [indices[start : start + size] for start in range(0, len(indices), size)]
 
 
-Decode = Callable[[Decoder, Iterable[Indices]], Iterator[Decoded]]
-"""Decodes blocks in order, somewhere."""
+Decode = Callable[[Decoder, Iterable[Indices]], Iterator[DecodedBlock]]
+"""Decodes blocks of indices and yields the results in order."""
 
 
-def decode_here(decoder: Decoder, blocks: Iterable[Indices]) -> Iterator[Decoded]:
-    """In this process; for small data, and wherever a fork would be unwise."""
+def decode_serially(decoder: Decoder, blocks: Iterable[Indices]) -> Iterator[DecodedBlock]:
+    """Decode in this process. Suits small data, and programs that must not fork."""
     return map(decoder, blocks)
 
 
 def decode_in_processes(processes: int) -> Decode:
-    """In so many processes beside this one, which only writes."""
+    """Return a function that decodes in a pool of processes. The calling process only writes."""
 
-    def decode(decoder: Decoder, blocks: Iterable[Indices]) -> Iterator[Decoded]:
-        # Forked processes share a source's arrays, where others would need a copy each.
+    def decode(decoder: Decoder, blocks: Iterable[Indices]) -> Iterator[DecodedBlock]:
+        # Forked processes share a source's arrays; spawned ones would each copy them.
         context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-        pool = ProcessPoolExecutor(processes, context, _begin, (decoder,))
+        pool = ProcessPoolExecutor(processes, context, _initialize_worker, (decoder,))
         remaining = iter(blocks)
-        # Begun at once: a process forked later would inherit the file that is being written.
-        waiting = deque(
-            pool.submit(_decode_remembered, block) for block in islice(remaining, 2 * processes)
+        # Submitting now starts the processes before the caller opens a file, which a later fork
+        # would inherit.
+        pending = deque(
+            pool.submit(_decode_in_worker, block) for block in islice(remaining, 2 * processes)
         )
-        return _in_order(pool, waiting, remaining)
+        return _in_order(pool, pending, remaining)
 
     return decode
 
 
 def _in_order(
-    pool: ProcessPoolExecutor, waiting: deque[Future[Decoded]], remaining: Iterator[Indices]
-) -> Iterator[Decoded]:
-    """What comes back, oldest first, with a new block under way for each that is taken."""
+    pool: ProcessPoolExecutor, pending: deque[Future[DecodedBlock]], remaining: Iterator[Indices]
+) -> Iterator[DecodedBlock]:
+    """Yield results in order and submit one new block for each result."""
     try:
-        while waiting:
-            done = waiting.popleft().result()
-            waiting += [pool.submit(_decode_remembered, block) for block in islice(remaining, 1)]
-            yield done
+        while pending:
+            block = pending.popleft().result()
+            pending += [pool.submit(_decode_in_worker, indices) for indices in islice(remaining, 1)]
+            yield block
     except BrokenProcessPool:
         raise UserError(
-            "a decoding process was killed, perhaps for lack of memory; "
-            "try again with fewer --processes"
+            "a decoding process was killed, perhaps for lack of memory; use fewer --processes"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def cores() -> int:
-    """Cores that this process may use."""
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-_remembered: Decoder | None = None  # a process's own; sent once rather than with every block
+_worker_decoder: Decoder | None = None
+"""The decoder of a worker process. Sent once, because sending it with each block is slow."""
 
 
-def _begin(decoder: Decoder) -> None:
-    global _remembered
-    _remembered = decoder
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process decides what Ctrl-C means
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+def _initialize_worker(decoder: Decoder) -> None:
+    global _worker_decoder
+    _worker_decoder = decoder
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _leave_with_parent() -> None:
-    """A killed parent cannot stop its processes, which would wait for work for ever."""
+def _exit_with_parent() -> None:
+    """End this worker when its parent ends. A killed parent cannot stop its workers itself."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
 
 
-def _decode_remembered(indices: Indices) -> Decoded:
-    assert _remembered is not None
-    return _remembered(indices)
+def _decode_in_worker(indices: Indices) -> DecodedBlock:
+    assert _worker_decoder is not None
+    return _worker_decoder(indices)

@@ -1,4 +1,7 @@
-"""The directory of shards while it is being filled: new, or an interrupted run's to go on in."""
+"""The output directory during preparation. A marker file identifies an unfinished one.
+
+A repeated command resumes in the directory of an interrupted run with equal settings.
+"""
 
 from __future__ import annotations
 
@@ -11,72 +14,70 @@ from typing import Any
 
 from fedgan_mpi.data import HELDOUT, MANIFEST, shard_name
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.files import write_complete, writing
+from fedgan_mpi.files import explain_write_errors, write_complete
 
-_MARK = "unfinished.json"
+_MARKER = "unfinished.json"
 
 
 @contextmanager
-def filling(out: Path, settings: dict[str, Any], bytes_needed: int) -> Iterator[None]:
-    """Make `out`, or go on in it where a run of the same settings was interrupted.
+def output_directory(out: Path, settings: dict[str, Any], bytes_needed: int) -> Iterator[None]:
+    """Create `out`, or reopen it if a run with equal settings was interrupted in it.
 
-    Where the user's input turns out to be wrong, what was written is removed again. A run that is
-    killed or interrupted leaves whole shards behind, and a mark. Raises UserError where `out` holds
-    anything else, cannot be written, or the disk is too small.
+    After a UserError in the body, removes the shards again. A killed run leaves its complete
+    shards and the marker. Raises UserError if `out` holds anything else, cannot be written, or
+    the disk has less than `bytes_needed` free.
     """
-    begun = _begin(out, settings)
+    created = _create(out, settings)
     devices = int(settings["devices"])
-    ours = [out / name for name in (*map(shard_name, range(1, devices + 1)), HELDOUT)]
+    shards = [out / name for name in (*map(shard_name, range(1, devices + 1)), HELDOUT)]
     try:
-        with writing(out):
+        with explain_write_errors(out):
             for leftover in out.glob(".*.tmp*"):
                 leftover.unlink()
-            missing = bytes_needed - sum(path.stat().st_size for path in ours if path.exists())
+            missing = bytes_needed - sum(path.stat().st_size for path in shards if path.exists())
             if missing > (free := shutil.disk_usage(out).free):
-                raise UserError(f"{out} needs {missing:,} bytes more, but {free:,} are free there")
-            if begun:
-                write_complete(out / _MARK, json.dumps(settings, indent=1).encode())
+                raise UserError(f"{out} needs {missing:,} bytes more, but the disk has {free:,}")
+            if created:
+                write_complete(out / _MARKER, json.dumps(settings, indent=1).encode())
             yield
     except UserError:
-        for path in (*ours, out / _MARK):
+        for path in (*shards, out / _MARKER):
             path.unlink(missing_ok=True)
-        _remove_if_empty(out)
+        if not any(out.iterdir()):
+            out.rmdir()
         raise
 
 
-def finish(out: Path) -> None:
-    """Take the mark off: the directory holds all it should."""
-    (out / _MARK).unlink()
+def mark_finished(out: Path) -> None:
+    """Remove the marker of an unfinished directory."""
+    (out / _MARKER).unlink()
 
 
-def _begin(out: Path, settings: dict[str, Any]) -> bool:
-    """Whether `out` was made just now."""
+def _create(out: Path, settings: dict[str, Any]) -> bool:
+    """Create `out` and return True, or return False for an interrupted run with equal settings.
+
+    Raises UserError in all other cases.
+    """
     try:
         out.mkdir(parents=True)
         return True
     except FileExistsError:
         pass
     except OSError as error:
-        raise UserError(f"{out} cannot be made: {error.strerror}") from None
-    mark = out / _MARK
-    if (out / MANIFEST).exists() or not mark.exists():
-        raise UserError(f"{out} exists already; shards are never overwritten")
+        raise UserError(f"{out} cannot be created: {error.strerror}") from None
+    marker = out / _MARKER
+    if (out / MANIFEST).exists() or not marker.exists():
+        raise UserError(f"{out} already exists and is never overwritten; choose another --out")
     try:
-        begun = json.loads(mark.read_text())
+        recorded = json.loads(marker.read_text())
     except (OSError, ValueError):
-        raise UserError(f"{mark} is damaged; remove {out} and begin anew") from None
-    # As they look after a round trip through JSON, which knows no tuples.
-    settings = json.loads(json.dumps(settings))
-    if begun != settings:
-        keys = begun.keys() | settings.keys()
-        others = sorted(key for key in keys if begun.get(key) != settings.get(key))
+        raise UserError(f"{marker} is damaged; remove {out} and start again") from None
+    settings = json.loads(json.dumps(settings))  # JSON turns tuples into lists
+    if recorded != settings:
+        keys = recorded.keys() | settings.keys()
+        different = sorted(key for key in keys if recorded.get(key) != settings.get(key))
         raise UserError(
-            f"{out} holds an interrupted run with another {', '.join(others)}; "
-            "repeat its command to go on, or remove it"
+            f"{out} holds an interrupted run with a different {', '.join(different)}; "
+            "repeat its command to resume it, or remove the directory"
         )
     return False
-
-
-def _remove_if_empty(directory: Path) -> None:
-    if not any(directory.iterdir()):
-        directory.rmdir()

@@ -1,4 +1,4 @@
-"""Fetches a data set through torchvision; the only thing here that ever uses the network."""
+"""Downloads data sets through torchvision. No other module of this package uses the network."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from fedgan_mpi.errors import UserError
 
 
 def download(source: type[Source], directory: Path) -> None:
-    """Put the data set's original files into a directory, in torchvision's layout.
+    """Download a data set's original files to a directory, in torchvision's layout.
 
-    Files that are there already are kept. Raises UserError where torchvision does not offer the
-    data set or cannot fetch it.
+    Keeps files that already exist. Raises UserError if torchvision does not offer the data set or
+    the download fails.
     """
     if source.torchvision is None:
-        raise UserError(f"{source.name} cannot be downloaded; see docs/data.md for where to get it")
-    import torchvision  # type: ignore[import-untyped]  # slow, and only needed here
+        raise UserError(f"{source.name} cannot be downloaded; docs/howto/data.md names its origin")
+    import torchvision  # type: ignore[import-untyped]  # slow to import
 
     try:
         getattr(torchvision.datasets, source.torchvision)(str(directory), download=True)
-    except Exception as error:  # whatever goes wrong between here and a server far away
+    except Exception as error:  # network, server and archive errors have no common type
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{source.name} cannot be downloaded to {directory}: {reason}") from None

@@ -1,4 +1,4 @@
-"""Shows who holds what, and whether every file still is what it was when it was written."""
+"""Lists the contents of a shard directory and verifies its files."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from fedgan_mpi.data import Manifest, Shard, check_pixels, read_shard, shard_nam
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import sha256_of
 
-_LEVELS = " ▁▂▃▄▅▆▇█"
+_BAR_HEIGHTS = " ▁▂▃▄▅▆▇█"
 
 
 def inspect(directory: Path, picture: Path | None) -> int:
-    """Print the table of devices, verify every checksum, and draw the picture that is asked for.
-    1 where a file is missing, damaged or not the one that shards.json describes."""
+    """Print the table of devices, verify all files, and draw `picture` if it is given.
+
+    Returns the exit status: 1 if a file is missing, damaged or different from its description in
+    shards.json.
+    """
     manifest = Manifest.read(directory)
-    print(table(directory, manifest))
-    problems = list(check(directory, manifest))
+    print(format_table(directory, manifest))
+    problems = list(find_problems(directory, manifest))
     for problem in problems:
         print(problem, file=sys.stderr)
     if problems:
@@ -29,73 +32,71 @@ def inspect(directory: Path, picture: Path | None) -> int:
     files = manifest.devices + (manifest.heldout is not None) + (manifest.features is not None)
     print(f"{files} files verified")
     if picture is not None:
-        from data_prep.picture import draw  # matplotlib is slow to import
+        from data_prep.plot import plot_shards  # imports matplotlib, which is slow
 
-        draw(directory, manifest, picture)
+        plot_shards(directory, manifest, picture)
         print(picture)
     return 0
 
 
-def table(directory: Path, manifest: Manifest) -> str:
-    """A line a device: images, classes, bytes, and how often each class occurs, as bars."""
+def format_table(directory: Path, manifest: Manifest) -> str:
+    """Return one line per device: images, classes, bytes, and bars for the class histogram."""
     shape = "×".join(map(str, manifest.image_shape))
     partition = ", ".join(f"{key} {value}" for key, value in manifest.partition.items())
     lines = [
         f"{manifest.dataset}, {shape}, seed {manifest.seed}, partition: {partition}",
         f"{'device':>8} {'images':>9} {'classes':>8} {'bytes':>14}  images of each class",
     ]
-    rows = [
-        (str(device), images, histogram, directory / shard_name(device))
-        for device, (images, histogram) in enumerate(
-            zip(manifest.images, manifest.histograms, strict=True), start=1
-        )
-    ]
-    for name, images, histogram, path in rows:
+    counts = zip(manifest.images, manifest.histograms, strict=True)
+    for device, (images, histogram) in enumerate(counts, start=1):
+        path = directory / shard_name(device)
         size = f"{path.stat().st_size:,}" if path.exists() else "missing"
         classes = int(np.count_nonzero(histogram)) if histogram else "-"
-        lines.append(f"{name:>8} {images:>9,} {classes:>8} {size:>14}  {bars(histogram)}")
+        lines.append(f"{device:>8} {images:>9,} {classes:>8} {size:>14}  {format_bars(histogram)}")
     total = f"{'all':>8} {sum(manifest.images):>9,}"
     if manifest.heldout is not None:
         total += f", and {manifest.heldout_images:,} held out"
     if manifest.skipped:
-        total += f", {len(manifest.skipped)} unreadable left out"
+        total += f", {len(manifest.skipped)} unreadable skipped"
     lines.append(total)
     if manifest.features is not None:
         accuracy = manifest.features_accuracy
-        kind = "components" if accuracy is None else f"classifier, {accuracy:.1%} right"
+        kind = "PCA" if accuracy is None else f"classifier, accuracy {accuracy:.1%}"
         lines.append(f"features for scores: {kind}")
     return "\n".join(lines)
 
 
-def bars(histogram: list[int]) -> str:
-    """A character a class, as high as its share of the most frequent one; a class that occurs at
-    all is never blank."""
+def format_bars(histogram: list[int]) -> str:
+    """Return one bar character per class, relative to the most frequent class.
+
+    Rounds up, so only a class without images is blank.
+    """
     most = max(histogram, default=0)
-    return "".join(_LEVELS[-(-8 * count // most) if most else 0] for count in histogram)
+    return "".join(_BAR_HEIGHTS[-(-8 * count // most) if most else 0] for count in histogram)
 
 
-def check(directory: Path, manifest: Manifest) -> Iterator[str]:
-    """A sentence for every file that is not what shards.json describes."""
-    held: list[np.ndarray] = []
+def find_problems(directory: Path, manifest: Manifest) -> Iterator[str]:
+    """Yield one sentence for each file that differs from its description in shards.json."""
+    indices: list[np.ndarray] = []
     for device in range(1, manifest.devices + 1):
         try:
-            shard = _open(directory, shard_name(device), manifest)
+            shard = _read_verified(directory / shard_name(device), manifest)
             manifest.check_shard(shard, device)
-            held.append(shard.indices)
+            indices.append(shard.indices)
         except UserError as error:
             yield str(error)
     if manifest.heldout is not None:
         try:
-            heldout = _open(directory, manifest.heldout, manifest)
-            held.append(heldout.indices)
+            heldout = _read_verified(directory / manifest.heldout, manifest)
+            indices.append(heldout.indices)
             manifest.check_heldout(heldout)
         except UserError as error:
             yield str(error)
-    indices = np.concatenate(held) if held else np.empty(0, np.int64)
-    if len(np.unique(indices)) < len(indices):
-        yield f"{directory}: some image is held by two devices, or by one and held out"
+    used = np.concatenate(indices) if indices else np.empty(0, np.int64)
+    if len(np.unique(used)) < len(used):
+        yield f"{directory}: two shards, or a shard and the held-out file, share an image"
     if hashlib.sha256("".join(manifest.pixels_sha256).encode()).hexdigest() != manifest.sha256:
-        yield f"{directory}/shards.json: its SHA-256 is not that of the shards it lists"
+        yield f"{directory}/shards.json: sha256 does not match the hashes in pixels_sha256"
     if manifest.features is not None and manifest.features_sha256 is not None:
         path = directory / manifest.features
         if not path.exists():
@@ -104,8 +105,8 @@ def check(directory: Path, manifest: Manifest) -> Iterator[str]:
             yield f"{path} does not match its recorded SHA-256; the file was changed"
 
 
-def _open(directory: Path, name: str, manifest: Manifest) -> Shard:
-    path = directory / name
+def _read_verified(path: Path, manifest: Manifest) -> Shard:
+    """Open a shard and verify its pixels. Raises UserError if they changed."""
     shard = read_shard(path, image_shape=manifest.image_shape, in_memory=False)
     try:
         check_pixels(shard)

@@ -1,7 +1,7 @@
-"""Decodes blocks in all ranks of an MPI world; the only file here that knows MPI.
+"""Decodes blocks on all ranks of an MPI job. The only module of this package that uses MPI.
 
-Rank 0 reads the data set's tables, cuts it and writes the shards; in waves of one block a rank, all
-ranks decode. The other ranks need to see the images' files, and nothing else.
+Rank 0 reads the tables, partitions the data and writes the shards. The other ranks only decode, and
+need access to the image files alone. Blocks travel in waves of one per rank.
 """
 
 from __future__ import annotations
@@ -12,57 +12,58 @@ from typing import Any
 
 from mpi4py import MPI
 
-from data_prep.decode import Decoded, Decoder
+from data_prep.decode import DecodedBlock, Decoder
 from data_prep.sources.base import Indices
 from fedgan_mpi.comm.launcher import world_size_problem
 from fedgan_mpi.comm.polling import barrier
 from fedgan_mpi.errors import UserError
 
 
-class Ranks:
-    """The world of ranks. Rank 0 calls `decode` and `dismiss`, the others `help`."""
+class RankPool:
+    """The ranks of the job. Rank 0 calls `decode` and `close`; the others call `work`."""
 
     def __init__(self) -> None:
-        """Raises UserError where the launcher's ranks do not find each other."""
+        """Raise UserError if MPI sees fewer ranks than the launcher started."""
         self._world = MPI.COMM_WORLD
         if (problem := world_size_problem(self._world.size)) is not None:
             raise UserError(problem)
         self.is_first = self._world.rank == 0
 
-    def decode(self, decoder: Decoder, blocks: Iterable[Indices]) -> Iterator[Decoded]:
-        """Rank 0 alone: the blocks in order, decoded by all."""
-        self._tell(decoder)
+    def decode(self, decoder: Decoder, blocks: Iterable[Indices]) -> Iterator[DecodedBlock]:
+        """Decode blocks on all ranks and yield them in order. Called on rank 0."""
+        self._broadcast(decoder)
         remaining = iter(blocks)
         while wave := list(islice(remaining, self._world.size)):
-            self._tell(wave)
-            decoded = self._collect(decoder(wave[0]))
-            yield from (block for block in decoded if block is not None)
+            self._broadcast(wave)
+            results = self._gather(decoder(wave[0]))
+            yield from (block for block in results if block is not None)
 
-    def dismiss(self) -> None:
-        """Rank 0 alone: let the others leave, between two waves."""
-        self._tell(None)
+    def close(self) -> None:
+        """Release the other ranks from `work`. Called on rank 0, between two waves."""
+        self._broadcast(None)
 
-    def help(self) -> None:
-        """All but rank 0: decode until dismissed."""
+    def work(self) -> None:
+        """Decode blocks until rank 0 calls `close`. Called on all ranks but 0."""
         decoder = None
-        # What rank 0 tells is a decoder, then waves of blocks, at last None.
-        while (told := self._tell(None)) is not None:
-            if isinstance(told, Decoder):
-                decoder = told
+        # Rank 0 broadcasts a decoder, then waves of blocks, and finally None.
+        while (message := self._broadcast(None)) is not None:
+            if isinstance(message, Decoder):
+                decoder = message
                 continue
             assert decoder is not None
-            self._collect(decoder(told[self._world.rank]) if self._world.rank < len(told) else None)
+            rank = self._world.rank
+            self._gather(decoder(message[rank]) if rank < len(message) else None)
 
     def abort(self) -> None:
-        """End every rank, where this one alone met what nobody expected."""
+        """End all ranks after an unexpected error on this one."""
         self._world.Abort(1)
 
-    def _tell(self, what: Any) -> Any:
-        """Collective: what rank 0 says, on every rank."""
-        barrier(self._world)  # MPI's own waiting would burn the core that the others decode on
-        return self._world.bcast(what)
+    def _broadcast(self, message: Any) -> Any:
+        """Return rank 0's message on every rank. Collective."""
+        barrier(self._world)  # MPI would wait at full load on a core that decodes
+        return self._world.bcast(message)
 
-    def _collect(self, mine: Decoded | None) -> list[Decoded | None]:
-        """Collective: every rank's block, in order, on rank 0."""
+    def _gather(self, block: DecodedBlock | None) -> list[DecodedBlock | None]:
+        """Return every rank's block, in the order of ranks, on rank 0. Collective."""
         barrier(self._world)
-        return self._world.gather(mine) or []
+        return self._world.gather(block) or []

@@ -1,4 +1,4 @@
-"""Small data sets written in the byte formats in which their authors distribute them."""
+"""Writes small data sets in the original file formats."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def idx(array: np.ndarray) -> bytes:
-    """Magic number 0x000008DD, big-endian sizes, bytes."""
+    """Encode an idx file: magic number 0x000008DD, big-endian sizes, bytes."""
     header = struct.pack(f">I{array.ndim}I", 0x0800 + array.ndim, *array.shape)
     return header + array.tobytes()
 
 
 def mnist(directory: Path, train: int = 120, test: int = 40, packed: bool = True) -> np.ndarray:
-    """Gives all images, (N, 28, 28). Image n has class n % 10."""
+    """Write MNIST's files and return all images (N, 28, 28). Image n has class n % 10."""
     directory.mkdir(parents=True, exist_ok=True)
     images = noise(train + test, 28, 28)
     labels = (np.arange(train + test) % 10).astype(np.uint8)
@@ -47,7 +47,7 @@ def mnist(directory: Path, train: int = 120, test: int = 40, packed: bool = True
 
 
 class Python2Pickler(pickle._Pickler):
-    """Writes strings and arrays as Python 2's cPickle did, in which CIFAR's batches are."""
+    """Pickles strings and arrays like Python 2's cPickle, which wrote CIFAR's batches."""
 
     dispatch = dict(pickle._Pickler.dispatch)  # noqa: RUF012
 
@@ -82,29 +82,36 @@ def tar(path: Path, files: dict[str, bytes]) -> None:
             archive.addfile(member, io.BytesIO(content))
 
 
-def cifar10_files(a_batch: int = 20) -> tuple[dict[str, bytes], np.ndarray]:
-    """Members of cifar-10-python.tar.gz, and all images (N, 3, 32, 32); n has class n % 10."""
-    images = noise(6 * a_batch, 3, 32, 32)
+def cifar10_files(batch_size: int = 20) -> tuple[dict[str, bytes], np.ndarray]:
+    """Return the members of cifar-10-python.tar.gz and all images (N, 3, 32, 32).
+
+    Image n has class n % 10.
+    """
+    images = noise(6 * batch_size, 3, 32, 32)
     names = [f"data_batch_{n}" for n in range(1, 6)] + ["test_batch"]
     files = {}
     for number, name in enumerate(names):
-        rows = np.arange(number * a_batch, (number + 1) * a_batch)
+        rows = np.arange(number * batch_size, (number + 1) * batch_size)
         files[f"cifar-10-batches-py/{name}"] = python2_pickle(
             {
                 "batch_label": f"batch {number + 1} of 6",
                 "labels": [int(row % 10) for row in rows],
-                "data": images[rows].reshape(a_batch, 3072),
+                "data": images[rows].reshape(batch_size, 3072),
                 "filenames": [f"image_{row}.png" for row in rows],
             }
         )
     files["cifar-10-batches-py/batches.meta"] = python2_pickle(
-        {"num_cases_per_batch": a_batch, "label_names": list("abcdefghij"), "num_vis": 3072}
+        {"num_cases_per_batch": batch_size, "label_names": list("abcdefghij"), "num_vis": 3072}
     )
     files["cifar-10-batches-py/readme.html"] = b"<a>"
     return files, images
 
 
 def cifar100_files(train: int = 200, test: int = 100) -> tuple[dict[str, bytes], np.ndarray]:
+    """Return the members of cifar-100-python.tar.gz and all images (N, 3, 32, 32).
+
+    Image n has class n % 100.
+    """
     images = noise(train + test, 3, 32, 32)
     files = {}
     for name, rows in (("train", range(train)), ("test", range(train, train + test))):
@@ -141,7 +148,7 @@ def jpeg(image: np.ndarray, quality: int = 90) -> bytes:
 
 
 def face(number: int) -> np.ndarray:
-    """218×178 RGB: left to right from dark to bright, each number in a tint of its own."""
+    """Return a 218×178 RGB image with a horizontal gradient and a tint that depends on `number`."""
     ramp = np.linspace(0, 255, 178, dtype=np.uint8)
     image = np.empty((218, 178, 3), np.uint8)
     image[...] = ramp[None, :, None]
@@ -149,8 +156,8 @@ def face(number: int) -> np.ndarray:
     return image
 
 
-def celeba(directory: Path, count: int = 60, promised: int | None = None) -> None:
-    """Of every six faces, the fifth is for validation and the sixth for test."""
+def celeba(directory: Path, count: int = 60, announced: int | None = None) -> None:
+    """Write CelebA's files. Faces 5, 11, … are for validation and faces 6, 12, … for test."""
     images = directory / "img_align_celeba"
     images.mkdir(parents=True)
     rows, split = [], []
@@ -160,7 +167,7 @@ def celeba(directory: Path, count: int = 60, promised: int | None = None) -> Non
         signs = [1 if number >> bit & 1 else -1 for bit in range(len(ATTRIBUTES))]
         rows.append(name + " " + " ".join(f"{sign:2d}" for sign in signs))
         split.append(f"{name} { ({5: 1, 0: 2}.get(number % 6, 0)) }")
-    header = [str(promised or count), " ".join(ATTRIBUTES) + " "]
+    header = [str(announced or count), " ".join(ATTRIBUTES) + " "]
     (directory / "list_attr_celeba.txt").write_text("\n".join([*header, *rows]) + "\n")
     (directory / "list_eval_partition.txt").write_text("\n".join(split) + "\n")
 
@@ -177,7 +184,7 @@ def dicom(
     signed: bool = False,
     **tags: object,
 ) -> bytes:
-    """A chest X-ray as a scanner writes it; compressed: JPEG Baseline, as RSNA's are."""
+    """Encode gray pixels as a DICOM file. `compressed` selects JPEG Baseline, as in RSNA."""
     import pydicom
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.encaps import encapsulate
@@ -210,13 +217,16 @@ def dicom(
 
 
 def lungs(number: int, side: int = 128) -> np.ndarray:
-    """Gray, smooth, each number in a brightness of its own."""
+    """Return a smooth gray image whose brightness depends on `number`."""
     y, x = np.mgrid[:side, :side] / side
     return (100 * x + 100 * y + number % 50).astype(np.uint8)
 
 
 def rsna(directory: Path, patients: int = 30, details: bool = True) -> list[str]:
-    """Patient n has class n % 3, with two boxes for an opacity. Every second file is JPEG."""
+    """Write RSNA's files and return the patients.
+
+    Patient n has class n % 3, and two boxes for an opacity. Every second file is JPEG.
+    """
     images = directory / "stage_2_train_images"
     images.mkdir(parents=True)
     names = [f"{n:04x}-patient" for n in range(patients)]
@@ -238,11 +248,13 @@ def rsna(directory: Path, patients: int = 30, details: bool = True) -> list[str]
     return names
 
 
-# A folder of the user's own ----------------------------------------------------------------------
+# Image folders and MedMNIST ----------------------------------------------------------------------
 
 
-def picture_folder(directory: Path, classes: tuple[str, ...] = ("cat", "dog"), each: int = 12):
-    """PNG and JPEG files of several sizes; gives nothing back."""
+def image_folder(
+    directory: Path, classes: tuple[str, ...] = ("cat", "dog"), each: int = 12
+) -> None:
+    """Write PNG and JPEG files of different sizes, one folder per class."""
     for label, name in enumerate(classes):
         (directory / name).mkdir(parents=True)
         for n in range(each):
@@ -251,7 +263,10 @@ def picture_folder(directory: Path, classes: tuple[str, ...] = ("cat", "dog"), e
 
 
 def medmnist(path: Path, sizes: tuple[int, ...] = (60, 12, 20), channels: int = 1) -> np.ndarray:
-    """Gives all images as stored. Image n has class n % 2, labels (N, 1) as MedMNIST's."""
+    """Write an .npz file in MedMNIST's format and return all images as stored.
+
+    Image n has class n % 2. Labels have shape (N, 1).
+    """
     shape = (28, 28) if channels == 1 else (28, 28, 3)
     images = noise(sum(sizes), *shape)
     arrays, start = {}, 0

@@ -1,7 +1,7 @@
-"""What a data set on disk must offer. Knows neither how it is cut nor in which size it is wanted.
+"""The interface of a data set on disk. Knows neither partitions nor the size of output images.
 
-Everything but the pixels is known once a source is made; pixels are decoded one image at a time,
-so that a source of any size fits in memory.
+A source reads its tables at construction and decodes pixels one image at a time. Memory therefore
+does not grow with the pixels of a data set.
 """
 
 from __future__ import annotations
@@ -22,54 +22,54 @@ Indices = NDArray[np.int64]
 
 
 class BadImage(Exception):
-    """An image that cannot be read; the message names it and the reason."""
+    """An image is unreadable. The message names the image and the reason."""
 
 
 class Source(ABC):
-    """All images of a data set in one order, with their classes where it has any."""
+    """The images of a data set in a fixed order, with their classes if there are any."""
 
     name: ClassVar[str]
     torchvision: ClassVar[str | None] = None
-    """The class of torchvision.datasets that can download it."""
+    """Name of the class in torchvision.datasets that can download the data set."""
     default_size: int | None = None
-    """Pixels; None where all images are alike, and may stay as they are."""
+    """Default output size in pixels. None: keep the original size, equal for all images."""
 
     channels: int
-    """Of the original images."""
+    """Channels of the original images."""
     class_names: list[str]
-    """Empty where there are no classes."""
+    """Empty without classes."""
     labels: NDArray[np.int64] | None = None
-    """(N,), places in class_names."""
+    """(N,), indices into class_names."""
     heldout: Indices | None = None
-    """What the data set's authors did not give for training; None where they leave it to us."""
+    """Indices outside the official training set. None without an official split."""
     rejected: Sequence[str] = ()
-    """Files that are no images, each with the reason; they are not counted among the images."""
+    """Files that are not images, each with the reason. They have no index."""
     warnings: Sequence[str] = ()
-    """Oddities of the files that harm nothing, as sentences."""
+    """Harmless irregularities of the files, as sentences."""
 
     @abstractmethod
     def __init__(self, path: Path) -> None:
-        """Read all but the pixels. Raises UserError naming the file that is missing or wrong."""
+        """Read everything but pixels. Raises UserError with the missing or invalid file."""
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def image(self, index: int) -> Image.Image:
-        """An image in its original size, mode L or RGB. Raises BadImage."""
+        """Decode an image at its original size, mode L or RGB. Raises BadImage."""
 
     @property
     @abstractmethod
     def keys(self) -> Sequence[str]:
-        """Every image's name, by which a table of the user's refers to it."""
+        """Names of all images, as a `by_file` table refers to them."""
 
     @property
     def attributes(self) -> list[str]:
-        """Names that `attribute` takes, beside "class"."""
+        """Names that `attribute` accepts besides "class"."""
         return []
 
     def attribute(self, name: str) -> Sequence[str]:
-        """Every image's value of an attribute. Raises UserError where there is no such one."""
+        """Return the attribute's value for each image. Raises UserError for an unknown name."""
         if name == "class" and self.labels is not None:
             return [self.class_names[label] for label in self.labels]
         known = ", ".join(["class"] * (self.labels is not None) + self.attributes)
@@ -77,7 +77,7 @@ class Source(ABC):
 
 
 class ArraySource(Source):
-    """A data set of equal images that fits in memory: uint8 (N, C, H, W)."""
+    """A data set of equally shaped images in memory, uint8 (N, C, H, W)."""
 
     images: NDArray[np.uint8]
 
@@ -100,27 +100,26 @@ class ArraySource(Source):
 
 
 @contextmanager
-def named(path: Path | str, what: str) -> Iterator[None]:
-    """Turn whatever a damaged file makes a library raise into a UserError that names the file.
+def name_file_in_errors(path: Path | str, kind: str) -> Iterator[None]:
+    """Convert any exception in the body to a UserError that names the file and its kind.
 
-    Libraries raise anything from EOFError to struct.error on damaged files, and each means the
-    same to the user.
+    Libraries raise many types of exceptions for damaged files, from EOFError to struct.error.
     """
     try:
         yield
     except (UserError, MemoryError):
         raise
     except OSError as error:
-        raise UserError(f"{path} cannot be read as {what}: {error.strerror or error}") from None
+        raise UserError(f"{path} cannot be read as {kind}: {error.strerror or error}") from None
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path} is not {what}, or is damaged: {reason}") from None
+        raise UserError(f"{path} is not {kind}, or is damaged: {reason}") from None
 
 
-def find(directory: Path, places: Sequence[str], name: str) -> Path:
-    """The first of directory/place/name that is there. Raises UserError naming them all."""
-    for place in places:
-        if (path := directory / place / name).exists():
+def find_file(directory: Path, folders: Sequence[str], name: str) -> Path:
+    """Return the first existing directory/folder/name. Raises UserError if none exists."""
+    for folder in folders:
+        if (path := directory / folder / name).exists():
             return path
-    where = " or ".join(str(directory / place) for place in places)
-    raise UserError(f"{name} is missing; it was looked for in {where}")
+    searched = " or ".join(str(directory / folder) for folder in folders)
+    raise UserError(f"{name} is missing from {searched}")

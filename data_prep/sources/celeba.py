@@ -1,4 +1,4 @@
-"""CelebA's aligned faces, as its authors (and torchvision) lay them out."""
+"""CelebA's aligned faces, in the layout of its authors and torchvision."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from data_prep.sources.base import Source, find, named
+from data_prep.sources.base import Source, find_file, name_file_in_errors
 from data_prep.sources.files import open_files, read_image
-from data_prep.sources.picture import decode_picture
+from data_prep.sources.image_file import decode_image_file
 from fedgan_mpi.errors import UserError
 
-_PLACES = ["", "celeba"]
-_TRAIN = "0"  # of list_eval_partition.txt; 1 is validation, 2 is test
+_FOLDERS = ["", "celeba"]
+_TRAIN = "0"  # in list_eval_partition.txt; 1 is validation, 2 is test
 
 
 class CelebA(Source):
@@ -28,43 +28,43 @@ class CelebA(Source):
     class_names: list[str] = []  # noqa: RUF012
 
     def __init__(self, path: Path) -> None:
-        """The official validation and test faces are held out."""
-        attributes_file = find(path, _PLACES, "list_attr_celeba.txt")
+        """Read the tables. The official validation and test images are held out."""
+        attributes_file = find_file(path, _FOLDERS, "list_attr_celeba.txt")
         self._read_attributes(attributes_file)
-        self._read_split(find(path, _PLACES, "list_eval_partition.txt"), attributes_file)
+        self._read_split(find_file(path, _FOLDERS, "list_eval_partition.txt"), attributes_file)
         try:
-            images = find(path, _PLACES, "img_align_celeba")
+            images = find_file(path, _FOLDERS, "img_align_celeba")
         except UserError:
-            images = find(path, _PLACES, "img_align_celeba.zip")
+            images = find_file(path, _FOLDERS, "img_align_celeba.zip")
         self._files = open_files(images)
-        found = {PurePosixPath(name).name: name for name in self._files.names()}
-        _compare(attributes_file, self._names, images, list(found))
-        self._paths = [found[name] for name in self._names]
+        paths = {PurePosixPath(name).name: name for name in self._files.names()}
+        _check_same_images(attributes_file, self._names, images, list(paths))
+        self._paths = [paths[name] for name in self._names]
 
     def _read_attributes(self, path: Path) -> None:
-        with named(path, "CelebA's list of attributes"):
+        with name_file_in_errors(path, "CelebA's list of attributes"):
             header, columns, *rows = path.read_text(encoding="ascii").splitlines()
             self._columns = columns.split()
-            promised = int(header)
+            announced = int(header)
         self._names, values = [], []
         for number, row in enumerate(rows, start=3):
             name, *signs = row.split() or [""]
             if len(signs) != len(self._columns) or not {"1", "-1"}.issuperset(signs):
-                wanted = f"a file name and {len(self._columns)} times 1 or -1"
-                raise UserError(f"{path}, line {number}: it must have {wanted}; is it truncated?")
+                expected = f"a file name and {len(self._columns)} times 1 or -1"
+                raise UserError(f"{path}, line {number}: must have {expected}; is it truncated?")
             self._names.append(name)
             values.append(np.array([sign == "1" for sign in signs]))
-        if promised != len(rows):
-            self.warnings = [f"{path} promises {promised} images, but has {len(rows)} rows"]
+        if announced != len(rows):
+            self.warnings = [f"{path} announces {announced} images, but has {len(rows)} rows"]
         self._values = np.array(values).reshape(len(rows), len(self._columns))
 
     def _read_split(self, path: Path, attributes_file: Path) -> None:
-        with named(path, "CelebA's official split"):
+        with name_file_in_errors(path, "CelebA's official split"):
             split = dict(line.split() for line in path.read_text(encoding="ascii").splitlines())
-        _compare(attributes_file, self._names, path, list(split))
+        _check_same_images(attributes_file, self._names, path, list(split))
         parts = np.array([split[name] for name in self._names])
         if unknown := set(parts.tolist()) - {"0", "1", "2"}:
-            raise UserError(f"{path} has the part {min(unknown)!r}, but knows 0, 1 and 2")
+            raise UserError(f"{path} has the part {min(unknown)!r}, but must have only 0, 1 and 2")
         self.heldout = np.flatnonzero(parts != _TRAIN)
 
     def __len__(self) -> int:
@@ -85,13 +85,13 @@ class CelebA(Source):
         return [name if value else f"not {name}" for value in column]
 
     def image(self, index: int) -> Image.Image:
-        return decode_picture(self._names[index], read_image(self._files, self._paths[index]))
+        return decode_image_file(self._names[index], read_image(self._files, self._paths[index]))
 
 
-def _compare(file: Path, names: list[str], other: Path, others: list[str]) -> None:
-    """Raises UserError where two lists of images differ."""
-    listed, there = set(names), set(others)
-    for missing, here, absent in ((listed - there, file, other), (there - listed, other, file)):
+def _check_same_images(first: Path, names: list[str], second: Path, others: list[str]) -> None:
+    """Raise UserError if two files list different images."""
+    a, b = set(names), set(others)
+    for missing, complete, incomplete in ((a - b, first, second), (b - a, second, first)):
         if missing:
             count = f"{len(missing)} image{'s' * (len(missing) > 1)}"
-            raise UserError(f"{absent} lacks {count} of {here}, the first of them {min(missing)}")
+            raise UserError(f"{incomplete} lacks {count} of {complete}, such as {min(missing)}")

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: the pickles "for Python", in their archive or unpacked."""
+"""CIFAR-10 and CIFAR-100 in their Python version: pickles, in an archive or unpacked."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from data_prep.sources.base import ArraySource, named
+from data_prep.sources.base import ArraySource, name_file_in_errors
 from fedgan_mpi.errors import UserError
 
 _SHAPE = (3, 32, 32)
-# Everything that the original files refer to, and where newer numpy keeps it.
-_KNOWN = {
+# All globals of the original pickles, under their old and new numpy modules.
+_ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"),
     ("numpy._core.multiarray", "_reconstruct"),
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
-    ("_codecs", "encode"),  # bytes, as Python 3 writes them in the old protocols
+    ("_codecs", "encode"),  # for bytes pickled by Python 3 in protocol 2
 }
 
 
 class RestrictedUnpickler(pickle.Unpickler):
-    """Makes dicts, lists, strings, numbers and arrays, and nothing else: a pickle may name any
-    function to call."""
+    """Builds only dicts, lists, strings, numbers and arrays.
+
+    A normal unpickler calls any function that the file names.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _KNOWN:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no such file needs")
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is not allowed")
         return super().find_class(module, name)
 
 
@@ -66,35 +68,36 @@ class Cifar10(ArraySource):
         self.heldout = np.arange(len(self.images) - len(parts[-1]), len(self.images))
 
     def _open(self, path: Path) -> dict[str, bytes]:
-        """The files' bytes by name, out of the archive or the folder, whichever is there."""
-        wanted = [*self.train, self.test, self.names[0]]
+        """Return the contents of the needed files by name, from the folder or the archive."""
+        needed = [*self.train, self.test, self.names[0]]
         for directory in (path, path / self.folder):
-            if (directory / wanted[0]).exists():
-                with named(directory, f"the folder of {self.name}"):
-                    return {name: (directory / name).read_bytes() for name in wanted}
+            if (directory / needed[0]).exists():
+                with name_file_in_errors(directory, f"the folder of {self.name}"):
+                    return {name: (directory / name).read_bytes() for name in needed}
         archive = path if path.is_file() else path / self.archive
         if not archive.exists():
-            raise UserError(f"{path} holds neither {self.archive} nor {self.folder}/{wanted[0]}")
+            raise UserError(f"{path} holds neither {self.archive} nor {self.folder}/{needed[0]}")
         files: dict[str, bytes] = {}
-        with named(archive, "a tar archive"), tarfile.open(archive) as tar:
-            # Read in place: nothing is unpacked, so no member can land anywhere.
+        with name_file_in_errors(archive, "a tar archive"), tarfile.open(archive) as tar:
+            # Nothing is unpacked, so no member can write outside a folder.
             for member in tar:
                 name = Path(member.name).name
-                if member.isfile() and name in wanted and (content := tar.extractfile(member)):
+                if member.isfile() and name in needed and (content := tar.extractfile(member)):
                     files[name] = content.read()
         return files
 
     def _unpickle(self, files: dict[str, bytes], name: str) -> dict[str, Any]:
         if name not in files:
             raise UserError(f"{self.archive} lacks {name}; is it truncated?")
-        with named(f"{self.folder}/{name}", f"a pickle of {self.name}"):
-            # Python 2 wrote them: latin1 keeps the bytes of its strings.
+        with name_file_in_errors(f"{self.folder}/{name}", f"a pickle of {self.name}"):
+            # Python 2 wrote the pickles; latin1 preserves the bytes of its strings.
             table = RestrictedUnpickler(io.BytesIO(files[name]), encoding="latin1").load()
             if not isinstance(table, dict):
                 raise ValueError(f"it holds a {type(table).__name__}, not a dict")
             return table
 
     def _check(self, path: Path, batch: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Return a batch's images (N, 3072) and labels (N,). Raises UserError if invalid."""
         images = batch.get("data")
         if (
             not isinstance(images, np.ndarray)
@@ -105,7 +108,7 @@ class Cifar10(ArraySource):
         labels = batch.get(self.labels_key)
         if not isinstance(labels, list) or len(labels) != len(images):
             raise UserError(
-                f"{path}: {self.labels_key} must be a list of {len(images)}, one for each image"
+                f"{path}: {self.labels_key} must be a list of {len(images)} labels, one per image"
             )
         classes = range(len(self.class_names))
         if not all(isinstance(label, int) and label in classes for label in labels):

@@ -1,4 +1,4 @@
-"""The handwritten digits that come with fedgan_mpi."""
+"""The handwritten digits embedded in fedgan_mpi."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from data_prep.sources.base import ArraySource
 
 
 class Digits(ArraySource):
-    """The 1,797 embedded digits, 8×8, enlarged smoothly; no --source is needed."""
+    """1,797 embedded digits, 8×8, resized with interpolation; needs no --source."""
 
     name = "digits"
     channels = 1
@@ -22,4 +22,4 @@ class Digits(ArraySource):
             arrays = np.load(file)
             small, self.labels = arrays["images"], arrays["labels"].astype(np.int64)
         self.images = np.rint(small * (255 / 16)).astype(np.uint8)[:, None]
-        self.default_size = size  # the networks begin at 16 pixels
+        self.default_size = size

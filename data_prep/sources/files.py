@@ -1,4 +1,4 @@
-"""Files by relative name, out of a folder or, in place, out of a zip archive."""
+"""Reads files by relative name from a folder or a zip archive. Never unpacks an archive."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from data_prep.sources.base import BadImage, named
+from data_prep.sources.base import BadImage, name_file_in_errors
 from fedgan_mpi.errors import UserError
 
 
 class Files(Protocol):
-    """A tree of files. Names are relative, with forward slashes."""
+    """A tree of files. Names are relative and have forward slashes."""
 
     path: Path
 
     def names(self) -> list[str]:
-        """All files below, sorted, without hidden ones. Raises UserError."""
+        """Return all file names, sorted, without hidden files. Raises UserError."""
 
     def read(self, name: str) -> bytes:
-        """Raises OSError or whatever a damaged archive makes of it."""
+        """Return a file's content. Raises OSError, or any error of a damaged archive."""
 
 
 def open_files(path: Path) -> Files:
-    """Raises UserError where there is neither a folder nor a zip archive."""
+    """Open a folder or a zip archive. Raises UserError if `path` is neither."""
     if path.is_dir():
         return Folder(path)
     if not path.exists():
@@ -34,14 +34,16 @@ def open_files(path: Path) -> Files:
 
 
 def read_image(files: Files, name: str) -> bytes:
-    """The bytes of an image file. Raises BadImage naming it."""
+    """Return the content of an image file. Raises BadImage with its name."""
     try:
         return files.read(name)
-    except Exception as error:  # a folder raises OSError, a damaged archive what it likes
+    except Exception as error:  # zipfile's errors for damaged archives have no common type
         raise BadImage(f"{name}: {error}") from None
 
 
 class Folder:
+    """The files below a folder."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
 
@@ -57,17 +59,22 @@ class Folder:
 
 
 class Zip:
-    """Members are read in place: nothing is unpacked. An archive that would write outside of its
-    folder if it were is refused all the same."""
+    """The members of a zip archive.
+
+    Refuses an archive with paths outside its folder, although nothing is unpacked.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with named(path, "a zip archive"):
+        with name_file_in_errors(path, "a zip archive"):
             self._archive()
         for name in self._archive().namelist():
-            parts = PurePosixPath(name.replace("\\", "/"))
-            if parts.is_absolute() or ".." in parts.parts or ":" in name.split("/")[0]:
-                raise UserError(f"{path} holds {name!r}, which escapes its folder; do not trust it")
+            member = PurePosixPath(name.replace("\\", "/"))
+            if member.is_absolute() or ".." in member.parts or ":" in name.split("/")[0]:
+                raise UserError(
+                    f"{path} has the member {name!r}, whose path leaves the archive's folder; "
+                    "do not trust this archive"
+                )
 
     def names(self) -> list[str]:
         members = self._archive().infolist()
@@ -82,7 +89,7 @@ class Zip:
 
 @lru_cache(maxsize=2)
 def _open_zip(path: Path, process: int) -> zipfile.ZipFile:
-    # One a process: processes that share a file handle would move each other's position.
+    """Open an archive once per process. Forked processes must not share a file position."""
     return zipfile.ZipFile(path)
 
 

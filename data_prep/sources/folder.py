@@ -1,4 +1,4 @@
-"""Any tree of picture files, the folder being the class."""
+"""A folder tree of image files, with folders as classes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from PIL import Image
 
 from data_prep.sources.base import Source
 from data_prep.sources.files import open_files, read_image
-from data_prep.sources.picture import decode_picture
+from data_prep.sources.image_file import decode_image_file
 from fedgan_mpi.errors import UserError
 
 
 class ImageFolder(Source):
-    """Any folder (or .zip) of images; the folder that an image lies in is its class."""
+    """Any folder (or .zip) of images; an image's folder is its class."""
 
     name = "imagefolder"
     default_size = 64
@@ -23,19 +23,19 @@ class ImageFolder(Source):
 
     def __init__(self, path: Path) -> None:
         Image.init()
-        known = Image.registered_extensions()
+        extensions = Image.registered_extensions()
         self._files = open_files(path)
         names = self._files.names()
-        self._names = [name for name in names if PurePosixPath(name).suffix.lower() in known]
-        pictures = set(self._names)
-        self.rejected = [f"{name}: it is not an image" for name in names if name not in pictures]
+        self._names = [name for name in names if PurePosixPath(name).suffix.lower() in extensions]
+        images = set(self._names)
+        self.rejected = [f"{name}: it is not an image" for name in names if name not in images]
         if not self._names:
             raise UserError(f"{path} holds no images")
         folders = [str(PurePosixPath(name).parent) for name in self._names]
         self.class_names = [] if set(folders) == {"."} else sorted(set(folders))
         if "." in self.class_names:
-            beside = self._names[folders.index(".")]
-            raise UserError(f"{path}: {beside} lies beside the folders of classes, in none of them")
+            stray = self._names[folders.index(".")]
+            raise UserError(f"{path}: {stray} is outside the class folders; move it into one")
         if self.class_names:
             numbers = {name: number for number, name in enumerate(self.class_names)}
             self.labels = np.array([numbers[folder] for folder in folders], np.int64)
@@ -49,4 +49,4 @@ class ImageFolder(Source):
 
     def image(self, index: int) -> Image.Image:
         name = self._names[index]
-        return decode_picture(name, read_image(self._files, name))
+        return decode_image_file(name, read_image(self._files, name))

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST: idx files, plain or gzipped, as their authors distribute them."""
+"""MNIST and Fashion-MNIST: the idx files of their authors, plain or gzipped."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.sources.base import ArraySource, find, named
+from data_prep.sources.base import ArraySource, find_file, name_file_in_errors
 from fedgan_mpi.errors import UserError
 
-_UINT8 = 0x08  # the idx format's code
+_UINT8 = 0x08  # code of the idx format
 
 
 class Mnist(ArraySource):
@@ -24,11 +24,11 @@ class Mnist(ArraySource):
     class_names = [str(digit) for digit in range(10)]  # noqa: RUF012
 
     def __init__(self, path: Path) -> None:
-        places = ["", "raw", f"{self.torchvision}/raw"]
+        folders = ["", "raw", f"{self.torchvision}/raw"]
         images, labels = [], []
         for part in ("train", "t10k"):
-            images_file = _either(path, places, f"{part}-images-idx3-ubyte")
-            labels_file = _either(path, places, f"{part}-labels-idx1-ubyte")
+            images_file = _find_idx(path, folders, f"{part}-images-idx3-ubyte")
+            labels_file = _find_idx(path, folders, f"{part}-labels-idx1-ubyte")
             images.append(read_idx(images_file, dimensions=3))
             labels.append(read_idx(labels_file, dimensions=1))
             if len(images[-1]) != len(labels[-1]):
@@ -38,8 +38,8 @@ class Mnist(ArraySource):
                 )
             if labels[-1].max(initial=0) >= len(self.class_names):
                 raise UserError(
-                    f"{labels_file} has the label {labels[-1].max()}, but the classes of "
-                    f"{self.name} are 0 to {len(self.class_names) - 1}"
+                    f"{labels_file} has the label {labels[-1].max()}, but labels of {self.name} "
+                    f"must be from 0 to {len(self.class_names) - 1}"
                 )
         self.images = np.concatenate(images)[:, None]
         self.labels = np.concatenate(labels).astype(np.int64)
@@ -47,7 +47,7 @@ class Mnist(ArraySource):
 
 
 class FashionMnist(Mnist):
-    """60,000 + 10,000 pictures of clothes, 28×28: *-ubyte or *-ubyte.gz files."""
+    """60,000 + 10,000 images of clothes, 28×28: *-ubyte or *-ubyte.gz files."""
 
     name = "fashion_mnist"
     torchvision = "FashionMNIST"
@@ -66,26 +66,27 @@ class FashionMnist(Mnist):
 
 
 def read_idx(path: Path, *, dimensions: int) -> NDArray[np.uint8]:
-    """The uint8 array of an idx file. Raises UserError where it is damaged or of another kind."""
-    with named(path, "an idx file"):
+    """Read the uint8 array of an idx file. Raises UserError if the format or size is wrong."""
+    with name_file_in_errors(path, "an idx file"):
         content = path.read_bytes()
         if path.suffix == ".gz":
             content = gzip.decompress(content)
     if len(content) < 4 + 4 * dimensions or content[:4] != bytes([0, 0, _UINT8, dimensions]):
-        raise UserError(f"{path} is not an idx file of bytes in {dimensions} dimensions")
+        raise UserError(f"{path} is not an idx file of uint8 in {dimensions} dimensions")
     shape = [int(n) for n in np.frombuffer(content, ">u4", dimensions, offset=4)]
-    wanted = math.prod(shape)
-    pixels = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions)
-    if len(pixels) != wanted:
+    expected = math.prod(shape)
+    values = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions)
+    if len(values) != expected:
         raise UserError(
-            f"{path} holds {len(pixels)} bytes, but its header promises {wanted}; is it truncated?"
+            f"{path} has {len(values)} values, but its header announces {expected}; "
+            "is it truncated?"
         )
-    return pixels.reshape(shape)
+    return values.reshape(shape)
 
 
-def _either(path: Path, places: list[str], name: str) -> Path:
-    """The file as it is or gzipped; an unpacked one first, as it is read faster."""
+def _find_idx(path: Path, folders: list[str], name: str) -> Path:
+    """Find a file, plain or else gzipped. A plain file is faster to read."""
     try:
-        return find(path, places, name)
+        return find_file(path, folders, name)
     except UserError:
-        return find(path, places, f"{name}.gz")
+        return find_file(path, folders, f"{name}.gz")

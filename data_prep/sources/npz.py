@@ -1,4 +1,4 @@
-"""Any data set in one .npz file with the keys of MedMNIST."""
+"""Data sets in one .npz file with the keys of MedMNIST."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.sources.base import ArraySource, named
+from data_prep.sources.base import ArraySource, name_file_in_errors
 from fedgan_mpi.errors import UserError
 
 _PARTS = ("train", "val", "test")
 
 
 class Npz(ArraySource):
-    """train/val/test_images, uint8 N×H×W or N×H×W×3, and _labels, as MedMNIST's files; --source
-    names the file."""
+    """Any .npz file in MedMNIST's format, named by --source: train/val/test_images, uint8 N×H×W or
+    N×H×W×3, and train/val/test_labels."""
 
     name = "npz"
 
     def __init__(self, path: Path) -> None:
-        """Images of val and test, where there are any, are held out."""
+        """Read all arrays. The images of val and test are held out."""
         if path.is_dir():
             raise UserError(f"{path} is a folder, but npz needs the .npz file")
-        with named(path, "an npz file"), np.load(path, allow_pickle=False) as arrays:
+        with name_file_in_errors(path, "an npz file"), np.load(path, allow_pickle=False) as arrays:
             if not isinstance(arrays, np.lib.npyio.NpzFile):
                 raise ValueError("it is a single array")
             parts = [part for part in _PARTS if f"{part}_images" in arrays]
@@ -31,12 +31,14 @@ class Npz(ArraySource):
                 raise UserError(f"{path} has no train_images; it has {', '.join(arrays) or 'none'}")
             images = [_images(path, f"{part}_images", arrays[f"{part}_images"]) for part in parts]
             labels = [
-                _labels(path, f"{part}_labels", arrays[f"{part}_labels"], len(here))
-                for part, here in zip(parts, images, strict=True)
+                _labels(path, f"{part}_labels", arrays[f"{part}_labels"], len(part_images))
+                for part, part_images in zip(parts, images, strict=True)
                 if f"{part}_labels" in arrays
             ]
         if labels and len(labels) < len(parts):
-            raise UserError(f"{path} has labels for some of {', '.join(parts)}, but not for all")
+            raise UserError(
+                f"{path} has labels for only some of {', '.join(parts)}; add the others"
+            )
         if len({part.shape[1:] for part in images}) > 1:
             raise UserError(f"{path}: the images of {', '.join(parts)} differ in shape")
         self.images = np.concatenate(images)
@@ -48,7 +50,7 @@ class Npz(ArraySource):
 
 
 def _images(path: Path, key: str, images: NDArray) -> NDArray[np.uint8]:
-    """uint8 (N, C, H, W)."""
+    """Convert an array to uint8 (N, C, H, W). Raises UserError if its dtype or shape is wrong."""
     if images.dtype != np.uint8:
         raise UserError(f"{path}: {key} are {images.dtype}, but must be uint8")
     if images.ndim == 3:
@@ -59,12 +61,12 @@ def _images(path: Path, key: str, images: NDArray) -> NDArray[np.uint8]:
 
 
 def _labels(path: Path, key: str, labels: NDArray, images: int) -> NDArray[np.int64]:
-    """int64 (N,)."""
+    """Convert an array to int64 (N,). Raises UserError if it is not one label per image."""
     if labels.shape not in {(images,), (images, 1)} or labels.dtype.kind not in "iu":
         raise UserError(
-            f"{path}: {key} are {labels.dtype} {labels.shape}, but must be one whole number for "
-            f"each of {images} images"
+            f"{path}: {key} are {labels.dtype} {labels.shape}, but must be one integer for each "
+            f"of {images} images"
         )
     if labels.min(initial=0) < 0:
-        raise UserError(f"{path}: {key} hold {labels.min()}, but classes are counted from 0")
+        raise UserError(f"{path}: {key} contain {labels.min()}, but must be at least 0")
     return labels.reshape(-1).astype(np.int64)

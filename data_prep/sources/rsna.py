@@ -1,4 +1,4 @@
-"""RSNA Pneumonia Detection, stage 2, as Kaggle distributes it."""
+"""RSNA Pneumonia Detection, stage 2, in Kaggle's layout."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from data_prep.sources.base import Source, named
+from data_prep.sources.base import Source, name_file_in_errors
 from data_prep.sources.dicom import decode_dicom, read_tag
 from data_prep.sources.files import Files, open_files, read_image
 from fedgan_mpi.errors import UserError
@@ -31,16 +31,21 @@ class Rsna(Source):
     channels = 1
 
     def __init__(self, path: Path) -> None:
-        """Classes: the three detailed ones where their file is there, else normal and pneumonia."""
+        """Read the tables. The classes are the three detailed ones if their file exists.
+
+        Without that file, the classes are normal and pneumonia.
+        """
         self._files = open_files(path)
-        there = set(self._files.names())
-        targets = _one_per_patient(self._files, _LABELS, "Target", there)
+        names = set(self._files.names())
+        targets = _read_column(self._files, _LABELS, "Target", names)
         if unknown := set(targets.values()) - {"0", "1"}:
-            raise UserError(f"{path}/{_LABELS} has the Target {min(unknown)!r}, but knows 0 and 1")
+            raise UserError(
+                f"{path}/{_LABELS} has the Target {min(unknown)!r}, but must have 0 or 1"
+            )
         self._patients = sorted(targets)
-        self._check_images(path, there)
-        if _DETAILS in there:
-            details = _one_per_patient(self._files, _DETAILS, "class", there)
+        self._check_images(path, names)
+        if _DETAILS in names:
+            details = _read_column(self._files, _DETAILS, "class", names)
             self._check_details(path, targets, details)
             self.class_names = _CLASSES
             labels = [_CLASSES.index(details[patient]) for patient in self._patients]
@@ -49,27 +54,29 @@ class Rsna(Source):
             labels = [int(targets[patient]) for patient in self._patients]
         self.labels = np.array(labels, np.int64)
 
-    def _check_images(self, path: Path, there: set[str]) -> None:
+    def _check_images(self, path: Path, names: set[str]) -> None:
+        """Raise UserError if the images and the table have different patients."""
         images = {
             PurePosixPath(name).stem
-            for name in there
+            for name in names
             if PurePosixPath(name).parent.name == _FOLDER and name.endswith(".dcm")
         }
-        for missing, holder in (
+        for missing, problem in (
             (set(self._patients) - images, f"{path}/{_FOLDER} lacks the image"),
             (images - set(self._patients), f"{path}/{_LABELS} lacks the label"),
         ):
             if missing:
-                raise UserError(f"{holder} of {len(missing)} patients, the first {min(missing)}")
+                raise UserError(f"{problem} of {len(missing)} patients, such as {min(missing)}")
 
     def _check_details(self, path: Path, targets: dict[str, str], details: dict[str, str]) -> None:
+        """Raise UserError if a patient's detailed class is unknown or contradicts the Target."""
         for patient, target in targets.items():
             detail = details.get(patient)
             if detail not in _CLASSES:
-                right = ", ".join(_CLASSES)
+                known = ", ".join(_CLASSES)
                 raise UserError(
                     f"{path}/{_DETAILS} gives patient {patient} the class {detail!r}; "
-                    f"it must be one of {right}"
+                    f"it must be one of {known}"
                 )
             if (detail == "Lung Opacity") != (target == "1"):
                 raise UserError(
@@ -93,7 +100,7 @@ class Rsna(Source):
             return super().attribute(name)
         values = []
         for index in range(len(self)):
-            with named(self._files.path / self._file(index), "a DICOM file"):
+            with name_file_in_errors(self._files.path / self._file(index), "a DICOM file"):
                 values.append(read_tag(self._files.read(self._file(index)), _TAGS[name]))
         return values
 
@@ -105,12 +112,15 @@ class Rsna(Source):
         return f"{_FOLDER}/{self._patients[index]}.dcm"
 
 
-def _one_per_patient(files: Files, name: str, column: str, there: set[str]) -> dict[str, str]:
-    """A column of a table by patient. A patient has a row a box; the rows must agree."""
-    if name not in there:
+def _read_column(files: Files, name: str, column: str, names: set[str]) -> dict[str, str]:
+    """Read one column of a table, as a dict from patient to value.
+
+    A patient has one row per bounding box. Raises UserError if the rows of a patient differ.
+    """
+    if name not in names:
         raise UserError(f"{files.path} has no {name}")
     values: dict[str, str] = {}
-    with named(f"{files.path}/{name}", "a table"):
+    with name_file_in_errors(f"{files.path}/{name}", "a table"):
         rows = csv.DictReader(io.StringIO(files.read(name).decode("utf-8-sig")))
         if not {"patientId", column}.issubset(rows.fieldnames or ()):
             raise UserError(f"{files.path}/{name} must have the columns patientId and {column}")

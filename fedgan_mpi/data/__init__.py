@@ -1,20 +1,13 @@
-"""The shard format: one HDF5 file a device beside a shards.json.
+"""The shard format: one HDF5 file per device and a manifest, shards.json.
 
-Measured: 64 random images take 0.06 ms from memory, 0.9 ms sorted from a contiguous file and 18 to
-60 ms from a chunked one, so `images` is contiguous and uncompressed, and read once at the start
-where memory allows.
+The dataset `images` is contiguous and uncompressed. Reading 64 random images takes 0.06 ms from
+memory, 0.9 ms from a contiguous file with sorted indices, and 18 to 60 ms from a chunked file.
 """
 
 from __future__ import annotations
 
-from fedgan_mpi.data.batches import (
-    Batches,
-)
-from fedgan_mpi.data.manifest import (
-    HELDOUT,
-    MANIFEST,
-    Manifest,
-)
+from fedgan_mpi.data.batches import Batches
+from fedgan_mpi.data.manifest import HELDOUT, MANIFEST, Manifest
 from fedgan_mpi.data.shard import (
     FORMAT_VERSION,
     Images,
@@ -26,11 +19,7 @@ from fedgan_mpi.data.shard import (
     shard_name,
     union,
 )
-from fedgan_mpi.data.write import (
-    Block,
-    write_blocks,
-    write_shard,
-)
+from fedgan_mpi.data.write import Block, write_blocks, write_shard
 
 __all__ = [
     "FORMAT_VERSION",

@@ -1,4 +1,4 @@
-"""Random batches of a shard."""
+"""Draws random batches from one shard. Knows nothing of networks or tensors."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from fedgan_mpi.random_streams import Purpose, numpy_stream
 
 
 class Batches:
-    """Endless batches of one shard: epoch after epoch, each in an order of its own.
+    """An endless sequence of batches from one shard, in a new random order each epoch.
 
-    `drawn` is all the state there is: the order of an epoch follows from the seed, the device and
-    the epoch.
+    The order follows from the seed, the device and the epoch. The number of images drawn,
+    `drawn`, is therefore the complete state.
     """
 
     def __init__(self, shard: Shard, *, batch_size: int, seed: int, device: int) -> None:
@@ -24,12 +24,11 @@ class Batches:
         self._order: NDArray[np.int64] = np.empty(0, np.int64)
 
     def draw(self) -> Images:
-        """The next uint8 (size, C, H, W)."""
+        """Return the images of the next batch, uint8 (size, C, H, W)."""
         return self.shard.take(self.next())
 
     def next(self) -> NDArray[np.int64]:
-        """Where in the shard the next batch's images stand; it may end one epoch and begin the
-        next."""
+        """Return the shard indices of the next batch, int64 (size,). A batch may span epochs."""
         pieces = []
         missing = self.size
         while missing > 0:

@@ -1,4 +1,4 @@
-"""The images that a rank reads: its devices' shards, and those that are held out."""
+"""Reads the shards of a rank's devices and the held-out images. Knows nothing of MPI."""
 
 from __future__ import annotations
 
@@ -6,24 +6,30 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from fedgan_mpi.comm.link import Link
 from fedgan_mpi.config import Config, least_samples
 from fedgan_mpi.data import Manifest, Shard, read_shard, shard_name
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import sha256_of
 
-MOST_SAMPLES = 10_000
+MAX_SAMPLES = 10_000
 
 
-def hosted_devices(devices: int, link: Link) -> list[int]:
-    """The devices of this rank, in increasing order; none on the server."""
-    return [] if link.is_server else list(range(link.rank, devices + 1, link.device_ranks))
+def hosted_devices(devices: int, rank: int, device_ranks: int) -> list[int]:
+    """Return the devices that a rank hosts, in increasing order. The server, rank 0, hosts none.
+
+    Devices and device ranks both count from 1, and devices are assigned to ranks in turn.
+    """
+    return [] if rank == 0 else list(range(rank, devices + 1, device_ranks))
 
 
 def read_shards(
     directory: Path, manifest: Manifest, devices: Iterable[int], *, in_memory: bool
 ) -> dict[int, Shard]:
-    """Device -> shard. Raises UserError where one is missing, damaged or not the manifest's."""
+    """Read the shards of some devices, as a dict from device to shard.
+
+    Raises UserError if a shard is missing, damaged or different from its description in the
+    manifest.
+    """
     shards = {}
     for device in devices:
         path = directory / shard_name(device)
@@ -32,19 +38,29 @@ def read_shards(
     return shards
 
 
-def keeps_in_memory(config: Config, link: Link, manifest: Manifest, devices: Iterable[int]) -> bool:
-    """Whether this rank reads its devices' images once, as data.read says."""
+def keeps_in_memory(
+    config: Config, manifest: Manifest, devices: Iterable[int], local_ranks: int
+) -> bool:
+    """Decide whether a rank loads its devices' images into memory, following `data.read`.
+
+    `auto` assumes that each of the `local_ranks` ranks on this machine needs the same memory, and
+    allows a quarter of the machine's memory in total.
+    """
     if config.data.read != "auto":
         return config.data.read == "memory"
     images = sum(manifest.images[device - 1] for device in devices)
     channels, height, width = manifest.image_shape
     nbytes = images * channels * height * width
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return nbytes * link.ranks_here <= memory / 4
+    return nbytes * local_ranks <= memory / 4
 
 
 def read_heldout(config: Config, directory: Path, manifest: Manifest) -> Shard | None:
-    """The held-out images; None where there are none."""
+    """Read the held-out images into memory, or return None if there are none.
+
+    `data.heldout` takes precedence over the file that the manifest names. Raises UserError if the
+    file is unusable or holds too few images.
+    """
     if config.data.heldout is None and manifest.heldout is None:
         return None
     path = Path(config.data.heldout) if config.data.heldout else directory / str(manifest.heldout)
@@ -56,27 +72,27 @@ def read_heldout(config: Config, directory: Path, manifest: Manifest) -> Shard |
 
 
 def check_samples(config: Config, heldout: int, where: Path | str) -> None:
-    """Raises UserError where a score needs more images than are held out."""
+    """Raise UserError if `heldout` images are too few for the configured scores."""
     samples = config.evaluation.samples
     least = least_samples(config.evaluation.metrics)
     if heldout < least:
         raise UserError(f"{where} holds {heldout} images, but a score needs at least {least}")
     if samples is not None and samples > heldout:
-        reason = "the floor needs as many real images"
         raise UserError(
-            f"evaluation.samples is {samples}, but {where} holds {heldout} and {reason}"
+            f"evaluation.samples is {samples}, but {where} holds {heldout} images and the floor "
+            "of a score needs as many real images as generated ones"
         )
 
 
 def scored_samples(config: Config, heldout: Shard | None) -> int:
-    """Generated images per score; 0 where nothing is held out to compare them with."""
+    """Return the number of generated images per score; 0 without held-out images."""
     if heldout is None:
         return 0
-    return config.evaluation.samples or min(len(heldout), MOST_SAMPLES)
+    return config.evaluation.samples or min(len(heldout), MAX_SAMPLES)
 
 
 def check_extractor(directory: Path, manifest: Manifest) -> None:
-    """Raises UserError where the scores' extractor is not the one that shards.json describes."""
+    """Raise UserError if the feature extractor's file does not match its hash in shards.json."""
     if manifest.features is None:
         return
     path = directory / manifest.features

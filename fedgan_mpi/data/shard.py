@@ -1,4 +1,4 @@
-"""One device's HDF5 file, opened."""
+"""Opens and verifies one shard, the HDF5 file of one device or of the held-out images."""
 
 from __future__ import annotations
 
@@ -23,18 +23,20 @@ Labels = NDArray[np.int64]
 
 
 def shard_name(device: int) -> str:
-    """Of the device's file."""
+    """Return the file name of a device's shard."""
     return f"device_{device:04d}.h5"
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnDisk:
-    """Pixels that lie in one piece of a file, which is open only while some are taken: a rank may
-    host a thousand devices."""
+    """Images of a contiguous dataset, read from the file on demand.
+
+    The file is open only during a read, because a rank may host a thousand devices.
+    """
 
     path: Path
     offset: int
-    """Bytes before the first pixel."""
+    """Position of the first pixel in the file, bytes."""
     shape: tuple[int, ...]
 
     def __len__(self) -> int:
@@ -46,34 +48,33 @@ class OnDisk:
 
 @dataclass(kw_only=True)
 class Shard:
-    """One device's images, in memory or where they lie in their file."""
+    """The images of one device, in memory or on disk."""
 
     path: Path
     images: Images | OnDisk | h5py.Dataset
-    """Where the shard is not read whole: from the disk when asked for; chunked, from an open
-    file."""
+    """Array: in memory. OnDisk: contiguous on disk. Dataset: chunked, in a file that stays open."""
     labels: Labels | None
     sha256: str
     indices: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    """Where in the source each image stood."""
+    """Index of each image in the source data set."""
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
 
     def take(self, indices: NDArray[np.int64]) -> Images:
-        """uint8 (len(indices), C, H, W), in the order of the indices, which may repeat."""
+        """Return images by index, uint8 (len(indices), C, H, W). Indices may repeat."""
         if not isinstance(self.images, h5py.Dataset):
             return self.images[indices]
-        # HDF5 reads increasing indices without repetition.
-        unique, where = np.unique(indices, return_inverse=True)
-        return self.images[unique][where]
+        # HDF5 requires strictly increasing indices.
+        unique, inverse = np.unique(indices, return_inverse=True)
+        return self.images[unique][inverse]
 
 
 def read_shard(path: Path, *, image_shape: tuple[int, int, int], in_memory: bool = True) -> Shard:
-    """Open a shard and check what it claims. Raises UserError naming the file and what is wrong.
+    """Open a shard and check its format, shapes and dtypes.
 
-    In memory, the pixels are checked against their recorded hash; from a file they are not read
-    here.
+    With `in_memory`, also read the pixels and compare them with their recorded hash. Raises
+    UserError with the file and the reason.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
@@ -107,18 +108,18 @@ def _check_shard(
         )
     for name in file:
         if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-            raise UserError(f"{path}: {name} is a link to elsewhere, which a shard may not have")
+            raise UserError(f"{path}: {name} is a link, but a shard must not contain links")
         data = file[name]
         if isinstance(data, h5py.Dataset) and (data.external or data.is_virtual):
-            raise UserError(f"{path}: {name} are kept in another file, which a shard may not do")
+            raise UserError(f"{path}: {name} refers to another file, but a shard must be one file")
     images = file.get("images")
     if not isinstance(images, h5py.Dataset):
         raise UserError(f"{path} has no dataset 'images'")
     if images.dtype != np.uint8:
         raise UserError(f"{path}: images are {images.dtype}, but must be uint8")
     if images.ndim != 4 or images.shape[1:] != image_shape:
-        right = "×".join(map(str, image_shape))
-        raise UserError(f"{path}: images have shape {images.shape}, but must be N×{right}")
+        expected = "×".join(map(str, image_shape))
+        raise UserError(f"{path}: images have shape {images.shape}, but must be N×{expected}")
     if len(images) == 0:
         raise UserError(f"{path} holds no images")
     labels = file["labels"][...] if "labels" in file else None
@@ -130,19 +131,21 @@ def _check_shard(
     sha256 = sha256.decode() if isinstance(sha256, bytes) else str(sha256)
     indices = file["indices"][...] if "indices" in file else np.empty(0, np.int64)
     shard = Shard(path=path, images=images, labels=labels, sha256=sha256, indices=indices)
-    offset = images.id.get_offset()  # None where the pixels do not lie in one piece
+    offset = images.id.get_offset()  # None for chunked pixels
     if in_memory:
         shard.images = images[...]
         check_pixels(shard)
     elif offset is not None:
         shard.images = OnDisk(path=path, offset=offset, shape=images.shape)
-        shard.images[:1]  # it is as long as it says
+        shard.images[:1]  # fails if the file is too short
     return shard
 
 
 def check_pixels(shard: Shard) -> None:
-    """Compare a shard's pixels with their recorded hash, some at a time. Raises UserError where
-    they differ."""
+    """Compare a shard's pixels with their recorded hash, in blocks of 256 images.
+
+    Raises UserError if they differ.
+    """
     digest = hashlib.sha256()
     for part in slices(len(shard)):
         digest.update(shard.images[part].data)
@@ -153,12 +156,12 @@ def check_pixels(shard: Shard) -> None:
 
 
 def slices(rows: int, size: int = 256) -> Iterator[slice]:
-    """So many rows, some at a time."""
+    """Split the range 0 to `rows` into slices of at most `size`."""
     return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
 
 def union(shards: Sequence[Shard], path: Path) -> Shard:
-    """All shards as one, in memory, in order; for the one who may see them all."""
+    """Concatenate shards in memory, for centralized training."""
     labels = [shard.labels for shard in shards if shard.labels is not None]
     return Shard(
         path=path,

@@ -1,4 +1,4 @@
-"""Writes a shard, complete or not at all."""
+"""Writes shards. A shard's file appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from numpy.typing import NDArray
 from fedgan_mpi.data.shard import FORMAT_VERSION, Images, Labels, slices
 from fedgan_mpi.files import complete_or_absent
 
-_CHECKED = ("v108", "latest")
-"""HDF5's formats whose headers have checksums: of one that is damaged without, HDF5 may never come
-back."""
-_ROOM = 2**20  # bytes of a file beside its arrays: names and attributes
+_LIBVER = ("v108", "latest")
+"""HDF5 file formats with checksums in headers. HDF5 may loop forever on a damaged header without
+a checksum."""
+_METADATA_BYTES = 2**20  # disk space for names and attributes
+_MAX_INLINE_TEXT = 2**15  # bytes; longer attributes exceed the size of an object header
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """Some rows of a shard on their way to its file."""
+    """Consecutive rows of a shard."""
 
     images: Images
     labels: Labels | None
     indices: NDArray[np.int64]
-    """Where in the source each image stands."""
+    """Index of each image in the source data set."""
 
 
 def write_shard(
@@ -41,9 +42,9 @@ def write_shard(
     indices: NDArray[np.int64],
     attributes: dict[str, Any],
 ) -> str:
-    """Write one shard, complete or not at all; gives the SHA-256 of its pixels.
+    """Write one shard and return the SHA-256 of its pixels.
 
-    images: uint8 (N, C, H, W); labels and indices (into the source): int64 (N,).
+    `images`: uint8 (N, C, H, W). `labels` and `indices` into the source: int64 (N,).
     """
     block = Block(images=images, labels=labels, indices=indices)
     shape = (images.shape[1], images.shape[2], images.shape[3])
@@ -58,46 +59,45 @@ def write_blocks(
     image_shape: tuple[int, int, int],
     attributes: dict[str, Any],
 ) -> str:
-    """Write one shard from blocks in order, holding one at a time; complete or not at all. Gives
-    the SHA-256 of its pixels.
+    """Write one shard from consecutive blocks and return the SHA-256 of its pixels.
 
-    rows: at least as many as the blocks bring together. attributes: written last, so whoever makes
-    the blocks may still add to them.
+    Holds one block in memory at a time. `rows` is an upper bound on the number of images.
+    `attributes` are written last, so the producer of the blocks may still change them.
     """
     with complete_or_absent(path) as temporary:
-        written, sha256 = _fill(temporary, blocks, rows, image_shape)
+        written, sha256 = _write_arrays(temporary, blocks, rows, image_shape)
         if written < rows:
-            _shrink(temporary, written, image_shape)
-        with h5py.File(temporary, "r+", locking=False, libver=_CHECKED) as file:
+            _truncate(temporary, written, image_shape)
+        with h5py.File(temporary, "r+", locking=False, libver=_LIBVER) as file:
             file.attrs["format_version"] = FORMAT_VERSION
             for key, value in {"pixels_sha256": sha256, **attributes}.items():
-                _describe(file, key, value)
+                _write_attribute(file, key, value)
     return sha256
 
 
-def _describe(file: h5py.File, key: str, value: Any) -> None:
-    """Add an attribute: an integer, a text, or anything else as JSON."""
+def _write_attribute(file: h5py.File, key: str, value: Any) -> None:
+    """Write an attribute as an integer, a text, or JSON for any other type."""
     if isinstance(value, int):
         file.attrs[key] = value
         return
     text = (value if isinstance(value, str) else json.dumps(value)).encode()
-    # Texts of variable length lie in a heap without checksums, in which HDF5 can lose its way for
-    # ever once it is damaged; those of a length are part of a header with one, which has limits.
-    length = len(text) if 0 < len(text) < 2**15 else None
+    # HDF5 stores fixed-length texts in a header with a checksum. It stores variable-length texts
+    # in a heap without one, and may loop forever on a damaged heap.
+    length = len(text) if 0 < len(text) < _MAX_INLINE_TEXT else None
     file.attrs.create(key, text, dtype=h5py.string_dtype("utf-8", length))
 
 
-def _fill(
+def _write_arrays(
     path: Path, blocks: Iterable[Block], rows: int, image_shape: tuple[int, int, int]
 ) -> tuple[int, str]:
-    """Number and SHA-256 of the images that the blocks brought."""
+    """Write the blocks to a new file. Return the number of images and the SHA-256 of the pixels."""
     digest, written = hashlib.sha256(), 0
     labels: list[Labels] = []
     indices = [np.empty(0, np.int64)]
-    _reserve(path, rows * (math.prod(image_shape) + 16) + _ROOM)
-    # No lock: the name is ours alone, and a process forked meanwhile would go on holding it.
-    with h5py.File(path, "r+", locking=False, libver=_CHECKED) as file:
-        # Contiguous, as no chunks are asked for.
+    _reserve(path, rows * (math.prod(image_shape) + 16) + _METADATA_BYTES)
+    # No lock: the temporary name is unique, and a process forked now would keep holding the lock.
+    with h5py.File(path, "r+", locking=False, libver=_LIBVER) as file:
+        # Without a `chunks` argument the dataset is contiguous.
         images = file.create_dataset("images", (rows, *image_shape), np.uint8)
         for block in blocks:
             images[written : written + len(block.images)] = block.images
@@ -113,19 +113,19 @@ def _fill(
 
 
 def _reserve(path: Path, size: int) -> None:
-    """Make an empty file that owns the disk space it will need; HDF5 gives back what is too much.
+    """Create an empty HDF5 file of at least `size` bytes. HDF5 frees unused space on closing.
 
-    Raises OSError where there is not enough. HDF5 itself may crash when it cannot write.
+    Raises OSError if the disk is too small. HDF5 itself may crash on a full disk.
     """
-    h5py.File(path, "w", locking=False, libver=_CHECKED).close()
+    h5py.File(path, "w", locking=False, libver=_LIBVER).close()
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, size)
 
 
-def _shrink(path: Path, rows: int, image_shape: tuple[int, int, int]) -> None:
-    """Write a shard anew with its first images only: a contiguous data set cannot shrink."""
-    less = path.with_suffix(".less")
+def _truncate(path: Path, rows: int, image_shape: tuple[int, int, int]) -> None:
+    """Rewrite a shard with only its first rows, because a contiguous dataset cannot shrink."""
+    shorter = path.with_suffix(".less")
     try:
         with h5py.File(path, "r", locking=False) as file:
             labels = file.get("labels")
@@ -137,7 +137,7 @@ def _shrink(path: Path, rows: int, image_shape: tuple[int, int, int]) -> None:
                 )
                 for part in slices(rows)
             )
-            _fill(less, blocks, rows, image_shape)
-        os.replace(less, path)
+            _write_arrays(shorter, blocks, rows, image_shape)
+        os.replace(shorter, path)
     finally:
-        less.unlink(missing_ok=True)
+        shorter.unlink(missing_ok=True)

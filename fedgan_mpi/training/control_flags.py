@@ -27,8 +27,8 @@ class ControlFlags:
         """Set this rank's flags.
 
         requeue, interrupted: this rank received such a signal. writing: its part of a checkpoint is
-        not on disk yet. failed: its part cannot be written. parts: description of the part. late: a
-        checkpoint is due by the clock.
+        not on disk yet. failed: its part cannot be written. late: a checkpoint is due by the clock.
+        parts: description of this rank's part.
         """
         self.numbers[:5] = requeue, interrupted, writing, late, failed
         self.numbers[5:] = parts.ravel()

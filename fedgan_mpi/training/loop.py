@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedgan_mpi.algorithms import ALGORITHMS
 from fedgan_mpi.algorithms.base import Algorithm
 from fedgan_mpi.algorithms.local_metrics import LocalMetrics
+from fedgan_mpi.algorithms.registry import ALGORITHMS
 from fedgan_mpi.comm.link import Link, RankLost
 from fedgan_mpi.config import LinkConfig
 from fedgan_mpi.errors import AgreedError

@@ -20,7 +20,7 @@ class Overlap:
         self._enabled = algorithm.training.overlap
         link = algorithm.link
         link.prefetches &= self._enabled
-        # Where ranks share cores, the server would take time from the devices.
+        # On shared cores, the server would take time from the devices.
         if self._enabled and algorithm.trains_generator_last and not link.shared_cores:
             link.subscribers.append(self._on_verb)
 

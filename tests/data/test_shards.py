@@ -1,4 +1,4 @@
-"""The shard format: round trips, batches, and files that must be refused."""
+"""The shard format: round trips, batches, and refused files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def path(tmp_path, images):
     return path
 
 
-def test_round_trip(path, images):
+def test_shard_round_trip(path, images):
     shard = read_shard(path, image_shape=SHAPE)
     assert np.array_equal(shard.images, images)
     assert np.array_equal(shard.labels, np.arange(23) % 3)
@@ -36,20 +36,20 @@ def test_round_trip(path, images):
         assert file["images"].chunks is None and file["images"].compression is None
         assert file["indices"].dtype == np.int64
         assert file.attrs["device"] == 1 and json.loads(file.attrs["names"]) == ["a"]
-    assert [p.name for p in path.parent.iterdir()] == [path.name]  # no temporary file is left
+    assert [p.name for p in path.parent.iterdir()] == [path.name]  # no temporary file
 
 
-def test_what_describes_a_shard_lies_where_damage_is_noticed(path, tmp_path):
-    """In headers, which have checksums, and not in a heap, which has none."""
+def test_attributes_are_in_headers_with_checksums(path, tmp_path):
+    """HDF5's heap, with the signature GCOL, has no checksums."""
     assert b"GCOL" not in path.read_bytes()
-    long = {"skipped": ["x" * 100] * 1000, "note": ""}  # more than a header takes, and nothing
+    long = {"skipped": ["x" * 100] * 1000, "note": ""}  # too long, and empty
     write_shard(tmp_path / "long.h5", np.zeros((1, *SHAPE), np.uint8), None, np.arange(1), long)
     with h5py.File(tmp_path / "long.h5") as file:
         assert json.loads(file.attrs["skipped"]) == long["skipped"] and file.attrs["note"] == ""
-    assert b"GCOL" in (tmp_path / "long.h5").read_bytes()  # it would have been seen
+    assert b"GCOL" in (tmp_path / "long.h5").read_bytes()  # the signature is searchable
 
 
-def test_a_text_of_variable_length_is_read_as_well(path):
+def test_variable_length_text_is_readable(path):
     sha256 = read_shard(path, image_shape=SHAPE).sha256
     with h5py.File(path, "r+") as file:
         assert isinstance(file.attrs["pixels_sha256"], bytes)
@@ -58,26 +58,26 @@ def test_a_text_of_variable_length_is_read_as_well(path):
     assert read_shard(path, image_shape=SHAPE).sha256 == sha256
 
 
-def test_from_the_file_as_from_memory(path, images):
+def test_images_from_disk_equal_images_in_memory(path, images):
     indices = np.array([5, 22, 0, 5, 7])
     for in_memory in (True, False):
         shard = read_shard(path, image_shape=SHAPE, in_memory=in_memory)
         assert np.array_equal(shard.take(indices), images[indices])
 
 
-def test_a_thousand_shards_need_no_thousand_open_files(path):
-    def opened() -> int:
+def test_contiguous_shard_keeps_no_file_open(path):
+    def open_count() -> int:
         files = [os.readlink(fd) for fd in Path("/proc/self/fd").iterdir() if fd.exists()]
         return files.count(str(path))
 
     shard = read_shard(path, image_shape=SHAPE, in_memory=False)
     taken = shard.take(np.array([3, 1]))
-    assert opened() == 0 and taken.shape == (2, *SHAPE)
-    with path.open("rb") as file:  # the count can fail
-        assert opened() == 1 and file.readable()
+    assert open_count() == 0 and taken.shape == (2, *SHAPE)
+    with path.open("rb") as file:  # the count detects an open file
+        assert open_count() == 1 and file.readable()
 
 
-def test_chunked_pixels_are_read_from_the_open_file(path, images):
+def test_chunked_images_are_read_from_open_file(path, images):
     with h5py.File(path, "r+") as file:
         attributes = dict(file.attrs)
         del file["images"]
@@ -91,12 +91,12 @@ def test_chunked_pixels_are_read_from_the_open_file(path, images):
 
 
 def numbered(count: int) -> Shard:
-    """A shard whose images are their numbers."""
+    """Return a shard whose image n has the value n."""
     images = np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1)
     return Shard(path=Path("x"), images=images, labels=None, sha256="")
 
 
-def test_every_epoch_shows_every_image_once_in_another_order():
+def test_each_epoch_has_each_image_once_in_new_order():
     batches = Batches(numbered(10), batch_size=4, seed=0, device=1)
     drawn = np.concatenate([batches.draw().ravel() for _ in range(10)])
     epochs = drawn.reshape(4, 10)
@@ -105,7 +105,7 @@ def test_every_epoch_shows_every_image_once_in_another_order():
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
-def test_batches_follow_from_seed_device_and_position():
+def test_batches_depend_on_seed_device_and_position():
     def draws(seed, device, skip=0):
         batches = Batches(numbered(10), batch_size=4, seed=seed, device=device)
         batches.drawn = 4 * skip
@@ -117,13 +117,13 @@ def test_batches_follow_from_seed_device_and_position():
     assert not np.array_equal(draws(0, 1), draws(1, 1))
 
 
-def test_a_small_shard_has_small_batches():
+def test_batch_is_not_larger_than_shard():
     assert Batches(numbered(3), batch_size=4, seed=0, device=1).draw().shape[0] == 3
 
 
-def change(path: Path, act) -> None:
+def modify(path: Path, damage) -> None:
     with h5py.File(path, "r+") as file:
-        act(file)
+        damage(file)
 
 
 def replace(file: h5py.File, name: str, data) -> None:
@@ -162,22 +162,22 @@ DAMAGE = {
         lambda f: f["images"].__setitem__((0, 0, 0, 0), f["images"][0, 0, 0, 0] ^ 1),
         "SHA-256",
     ),
-    "external link": (external, "a link to elsewhere"),
-    "soft link": (soft, "a link to elsewhere"),
-    "virtual": (virtual, "kept in another file"),
+    "external link": (external, "a shard must not contain links"),
+    "soft link": (soft, "a shard must not contain links"),
+    "virtual": (virtual, "refers to another file"),
 }
 
 
-@pytest.mark.parametrize(("act", "sentence"), DAMAGE.values(), ids=DAMAGE.keys())
-def test_a_damaged_shard_is_refused_by_name(path, act, sentence):
-    change(path, act)
+@pytest.mark.parametrize(("damage", "reason"), DAMAGE.values(), ids=DAMAGE.keys())
+def test_damaged_shard_is_refused(path, damage, reason):
+    modify(path, damage)
     with pytest.raises(UserError) as error:
         read_shard(path, image_shape=SHAPE)
-    assert sentence in str(error.value) and str(path) in str(error.value)
+    assert reason in str(error.value) and str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_missing_truncated_and_foreign_files_are_refused(path, tmp_path):
+def test_missing_truncated_and_other_files_are_refused(path, tmp_path):
     content = path.read_bytes()
     for length in (0, 1, 100, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:length])
@@ -210,7 +210,7 @@ def manifest(**changes):
     return {**table, **changes}
 
 
-def test_a_manifest_round_trip(tmp_path):
+def test_manifest_round_trip(tmp_path):
     (tmp_path / "shards.json").write_text(json.dumps(manifest()))
     read = Manifest.read(tmp_path)
     assert read.image_shape == (1, 16, 16)
@@ -220,23 +220,23 @@ def test_a_manifest_round_trip(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("labels", "good"),
+    ("labels", "valid"),
     [([0, 1, 1], True), ([0, 0, 1], False), ([0, 1, 2], False), ([0, 1, -1], False), (None, False)],
 )
-def test_a_shard_with_other_labels_than_the_manifests_is_refused(tmp_path, labels, good):
+def test_shard_with_unexpected_labels_is_refused(tmp_path, labels, valid):
     table = manifest(class_names=["a", "b"], histograms=[[1, 2], [2, 2]])
     (tmp_path / "shards.json").write_text(json.dumps(table))
     numbers = None if labels is None else np.array(labels)
     shard = Shard(path=Path("x.h5"), images=np.zeros((3, 1, 16, 16), np.uint8), labels=numbers,
                   sha256="a")  # fmt: skip
-    if good:
+    if valid:
         Manifest.read(tmp_path).check_shard(shard, 1)
         return
     with pytest.raises(UserError, match=r"x\.h5 has other labels than shards\.json describes"):
         Manifest.read(tmp_path).check_shard(shard, 1)
 
 
-def test_other_heldout_images_than_the_manifests_are_refused(tmp_path):
+def test_unexpected_heldout_images_are_refused(tmp_path):
     (tmp_path / "shards.json").write_text(json.dumps(manifest(heldout_sha256="d")))
     shard = Shard(path=Path("heldout.h5"), images=np.zeros((3, 1, 2, 2), np.uint8), labels=None,
                   sha256="d")  # fmt: skip
@@ -247,19 +247,19 @@ def test_other_heldout_images_than_the_manifests_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"),
+    ("text", "reason"),
     [
         ("{", "is not valid JSON"),
         ("[]", "format_version None"),
         (json.dumps(manifest(format_version=2)), "format_version 2"),
         (json.dumps({k: v for k, v in manifest().items() if k != "images"}), "lacks keys"),
-        (json.dumps(manifest(images=[3])), "disagrees with itself"),
-        (json.dumps(manifest(devices=0)), "disagrees with itself"),
-        (json.dumps(manifest(image_shape=[16, 16])), "disagrees with itself"),
+        (json.dumps(manifest(images=[3])), "contradicts itself"),
+        (json.dumps(manifest(devices=0)), "contradicts itself"),
+        (json.dumps(manifest(image_shape=[16, 16])), "contradicts itself"),
         (json.dumps(manifest(surprise=1)), "lacks keys"),
     ],
 )
-def test_a_wrong_manifest_is_refused(tmp_path, text, sentence):
+def test_invalid_manifest_is_refused(tmp_path, text, reason):
     (tmp_path / "shards.json").write_text(text)
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(UserError, match=reason):
         Manifest.read(tmp_path)

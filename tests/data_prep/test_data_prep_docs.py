@@ -1,4 +1,4 @@
-"""The commands in the documentation are commands."""
+"""The documentation and the help texts cover every command and option."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import pytest
 
 from data_prep.__main__ import main
 from data_prep.command_line import parse
-from data_prep.partition import PARTITIONS
+from data_prep.partitions import PARTITIONS
 from data_prep.sources import SOURCES
 
-TEXT = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[2] / "docs" / "howto" / "data.md").read_text(encoding="utf-8")
 COMMANDS = [line for line in TEXT.splitlines() if re.match(r"python -m data_prep [a-z]", line)]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_documented_command_is_understood(command):
+def test_documented_command_parses(command):
     assert parse(shlex.split(command)[3:]).command in {*SOURCES, "inspect"}
 
 
@@ -30,9 +30,9 @@ def test_every_source_and_partition_is_documented():
 @pytest.mark.parametrize("name", [*SOURCES, "inspect"])
 def test_every_option_has_help(name, capsys):
     assert main([name, "--help"]) == 0
-    said = capsys.readouterr().out
-    options = re.findall(r"^  (--[a-z-]+)", said, re.MULTILINE)
+    text = capsys.readouterr().out
+    options = re.findall(r"^  (--[a-z-]+)", text, re.MULTILINE)
     assert name == "inspect" or len(options) > 15
     for option in options:
-        start = said.index(f"\n  {option}")
-        assert len(said[start:].split("\n  -")[1].split()) > 3
+        start = text.index(f"\n  {option}")
+        assert len(text[start:].split("\n  -")[1].split()) > 3

@@ -1,4 +1,4 @@
-"""`inspect` shows who holds what, and finds every file that is not what it was."""
+"""`inspect` lists the devices' data and finds every changed file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from data_prep.__main__ import main
-from data_prep.inspect import bars
+from data_prep.inspect import format_bars
 from fedgan_mpi.data import Manifest
 
 
@@ -25,7 +25,7 @@ def digits(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def shards(tmp_path, digits) -> Path:
-    """A copy that a test may damage."""
+    """Return a copy that a test may damage."""
     copy = tmp_path / "shards"
     copy.mkdir()
     for path in digits.iterdir():
@@ -33,25 +33,25 @@ def shards(tmp_path, digits) -> Path:
     return copy
 
 
-def test_the_table_says_who_holds_what(shards, capsys):
+def test_table_lists_devices(shards, capsys):
     assert main(["inspect", str(shards)]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     manifest = Manifest.read(shards)
-    rows = said.splitlines()
+    rows = output.splitlines()
     assert "digits, 1×16×16, seed 0, partition: name dirichlet, alpha 0.5" in rows[0]
     for device in (1, 2, 3):
-        number, images, classes, size, *drawn = rows[1 + device].split()
+        number, images, classes, size, *bars = rows[1 + device].split()
         assert (int(number), int(images)) == (device, manifest.images[device - 1])
         assert int(classes) == np.count_nonzero(manifest.histograms[device - 1])
         path = shards / f"device_{device:04d}.h5"
         assert int(size.replace(",", "")) == path.stat().st_size
-        assert "█" in "".join(drawn)
-    assert "1,438, and 359 held out" in said and "5 files verified" in said
+        assert "█" in "".join(bars)
+    assert "1,438, and 359 held out" in output and "5 files verified" in output
 
 
-def test_bars():
-    assert bars([0, 1, 50, 100]) == " ▁▄█"
-    assert bars([]) == "" and bars([0, 0]) == "  "
+def test_bars_scale_with_counts():
+    assert format_bars([0, 1, 50, 100]) == " ▁▄█"
+    assert format_bars([]) == "" and format_bars([0, 0]) == "  "
 
 
 def flip_a_pixel(directory: Path) -> None:
@@ -73,7 +73,7 @@ def change_a_label(directory: Path) -> None:
         file["labels"][0] = (file["labels"][0] + 1) % 10
 
 
-def hold_an_image_twice(directory: Path) -> None:
+def share_an_image(directory: Path) -> None:
     with h5py.File(directory / "device_0001.h5", "r+") as file:
         other = h5py.File(directory / "device_0002.h5")["indices"][0]
         file["indices"][0] = other
@@ -102,9 +102,9 @@ DAMAGE = {
     flip_a_pixel: "device_0002.h5: the pixels do not match",
     flip_a_pixel_and_its_hash: "device_0002.h5 is not the shard of device 2",
     change_a_label: "device_0003.h5 has other labels than shards.json describes",
-    hold_an_image_twice: "some image is held by two devices",
+    share_an_image: "two shards, or a shard and the held-out file, share an image",
     damage_the_features: "features.safetensors does not match",
-    damage_the_manifest: "shards.json: its SHA-256 is not that",
+    damage_the_manifest: "shards.json: sha256 does not match the hashes",
     truncate: "device_0001.h5 is truncated",
     lambda directory: (directory / "device_0003.h5").unlink(): "device_0003.h5 is missing",
     lambda directory: (directory / "heldout.h5").unlink(): "heldout.h5 is missing",
@@ -112,12 +112,12 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("act", DAMAGE)
-def test_what_was_changed_is_found(shards, capsys, act):
-    act(shards)
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_changed_file_is_found(shards, capsys, damage):
+    damage(shards)
     assert main(["inspect", str(shards)]) == 1
     captured = capsys.readouterr()
-    assert DAMAGE[act] in captured.err and len(captured.err.splitlines()) == 1
+    assert DAMAGE[damage] in captured.err and len(captured.err.splitlines()) == 1
     assert "images of each class" in captured.out and "verified" not in captured.out
 
 
@@ -129,26 +129,26 @@ def test_every_damaged_file_is_named(shards, capsys):
     assert len(capsys.readouterr().err.splitlines()) == 3
 
 
-def test_what_is_not_there_cannot_be_inspected(tmp_path, capsys):
+def test_missing_manifest_is_an_error(tmp_path, capsys):
     assert main(["inspect", str(tmp_path)]) == 1
     assert f"{tmp_path / 'shards.json'} cannot be read" in capsys.readouterr().err
 
 
-def test_the_picture_shows_bars_and_images(shards, capsys):
-    path = shards.parent / "who.png"
+def test_plot_shows_bars_and_images(shards, capsys):
+    path = shards.parent / "plot.png"
     assert main(["inspect", str(shards), "--picture", str(path)]) == 0
     pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
     height = len(pixels)
-    colourful = np.ptp(pixels, axis=2) > 60
-    assert colourful[: height // 2].mean() > 0.1  # bars of ten colours above
-    gray = ~colourful & (pixels.mean(2) < 200)
-    assert gray[height // 2 :].mean() > 0.1  # gray digits below
+    colored = np.ptp(pixels, axis=2) > 60
+    assert colored[: height // 2].mean() > 0.1  # bars in ten colors
+    gray = ~colored & (pixels.mean(2) < 200)
+    assert gray[height // 2 :].mean() > 0.1  # gray digits
     assert main(["inspect", str(shards), "--picture", str(shards / "no" / "x.png")]) == 1
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_many_devices_and_no_classes_can_be_drawn(tmp_path):
-    originals.picture_folder(tmp_path / "in", classes=("all",), each=60)
+def test_plot_of_many_devices_without_classes(tmp_path):
+    originals.image_folder(tmp_path / "in", classes=("all",), each=60)
     out = tmp_path / "out"
     arguments = ["--source", str(tmp_path / "in" / "all"), "--size", "16", "--devices", "20"]
     assert main(["imagefolder", *arguments, "--out", str(out), "--features", "none"]) == 0

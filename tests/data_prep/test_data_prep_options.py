@@ -1,34 +1,37 @@
-"""Options of data_prep that belong to other partitions."""
+"""Command-line options: defaults, invalid values, and options of another partition."""
 
 from __future__ import annotations
 
+import originals
 import pytest
+from data_prep_helpers import error_of
 
-from data_prep.command_line import parse, partition
+from data_prep.__main__ import main
+from data_prep.command_line import make_partition, parse
 from fedgan_mpi.errors import UserError
 
 DIGITS = ["digits", "--out", "shards"]
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "reason"),
     [
-        (["--alpha", "0.1"], "--alpha is for the partition dirichlet and quantity, not iid"),
-        (["--partition=classes", "--blocks=3"], "--blocks is for the partition shards, not"),
-        (["--partition=dirichlet", "--classes=2"], "--classes is for the partition classes, not"),
-        (["--map", "nofile.csv"], "--map is for the partition by_file, not iid"),
-        (["--min-images", "10"], "--min-images is for the partition dirichlet and"),
-        (["--attributes", "class"], "--attributes is for the partition attribute, not iid"),
+        (["--alpha", "0.1"], "--alpha belongs to --partition dirichlet or quantity, but"),
+        (["--partition=classes", "--blocks=3"], "--blocks belongs to --partition shards, but"),
+        (["--partition=dirichlet", "--classes=2"], "--classes belongs to --partition classes, but"),
+        (["--map", "nofile.csv"], "--map belongs to --partition by_file, but --partition is iid"),
+        (["--min-images", "10"], "--min-images belongs to --partition dirichlet or"),
+        (["--attributes", "class"], "--attributes belongs to --partition attribute, but"),
     ],
 )
-def test_an_option_of_another_partition_is_refused(options, sentence):
-    with pytest.raises(UserError) as told:
-        partition(parse([*DIGITS, *options]))
-    assert sentence in str(told.value)
+def test_option_of_another_partition_is_refused(options, reason):
+    with pytest.raises(UserError) as error:
+        make_partition(parse([*DIGITS, *options]))
+    assert reason in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "found"),
+    ("name", "options", "expected"),
     [
         ("iid", [], {}),
         ("dirichlet", [], {"alpha": 0.5, "min_images": 10}),
@@ -38,6 +41,43 @@ def test_an_option_of_another_partition_is_refused(options, sentence):
         ("attribute", ["--attributes=class"], {"attributes": ["class"]}),
     ],
 )
-def test_its_own_are_taken_or_have_their_defaults(name, options, found):
-    cut = partition(parse([*DIGITS, f"--partition={name}", *options]))
-    assert cut.name == name and {key: getattr(cut, key) for key in found} == found
+def test_partition_takes_options_or_defaults(name, options, expected):
+    partition = make_partition(parse([*DIGITS, f"--partition={name}", *options]))
+    assert partition.name == name
+    assert {key: getattr(partition, key) for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--devices", "121"], "120 images cannot fill 121 shards"),
+        (["--partition", "dirichlet", "--alpha", "0"], "--alpha is 0"),
+        (["--partition", "dirichlet", "--devices", "13"], "13 devices with at least 10"),
+        (["--partition", "classes", "--classes", "11"], "--classes is 11"),
+        (["--partition", "attribute", "--attributes", "Male"], "no attribute 'Male'"),
+        (["--partition", "by_file", "--map", "/nowhere.csv"], "/nowhere.csv cannot be read"),
+    ],
+)
+def test_option_that_contradicts_data_is_refused(tmp_path, capsys, options, reason):
+    originals.mnist(tmp_path / "in")
+    assert reason in error_of(capsys, "mnist", tmp_path / "in", *options)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["svhn", "--out", "x"],
+        ["mnist", "--out", "x"],
+        ["digits"],
+        ["digits", "--out", "x", "--devices", "0"],
+        ["digits", "--out", "x", "--size", "-3"],
+        ["digits", "--out", "x", "--channels", "2"],
+        ["digits", "--out", "x", "--heldout-share", "1"],
+        ["digits", "--out", "x", "--skip-bad", "some"],
+        ["digits", "--out", "x", "--partition", "random"],
+    ],
+)
+def test_invalid_option_is_refused(tmp_path, capsys, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert "error: " in capsys.readouterr().err and not list(tmp_path.iterdir())

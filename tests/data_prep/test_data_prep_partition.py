@@ -1,4 +1,4 @@
-"""Every partition gives each image to one device, the same way each time, as its recipe says."""
+"""Each partition follows its rule, is deterministic, and assigns each image to one device."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.partition import (
+from data_prep.partitions import (
     Attribute,
     ByFile,
     Classes,
@@ -19,13 +19,13 @@ from data_prep.partition import (
     Quantity,
     Shards,
 )
-from data_prep.prepare import plan
 from data_prep.sources.base import ArraySource, Indices
+from data_prep.split import assign_images
 from fedgan_mpi.errors import UserError
 
 
 class Labelled(ArraySource):
-    """Blank images with these labels, and sizes of two kinds as an attribute."""
+    """Blank images with given labels and the attribute "parity"."""
 
     name = "labelled"
     channels = 1
@@ -42,12 +42,12 @@ class Labelled(ArraySource):
         return list(super().attribute(name))
 
 
-def cut(partition: Partition, labels: list[int], devices: int, seed: int) -> list[Indices]:
+def split(partition: Partition, labels: list[int], devices: int, seed: int) -> list[Indices]:
     source = Labelled(labels)
-    return partition.cut(source, np.arange(len(labels)), devices, seed)
+    return partition.split(source, np.arange(len(labels)), devices, seed)
 
 
-def table(labels: list[int], devices: int) -> ByFile:
+def round_robin_table(labels: list[int], devices: int) -> ByFile:
     holders = {str(n): f"site {n % devices}" for n in range(len(labels))}
     return ByFile(sites=[f"site {k}" for k in range(devices)], holders=holders, file="x.csv")
 
@@ -59,29 +59,29 @@ PARTITIONS = {
     "shards": lambda labels, devices: Shards(blocks=2),
     "quantity": lambda labels, devices: Quantity(alpha=0.5, min_images=2),
     "attribute": lambda labels, devices: Attribute(attributes=["class", "parity"]),
-    "by_file": table,
+    "by_file": round_robin_table,
 }
 
 
 @pytest.mark.parametrize("name", PARTITIONS)
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_disjoint_complete_and_deterministic(name, data):
+def test_partition_is_disjoint_complete_and_deterministic(name, data):
     devices = data.draw(st.integers(1, 9), "devices")
     labels = data.draw(st.lists(st.integers(0, 5), min_size=6 * devices, max_size=300), "labels")
     seed = data.draw(st.integers(0, 2**63 - 1), "seed")
     partition = PARTITIONS[name](labels, devices)
     try:
-        parts = cut(partition, labels, devices, seed)
+        parts = split(partition, labels, devices, seed)
     except UserError:
-        # Small classes may leave a device empty: refused, never half done, and each time.
+        # A device without images is refused, and refused again.
         with pytest.raises(UserError):
-            cut(partition, labels, devices, seed)
+            split(partition, labels, devices, seed)
         return
     assert len(parts) == devices and all(len(part) for part in parts)
     assert sorted(np.concatenate(parts).tolist()) == list(range(len(labels)))
     assert all(np.all(np.diff(part) > 0) for part in parts)
-    again = cut(partition, labels, devices, seed)
+    again = split(partition, labels, devices, seed)
     assert all(np.array_equal(a, b) for a, b in zip(parts, again, strict=True))
 
 
@@ -89,10 +89,10 @@ LABELS = [n % 10 for n in range(2000)]
 
 
 @pytest.mark.parametrize("name", ["iid", "dirichlet", "classes", "shards", "quantity"])
-def test_another_seed_cuts_otherwise(name):
+def test_split_depends_on_seed(name):
     partition = PARTITIONS[name](LABELS, 8)
-    one, other = (cut(partition, LABELS, 8, seed) for seed in (0, 1))
-    assert any(not np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    first, second = (split(partition, LABELS, 8, seed) for seed in (0, 1))
+    assert any(not np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def classes_of(part: Indices) -> set[int]:
@@ -101,29 +101,29 @@ def classes_of(part: Indices) -> set[int]:
 
 @settings(max_examples=50, deadline=None)
 @given(devices=st.integers(1, 30), classes=st.integers(1, 10), seed=st.integers(0, 1000))
-def test_classes_gives_so_many_classes_and_splits_each_evenly(devices, classes, seed):
+def test_classes_sets_classes_per_device_and_splits_evenly(devices, classes, seed):
     if devices * classes < 10:
         with pytest.raises(UserError, match="cannot hold all 10 classes"):
-            cut(Classes(classes=classes), LABELS, devices, seed)
+            split(Classes(classes=classes), LABELS, devices, seed)
         return
-    parts = cut(Classes(classes=classes), LABELS, devices, seed)
+    parts = split(Classes(classes=classes), LABELS, devices, seed)
     assert all(len(classes_of(part)) == classes for part in parts)
     for label in range(10):
         sizes = [sum(LABELS[n] == label for n in part) for part in parts]
-        held = [size for size in sizes if size]
-        assert max(held) - min(held) <= 1
-        assert abs(len(held) - devices * classes / 10) < 2  # about as many holders as the others
+        sizes = [size for size in sizes if size]
+        assert max(sizes) - min(sizes) <= 1
+        assert abs(len(sizes) - devices * classes / 10) < 2  # classes have similar device counts
 
 
-def test_shards_holds_few_classes_and_equal_parts():
-    parts = cut(Shards(blocks=2), LABELS, 10, 0)
+def test_shards_gives_few_classes_and_equal_sizes():
+    parts = split(Shards(blocks=2), LABELS, 10, 0)
     assert {len(part) for part in parts} == {200}
     assert all(len(classes_of(part)) <= 2 for part in parts)
 
 
-def test_a_small_alpha_is_more_unequal_than_a_large_one():
+def test_small_alpha_is_more_unequal():
     def spread(alpha: float) -> float:
-        parts = cut(Dirichlet(alpha=alpha), LABELS, 8, 0)
+        parts = split(Dirichlet(alpha=alpha), LABELS, 8, 0)
         counts = np.array(
             [[sum(LABELS[n] == c for n in part) for c in range(10)] for part in parts]
         )
@@ -133,36 +133,36 @@ def test_a_small_alpha_is_more_unequal_than_a_large_one():
 
 
 @pytest.mark.parametrize("kind", [Dirichlet, Quantity])
-def test_no_device_has_fewer_than_ten(kind):
+def test_each_device_has_minimum_size(kind):
     for seed in range(20):
-        assert min(len(part) for part in cut(kind(alpha=0.3), LABELS, 8, seed)) >= 10
+        assert min(len(part) for part in split(kind(alpha=0.3), LABELS, 8, seed)) >= 10
 
 
-def test_a_full_device_gets_no_more_of_the_next_class():
-    # NIID-Bench's rule keeps sizes near N/K: without it they would vary as Dir's sums do.
+def test_full_device_receives_no_later_class():
+    # NIID-Bench's rule keeps the sizes near N/K.
     for seed in range(10):
-        sizes = [len(part) for part in cut(Dirichlet(alpha=0.5), LABELS, 4, seed)]
-        assert max(sizes) <= 2000 / 4 + 200  # less than N/K before its last class of 200
+        sizes = [len(part) for part in split(Dirichlet(alpha=0.5), LABELS, 4, seed)]
+        assert max(sizes) <= 2000 / 4 + 200  # below N/K before the last class of 200 images
 
 
 @pytest.mark.parametrize("devices", [3, 4, 7])
-def test_attribute_gives_devices_their_own_cells(devices):
-    parts = cut(Attribute(attributes=["parity"]), LABELS, devices, 0)
+def test_attribute_separates_cells(devices):
+    parts = split(Attribute(attributes=["parity"]), LABELS, devices, 0)
     parities = [{n % 2 for n in part.tolist()} for part in parts]
     assert all(len(parity) == 1 for parity in parities)
-    eight = cut(Attribute(attributes=["class"]), LABELS, 8, 0)
+    eight = split(Attribute(attributes=["class"]), LABELS, 8, 0)
     assert [len(classes_of(part)) for part in eight] == [2, 2, 1, 1, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize(
-    ("partition", "devices", "sentence"),
+    ("partition", "devices", "reason"),
     [
-        (lambda: Iid(), 2001, "2000 images cannot be cut into 2001 shards"),
+        (lambda: Iid(), 2001, "2000 images cannot fill 2001 shards"),
         (lambda: Dirichlet(alpha=0), 8, "--alpha is 0, but must be above 0"),
         (lambda: Dirichlet(alpha=-1), 8, "--alpha is -1, but must be above 0"),
         (lambda: Quantity(alpha=float("nan")), 8, "--alpha is nan"),
-        (lambda: Dirichlet(alpha=0.5), 201, "do not suffice for 201 devices of at least 10"),
-        (lambda: Dirichlet(alpha=1e-4), 11, "1000 draws with --alpha 0.0001"),
+        (lambda: Dirichlet(alpha=0.5), 201, "too few for 201 devices with at least 10"),
+        (lambda: Dirichlet(alpha=1e-4), 11, "each of 1000 draws with --alpha 0.0001"),
         (lambda: Quantity(alpha=1e-3), 8, "1000 draws with --alpha 0.001"),
         (lambda: Classes(classes=11), 8, "--classes is 11, but must be from 1 to 10"),
         (lambda: Classes(classes=0), 8, "--classes is 0, but must be from 1 to 10"),
@@ -171,18 +171,18 @@ def test_attribute_gives_devices_their_own_cells(devices):
         (lambda: Attribute(attributes=[]), 8, "needs --attributes"),
     ],
 )
-def test_the_impossible_is_refused(partition, devices, sentence):
+def test_impossible_partition_is_refused(partition, devices, reason):
     with pytest.raises(UserError) as error:
-        cut(partition(), LABELS, devices, 0)
-    assert sentence in str(error.value)
+        split(partition(), LABELS, devices, 0)
+    assert reason in str(error.value)
 
 
 @pytest.mark.parametrize("partition", [Dirichlet(), Classes(), Shards()])
-def test_classes_are_needed_where_the_recipe_needs_them(partition):
+def test_partition_by_class_needs_classes(partition):
     source = Labelled(LABELS)
     source.labels = None
-    with pytest.raises(UserError, match="needs classes, but labelled has none here"):
-        partition.cut(source, np.arange(2000), 8, 0)
+    with pytest.raises(UserError, match="needs classes, but labelled has none"):
+        partition.split(source, np.arange(2000), 8, 0)
 
 
 def write(path: Path, rows: list[str]) -> Path:
@@ -190,46 +190,46 @@ def write(path: Path, rows: list[str]) -> Path:
     return path
 
 
-def test_by_file_follows_the_table(tmp_path):
+def test_by_file_follows_table(tmp_path):
     rows = [f"{n},{('Oslo', 'Bergen', 'Turku')[n % 3]},x" for n in range(30)]
     path = write(tmp_path / "sites.csv", ["scan,hospital,note", *rows])
     partition = ByFile.read(path, "scan", "hospital")
     assert partition.describe()["sites"] == ["Bergen", "Oslo", "Turku"]
-    parts = cut(partition, LABELS[:30], partition.devices(None), 0)
+    parts = split(partition, LABELS[:30], partition.devices(None), 0)
     assert [part[0] for part in parts] == [1, 0, 2] and parts[1].tolist() == list(range(0, 30, 3))
     with pytest.raises(UserError, match=r"--devices is 4, but .* names 3"):
         partition.devices(4)
 
 
-def test_numbered_devices_are_in_the_order_of_numbers(tmp_path):
+def test_numbered_devices_are_in_numeric_order(tmp_path):
     path = write(tmp_path / "x.csv", ["image,device", *(f"{n},{n}" for n in range(12))])
     assert ByFile.read(path, "image", "device").sites == [str(n) for n in range(12)]
 
 
 @pytest.mark.parametrize(
-    ("rows", "sentence"),
+    ("rows", "reason"),
     [
-        (["image,device", "0,1"], "does not say which device holds 1"),
-        (["image,device", "0,1", "1,1", "2,1"], "names 2, which labelled does not have"),
+        (["image,device", "0,1"], "has no row for image 1"),
+        (["image,device", "0,1", "1,1", "2,1"], "names 2, but labelled has no such image"),
         (["image,device", "0,1", "0,2"], "gives 0 to both 1 and 2"),
         (["image,device", "0,1", "1,"], "line 3: 1 has no device"),
         (["image,site", "0,1"], "has no column 'device'; its columns are image, site"),
     ],
 )
-def test_a_table_that_disagrees_is_refused(tmp_path, rows, sentence):
+def test_contradictory_table_is_refused(tmp_path, rows, reason):
     path = write(tmp_path / "x.csv", rows)
     with pytest.raises(UserError) as error:
         partition = ByFile.read(path, "image", "device")
-        cut(partition, [0, 1], len(partition.sites), 0)
-    assert sentence in str(error.value) and str(path) in str(error.value)
+        split(partition, [0, 1], len(partition.sites), 0)
+    assert reason in str(error.value) and str(path) in str(error.value)
 
 
-def test_the_official_split_is_kept_and_otherwise_a_share_held_out():
+def test_heldout_images_are_official_or_a_share():
     official = Labelled(LABELS, heldout=np.arange(1500, 2000))
-    parts, heldout = plan(official, devices=4, seed=0)
+    parts, heldout = assign_images(official, devices=4, seed=0)
     assert heldout.tolist() == list(range(1500, 2000)) and max(map(max, parts)) == 1499
-    with pytest.raises(UserError, match=r"--heldout-share is 0\.5, but .* images of its own"):
-        plan(official, devices=4, seed=0, heldout_share=0.5)
-    parts, heldout = plan(Labelled(LABELS), devices=4, seed=0, heldout_share=0.1)
+    with pytest.raises(UserError, match=r"--heldout-share is 0\.5, but .* has its own"):
+        assign_images(official, devices=4, seed=0, heldout_share=0.5)
+    parts, heldout = assign_images(Labelled(LABELS), devices=4, seed=0, heldout_share=0.1)
     assert len(heldout) == 200
     assert sorted(np.concatenate([*parts, heldout]).tolist()) == list(range(2000))

@@ -1,10 +1,9 @@
-"""Every data set, read from files in its own format, gives the images and classes in them."""
+"""Each source reads images and classes from files in the original format."""
 
 from __future__ import annotations
 
 import gzip
 import io
-import os
 import sys
 import zipfile
 from pathlib import Path
@@ -12,17 +11,16 @@ from pathlib import Path
 import numpy as np
 import originals
 import pytest
+from data_prep_helpers import DATA
 from PIL import Image
 
 from data_prep.download import download
-from data_prep.images import fit
+from data_prep.resize import crop_and_resize
 from data_prep.sources import SOURCES
 from data_prep.sources.base import BadImage
 from data_prep.sources.cifar import Cifar10, Cifar100
 from data_prep.sources.dicom import decode_dicom
 from fedgan_mpi.errors import UserError
-
-DATA = Path(os.environ.get("FEDGAN_MPI_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 
 
 def pixels(source, index: int) -> np.ndarray:
@@ -31,7 +29,7 @@ def pixels(source, index: int) -> np.ndarray:
 
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize(
-    ("name", "place"),
+    ("name", "folder"),
     [
         ("mnist", ""),
         ("mnist", "raw"),
@@ -39,8 +37,8 @@ def pixels(source, index: int) -> np.ndarray:
         ("fashion_mnist", "FashionMNIST/raw"),
     ],
 )
-def test_mnist_is_read_from_idx_files(tmp_path, name, place, packed):
-    images = originals.mnist(tmp_path / place, packed=packed)
+def test_mnist_reads_idx_files(tmp_path, name, folder, packed):
+    images = originals.mnist(tmp_path / folder, packed=packed)
     source = SOURCES[name](tmp_path)
     assert len(source) == 160 and source.heldout.tolist() == list(range(120, 160))
     assert np.array_equal(source.labels, np.arange(160) % 10)
@@ -53,7 +51,7 @@ def test_mnist_is_read_from_idx_files(tmp_path, name, place, packed):
     ("kind", "files", "classes", "train"),
     [(Cifar10, originals.cifar10_files, 10, 100), (Cifar100, originals.cifar100_files, 100, 200)],
 )
-def test_cifar_is_read_from_python_2_pickles(tmp_path, kind, files, classes, train, archived):
+def test_cifar_reads_python_2_pickles(tmp_path, kind, files, classes, train, archived):
     members, images = files()
     assert any(b"cnumpy.core.multiarray\n" in content for content in members.values())
     if archived:
@@ -64,12 +62,12 @@ def test_cifar_is_read_from_python_2_pickles(tmp_path, kind, files, classes, tra
     assert np.array_equal(source.images, images)
     assert np.array_equal(source.labels, np.arange(len(images)) % classes)
     assert source.heldout[0] == train and len(source.class_names) == classes
-    # Channels are planes in the file, and the last axis of a picture.
+    # The file stores channels first, a PIL image stores them last.
     assert np.array_equal(pixels(source, 7), images[7].transpose(1, 2, 0))
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_celeba_is_read_from_its_text_files_and_jpegs(tmp_path, zipped):
+def test_celeba_reads_tables_and_jpegs(tmp_path, zipped):
     root = tmp_path / "celeba"
     originals.celeba(root)
     if zipped:
@@ -80,21 +78,21 @@ def test_celeba_is_read_from_its_text_files_and_jpegs(tmp_path, zipped):
         (root / "img_align_celeba").rmdir()
     source = SOURCES["celeba"](tmp_path)
     assert len(source) == 60 and source.labels is None and not source.warnings
-    # Faces 5, 6, 11, 12 … are for validation and test.
+    # Faces 5, 6, 11, 12, … belong to validation and test.
     assert source.heldout.tolist() == [n - 1 for n in range(1, 61) if n % 6 in (5, 0)]
     assert source.attribute("Male")[:4] == ["not Male", "Male", "Male", "not Male"]
     expected = Image.open(io.BytesIO(originals.jpeg(originals.face(3))))
     assert np.array_equal(pixels(source, 2), np.asarray(expected))
 
 
-def test_a_wrong_count_of_faces_is_a_warning_with_both_numbers(tmp_path):
-    originals.celeba(tmp_path, promised=202599)
+def test_celeba_warns_of_wrong_count(tmp_path):
+    originals.celeba(tmp_path, announced=202599)
     (warning,) = SOURCES["celeba"](tmp_path).warnings
     assert "202599" in warning and "60" in warning and "list_attr_celeba.txt" in warning
 
 
 @pytest.mark.parametrize("details", [True, False])
-def test_rsna_has_one_image_a_patient_however_many_boxes(tmp_path, details):
+def test_rsna_has_one_image_per_patient(tmp_path, details):
     names = originals.rsna(tmp_path, details=details)
     source = SOURCES["rsna"](tmp_path)
     assert list(source.keys) == names and source.heldout is None
@@ -108,7 +106,7 @@ def test_rsna_has_one_image_a_patient_however_many_boxes(tmp_path, details):
     assert np.abs(difference).max() <= 4
 
 
-def test_rsna_is_read_in_place_from_kaggles_zip(tmp_path):
+def test_rsna_reads_kaggles_zip(tmp_path):
     originals.rsna(tmp_path / "unpacked", patients=6)
     with zipfile.ZipFile(tmp_path / "rsna.zip", "w") as archive:
         for path in (tmp_path / "unpacked").rglob("*.*"):
@@ -118,7 +116,7 @@ def test_rsna_is_read_in_place_from_kaggles_zip(tmp_path):
 
 
 def gray(stored: np.ndarray, **settings) -> list[int]:
-    """What a DICOM file of one row of values looks like."""
+    """Decode a DICOM file with one row of stored values."""
     image = decode_dicom("x.dcm", originals.dicom(stored[None], **settings))
     return np.asarray(image)[0].tolist()
 
@@ -130,7 +128,7 @@ def test_monochrome1_is_inverted():
 
 
 @pytest.mark.parametrize("bits", [12, 16])
-def test_more_bits_are_scaled_from_their_whole_range(bits):
+def test_bits_above_8_are_scaled_from_full_range(bits):
     top = 2**bits - 1
     row = np.array([0, top // 5, top, top], np.uint16)
     assert gray(row, bits=bits) == [0, 51, 255, 255]
@@ -138,11 +136,11 @@ def test_more_bits_are_scaled_from_their_whole_range(bits):
     assert gray(signed, bits=bits, signed=True) == [0, 51, 255, 255]
 
 
-def test_a_window_is_applied_after_the_rescaling():
+def test_window_is_applied_after_rescaling():
     row = np.array([0, 1000, 1100, 1200, 4000, 0], np.uint16)
     window = {"WindowCenter": "1100.5", "WindowWidth": "201"}
     assert gray(row, bits=12, **window) == [0, 0, 128, 255, 255, 0]
-    # 2·stored - 1000: the same window then lies elsewhere.
+    # The rescaling 2·stored - 1000 moves the values relative to the window.
     rescaled = gray(row, bits=12, RescaleSlope="2", RescaleIntercept="-1000", **window)
     assert rescaled == [0, 0, 255, 255, 255, 0]
     several = {"WindowCenter": ["1100.5", "40"], "WindowWidth": ["201", "80"]}
@@ -155,21 +153,21 @@ def test_a_window_is_applied_after_the_rescaling():
     assert sigmoid[2] == 128 and 0 < sigmoid[1] < 128 < sigmoid[3] < 255
 
 
-def test_windows_agree_with_pydicoms_own():
+def test_window_equals_pydicoms():
     import pydicom
     from pydicom.pixels import apply_windowing
 
     row = np.arange(0, 4096, 5, dtype=np.uint16)
     content = originals.dicom(row[None], bits=12, WindowCenter="2000", WindowWidth="1500")
-    theirs = apply_windowing(row[None], pydicom.dcmread(io.BytesIO(content)))[0] * (255 / 4095)
-    ours = np.asarray(decode_dicom("x.dcm", content))[0]
-    assert np.abs(ours - theirs).max() <= 0.5 + 1e-6
+    expected = apply_windowing(row[None], pydicom.dcmread(io.BytesIO(content)))[0] * (255 / 4095)
+    decoded = np.asarray(decode_dicom("x.dcm", content))[0]
+    assert np.abs(decoded - expected).max() <= 0.5 + 1e-6
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_folder_of_pictures_has_the_folders_as_classes(tmp_path, zipped):
+def test_imagefolder_uses_folders_as_classes(tmp_path, zipped):
     root = tmp_path / "pets"
-    originals.picture_folder(root)
+    originals.image_folder(root)
     (root / ".DS_Store").write_bytes(b"x")
     path = root
     if zipped:
@@ -184,13 +182,13 @@ def test_a_folder_of_pictures_has_the_folders_as_classes(tmp_path, zipped):
     assert np.array_equal(pixels(source, 1), originals.noise(21, 24, 3, seed=1))
 
 
-def test_a_flat_folder_has_no_classes(tmp_path):
-    originals.picture_folder(tmp_path / "x", classes=("all",))
+def test_flat_folder_has_no_classes(tmp_path):
+    originals.image_folder(tmp_path / "x", classes=("all",))
     source = SOURCES["imagefolder"](tmp_path / "x" / "all")
     assert source.labels is None and source.class_names == [] and len(source) == 12
 
 
-def test_unusual_pictures_are_gray_or_rgb_without_clipping(tmp_path):
+def test_unusual_modes_become_gray_or_rgb_without_clipping(tmp_path):
     ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
     Image.fromarray(ramp).save(tmp_path / "a.png")
     Image.fromarray(originals.noise(8, 8, 4)).save(tmp_path / "b.png")
@@ -201,7 +199,7 @@ def test_unusual_pictures_are_gray_or_rgb_without_clipping(tmp_path):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_npz_as_medmnist_writes_it(tmp_path, channels):
+def test_npz_reads_medmnist_files(tmp_path, channels):
     images = originals.medmnist(tmp_path / "x.npz", channels=channels)
     source = SOURCES["npz"](tmp_path / "x.npz")
     assert source.channels == channels and source.heldout.tolist() == list(range(60, 92))
@@ -209,46 +207,48 @@ def test_npz_as_medmnist_writes_it(tmp_path, channels):
     assert np.array_equal(pixels(source, 61), images[61])
 
 
-def test_fit_keeps_what_fits_bit_for_bit():
+def test_resize_keeps_fitting_image_bit_for_bit():
     image = originals.noise(32, 32, 3)
     for size in (None, 32):
-        assert np.array_equal(fit(Image.fromarray(image), size, 3), image.transpose(2, 0, 1))
+        resized = crop_and_resize(Image.fromarray(image), size, 3)
+        assert np.array_equal(resized, image.transpose(2, 0, 1))
 
 
-def test_fit_takes_the_middle_square():
+def test_resize_takes_central_square():
     wide = np.zeros((10, 30, 3), np.uint8)
     wide[:, 10:20] = 200
-    assert np.array_equal(fit(Image.fromarray(wide), 10, 3), np.full((3, 10, 10), 200))
+    resized = crop_and_resize(Image.fromarray(wide), 10, 3)
+    assert np.array_equal(resized, np.full((3, 10, 10), 200))
 
 
-def test_fit_smooths_where_it_shrinks():
-    # A fine chessboard becomes gray; without antialiasing it would stay black or white.
+def test_resize_antialiases():
+    # A fine chessboard becomes gray; without antialiasing it would remain black and white.
     board = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)
-    small = fit(Image.fromarray(board), 8, 1)
+    small = crop_and_resize(Image.fromarray(board), 8, 1)
     assert small.shape == (1, 8, 8) and np.abs(small.astype(int) - 127).max() <= 3
 
 
-def test_fit_changes_channels():
+def test_resize_converts_channels():
     image = np.zeros((4, 4, 3), np.uint8)
     image[..., 1] = 255
-    assert np.all(fit(Image.fromarray(image), None, 1) == 150)  # 0.587 · 255
-    assert fit(Image.fromarray(image[..., 1]), None, 3).shape == (3, 4, 4)
+    assert np.all(crop_and_resize(Image.fromarray(image), None, 1) == 150)  # 0.587 · 255
+    assert crop_and_resize(Image.fromarray(image[..., 1]), None, 3).shape == (3, 4, 4)
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing", originals.jpeg(originals.face(1))[:2000]])
-def test_a_bad_picture_is_named(tmp_path, content):
+def test_unreadable_image_is_named(tmp_path, content):
     (tmp_path / "broken.jpg").write_bytes(content)
     with pytest.raises(BadImage, match=r"broken\.jpg: ."):
         SOURCES["imagefolder"](tmp_path).image(0)
 
 
 @pytest.mark.parametrize("cut", [10, 400, -2000])
-def test_a_bad_dicom_is_named(cut):
+def test_unreadable_dicom_is_named(cut):
     with pytest.raises(BadImage, match=r"a\.dcm: ."):
         decode_dicom("a.dcm", originals.dicom(originals.lungs(0))[:cut])
 
 
-def test_download_goes_through_torchvision_and_only_there(tmp_path, monkeypatch):
+def test_download_uses_torchvision(tmp_path, monkeypatch):
     class Datasets:
         @staticmethod
         def MNIST(root: str, download: bool) -> None:
@@ -268,8 +268,8 @@ def test_download_goes_through_torchvision_and_only_there(tmp_path, monkeypatch)
         download(SOURCES["rsna"], tmp_path)
 
 
-@pytest.mark.skipif(not (DATA / "MNIST").exists(), reason="the real MNIST is not here")
-def test_the_real_mnist():
+@pytest.mark.skipif(not (DATA / "MNIST").exists(), reason="FEDGAN_MPI_DATA has no MNIST")
+def test_mnist_reads_original_files():
     source = SOURCES["mnist"](DATA)
     packed = (DATA / "MNIST/raw/t10k-images-idx3-ubyte.gz").read_bytes()
     assert len(source) == 70_000

@@ -1,4 +1,4 @@
-"""Brings decoded images to the size and the channels that were asked for."""
+"""Crops, resizes and converts decoded images."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from PIL import Image
 _MODES = {1: "L", 3: "RGB"}
 
 
-def fit(image: Image.Image, size: int | None, channels: int) -> NDArray[np.uint8]:
-    """uint8 (C, size, size): the middle square, resized with antialiasing (bicubic over the area
-    that a new pixel covers).
+def crop_and_resize(image: Image.Image, size: int | None, channels: int) -> NDArray[np.uint8]:
+    """Return the central square at size×size pixels, uint8 (C, size, size).
 
-    An image that has the size and the channels already, or all where size is None, comes through
-    bit for bit.
+    Resizes with bicubic interpolation and antialiasing. Keeps the size if `size` is None. An image
+    that already has the size and channels is returned bit for bit.
     """
     if size is not None and image.size != (size, size):
         width, height = image.size
