@@ -1,5 +1,7 @@
-"""Writes an extractor's file: its arrays, and what is needed to build it again. Does without torch,
-whose import alone takes half a gigabyte where it brings CUDA."""
+"""Writes the file of a feature extractor, without torch.
+
+Importing torch costs half a gigabyte of memory if it brings CUDA.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from safetensors.numpy import save
 
 from fedgan_mpi.files import write_complete
 
-ABOUT = "extractor"
+METADATA_KEY = "extractor"
 
 
 def write_arrays(
@@ -25,11 +27,12 @@ def write_arrays(
     classes: int = 0,
     accuracy: float | None = None,
 ) -> None:
-    """Complete or not at all, and byte for byte the same for the same content.
+    """Write an extractor, complete or not at all. Equal content gives equal bytes.
 
-    width: features of an image. accuracy: a classifier's, on held-out images, for the reader.
+    arrays: the state_dict. width: features per image. accuracy: of a classifier on held-out images;
+    for the reader only.
     """
-    about = {"kind": kind, "image_shape": image_shape, "width": width}
-    about |= {"classes": classes, "accuracy": accuracy}
-    # One key: safetensors writes several in an order that changes, and the file's hash with it.
-    write_complete(path, save(arrays, {ABOUT: json.dumps(about)}))
+    metadata = {"kind": kind, "image_shape": image_shape, "width": width}
+    metadata |= {"classes": classes, "accuracy": accuracy}
+    # Safetensors writes several metadata keys in random order, which would change the file's hash.
+    write_complete(path, save(arrays, {METADATA_KEY: json.dumps(metadata)}))

@@ -1,4 +1,4 @@
-"""Fréchet distance between two sets of features, from sums that ranks can add up."""
+"""Fréchet distance between two sets of features, from sums that add up over ranks."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ Array = NDArray[np.float64]
 
 
 @dataclass(kw_only=True)
-class Moments:
-    """Σ f, Σ f fᵀ and the count of features: all that the distance needs, and all that leaves a
-    rank."""
+class FeatureSums:
+    """Σ f, Σ f fᵀ and the number of feature vectors f. The distance needs nothing else."""
 
     total: Array
     """(d,)"""
@@ -22,22 +21,23 @@ class Moments:
     count: float
 
     @staticmethod
-    def zero(width: int) -> Moments:
-        return Moments(total=np.zeros(width), products=np.zeros((width, width)), count=0.0)
+    def zero(width: int) -> FeatureSums:
+        return FeatureSums(total=np.zeros(width), products=np.zeros((width, width)), count=0.0)
 
-    def add(self, features: Array) -> None:
-        """features: (N, d), float64."""
+    def accumulate(self, features: Array) -> None:
+        """Add features, (N, d), float64."""
         self.total += features.sum(0)
         self.products += features.T @ features
         self.count += len(features)
 
     def pack(self) -> Array:
-        """(d + d² + 1,): what is added over ranks."""
+        """Return all sums as one vector, (d + d² + 1,)."""
         return np.concatenate([self.total, self.products.ravel(), [self.count]])
 
     @staticmethod
-    def unpack(numbers: Array, width: int) -> Moments:
-        return Moments(
+    def unpack(numbers: Array, width: int) -> FeatureSums:
+        """Return the sums of a packed vector, with d = `width`."""
+        return FeatureSums(
             total=numbers[:width],
             products=numbers[width : width + width**2].reshape(width, width),
             count=float(numbers[width + width**2]),
@@ -49,21 +49,22 @@ class Moments:
 
     @property
     def covariance(self) -> Array:
-        """Unbiased, as in the usual FID."""
+        """The unbiased covariance, as FID uses it."""
         centred = self.products - self.count * np.outer(self.mean, self.mean)
         return centred / (self.count - 1)
 
 
-def frechet_distance(a: Moments, b: Moments) -> float:
-    """|μ_a - μ_b|² + tr(Σ_a + Σ_b - 2 (Σ_a Σ_b)^½), Heusel et al. 2017 (arXiv:1706.08500), section
-    3.
+def frechet_distance(a: FeatureSums, b: FeatureSums) -> float:
+    """Return |μ_a - μ_b|² + tr(Σ_a + Σ_b - 2 (Σ_a Σ_b)^½).
 
-    The root's trace comes from eigenvalues of the symmetric Σ_a^½ Σ_b Σ_a^½, which stay real where
-    a covariance is singular, as with fewer images than features.
+    The trace of the root comes from the eigenvalues of the symmetric matrix Σ_a^½ Σ_b Σ_a^½. They
+    stay real if a covariance is singular, for example with fewer images than features. Source:
+    Heusel et al. 2017 (arXiv:1706.08500), section 3.
     """
     values, vectors = np.linalg.eigh(a.covariance)
     root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
-    between = np.linalg.eigvalsh(root @ b.covariance @ root)
+    eigenvalues = np.linalg.eigvalsh(root @ b.covariance @ root)
     difference = a.mean - b.mean
     traces = np.trace(a.covariance) + np.trace(b.covariance)
-    return float(difference @ difference + traces - 2 * np.sqrt(np.clip(between, 0, None)).sum())
+    trace_of_root = np.sqrt(np.clip(eigenvalues, 0, None)).sum()
+    return float(difference @ difference + traces - 2 * trace_of_root)

@@ -1,5 +1,7 @@
-"""The features of the usual FID: 2,048 numbers an image from the Inception network of 2015, in
-torch-fidelity's version and with its resizing. The user brings the file; nothing is downloaded."""
+"""The features of FID: 2,048 numbers per image from the Inception network of 2015.
+
+Network and resizing are torch-fidelity's. The user supplies the weight file; nothing is downloaded.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from fedgan_mpi.evaluation.inception_file import SHA256, read_weights
 
 
 class Inception(Extractor):
-    """uint8 images of 1 or 3 channels to float32 (B, 2048); gray is repeated."""
+    """Maps uint8 images of 1 or 3 channels to float32 (B, 2048). Gray images are repeated."""
 
     kind = "inception"
     width = 2048
@@ -30,14 +32,14 @@ class Inception(Extractor):
         return features
 
     def metric(self, measure: str) -> str:
-        # The one hash there is need not be told.
+        # The name needs no hash, because only one weight file is accepted.
         return "fid_inception" if measure == "frechet" else f"{measure}_inception"
 
 
 def read_inception(path: Path, *, sha256: str = SHA256) -> Inception:
-    """Raises UserError where the file has another hash, which is looked at before it is opened.
+    """Read the network. Raises UserError, before opening the file, if its hash differs.
 
-    sha256: another than the default is for tests; values from another file are no FID.
+    sha256: only tests set it. Values of another file are not FID.
     """
     content = read_weights(path, sha256=sha256)
     try:
@@ -46,14 +48,14 @@ def read_inception(path: Path, *, sha256: str = SHA256) -> Inception:
         raise UserError(
             "evaluation.inception_weights needs torch-fidelity: `pip install torch-fidelity`"
         ) from None
-    # torch-fidelity would unpickle whatever the file holds. Give it what weights_only lets through.
-    safe = BytesIO()
+    # torch-fidelity unpickles any object, so pass it only tensors, filtered by weights_only.
+    tensors_only = BytesIO()
     try:
-        torch.save(torch.load(BytesIO(content), weights_only=True), safe)
-        safe.seek(0)
+        torch.save(torch.load(BytesIO(content), weights_only=True), tensors_only)
+        tensors_only.seek(0)
         network = FeatureExtractorInceptionV3(
-            "inception", ["2048"], feature_extractor_weights_path=safe
+            "inception", ["2048"], feature_extractor_weights_path=tensors_only
         )
     except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, AttributeError):
-        raise UserError(f"{path} does not hold the parameters of that Inception network") from None
+        raise UserError(f"{path} does not hold the parameters of FID's Inception network") from None
     return Inception(network, sha256).eval()

@@ -1,5 +1,4 @@
-"""The file of the usual FID's Inception network, read without torch: a mistake is told before the
-first round."""
+"""Verifies the weight file of FID's Inception network by its hash, without torch."""
 
 from __future__ import annotations
 
@@ -7,16 +6,16 @@ import hashlib
 from pathlib import Path
 
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.files import read_whole
+from fedgan_mpi.files import read_regular_file
 
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-"""Of weights-inception-2015-12-05-6726825d.pth, the file behind every comparable FID."""
+"""The hash of weights-inception-2015-12-05-6726825d.pth, on which comparable FIDs rely."""
 
 
 def read_weights(path: Path, *, sha256: str = SHA256) -> bytes:
-    """The file's content. Raises UserError where it cannot be read, or has another hash."""
+    """Return the file's content. Raises UserError if it is unreadable or has another hash."""
     try:
-        content = read_whole(path)
+        content = read_regular_file(path)
     except OSError as error:
         raise UserError(
             f"evaluation.inception_weights: {path} cannot be read: {error.strerror}"

@@ -1,8 +1,8 @@
-"""`neighbours RUN`: does the generator repeat training images?
+"""The command `memorization`: measures whether a generator memorizes training images.
 
-Each generated image's nearest training image, in the scores' features, is looked for on the rank
-that holds it; so is that of held-out images, which tell what is near. Only distances leave a
-device, unless the user lets images.
+Each device finds its nearest training image for every generated image, in the features of the
+scores. Distances of held-out images to the training images give the scale. Only distances leave a
+device, unless the user also releases images.
 """
 
 from __future__ import annotations
@@ -14,105 +14,111 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedgan_mpi.cli.commands import Memorization
 from fedgan_mpi.comm.link import Link
 from fedgan_mpi.data import Shard
-from fedgan_mpi.evaluation.evaluate import OpenRun, open_run, read_generator
 from fedgan_mpi.evaluation.features import Extractor
-from fedgan_mpi.evaluation.pairs import Array, nearest
-from fedgan_mpi.evaluation.scorer import BLOCK, generate
-from fedgan_mpi.files import write_complete, writing
+from fedgan_mpi.evaluation.generation import generate
+from fedgan_mpi.evaluation.open_run import OpenRun, open_run, read_generator
+from fedgan_mpi.evaluation.pairwise import Array, nearest
+from fedgan_mpi.evaluation.real_images import BLOCK
+from fedgan_mpi.files import explain_write_errors, write_complete
 from fedgan_mpi.random_streams import Purpose
 from fedgan_mpi.run.generator_file import find_generator
 from fedgan_mpi.run.image_grids import write_grid
 
-_CLOSE = 0.05  # quantile of the held-out images' distances, below which a fake is called close
+_CLOSE = 0.05  # quantile of held-out images' distances; a fake below it counts as close
+_HELDOUT_IMAGES = 1000
+
+Indices = NDArray[np.int64]
+Pixels = NDArray[np.uint8]
 
 
-def measure_memorization(link: Link, command: Memorization) -> None:
-    """Collective. Write neighbours.json and neighbours.png into the run directory, and say how many
-    generated images are nearer to a training image than real images are."""
-    run = command.run
-    opened = open_run(link, run, command.shards)
+def measure_memorization(
+    link: Link, run: Path, *, shards: Path | None = None, count: int, show_images: bool
+) -> None:
+    """Write memorization.json and memorization.png into the run directory. Collective.
+
+    Print the share of generated images that are closer to a training image than 95 % of the
+    held-out images are. shards: the directory of the shards; None: as in the run's config.toml.
+    count: generated images. show_images: let the nearest training images leave their devices, for
+    memorization.png. Raises AgreedError if a file is missing, damaged or not writable.
+    """
+    opened = open_run(link, run, shards)
     name = link.from_server(lambda: find_generator(run)).name
-    shown = read_generator(link, opened.pair, run / name)
+    generator = read_generator(link, opened.pair, run / name)
     seed, extractor = opened.config.run.seed, opened.extractors[0]
-    fakes = generate(
-        opened.pair, shown, seed=seed, count=command.count, purpose=Purpose.GRID, chunk=0
-    )
-    heldout = opened.heldout.take(np.arange(min(len(opened.heldout), 1000)))
+    fakes = generate(opened.pair, generator, seed=seed, count=count, purpose=Purpose.GRID, chunk=0)
+    heldout = opened.heldout.take(np.arange(min(len(opened.heldout), _HELDOUT_IMAGES)))
     points = _features(extractor, np.concatenate([fakes, heldout]))
 
-    devices = len(opened.real.images)
-    distances = np.zeros((devices, len(points)))
-    found: dict[int, NDArray[np.int64]] = {}
+    per_device = np.zeros((len(opened.real.images), len(points)))
+    indices: dict[int, Indices] = {}
     for device, shard in opened.real.shards.items():
-        distances[device - 1], found[device] = _nearest_in(extractor, points, shard)
-    distances = link.sum(distances.ravel()).reshape(distances.shape)
-    holder, nearest_distance = distances.argmin(0) + 1, distances.min(0)
+        per_device[device - 1], indices[device] = _nearest_in_shard(extractor, points, shard)
+    per_device = link.sum(per_device.ravel()).reshape(per_device.shape)
+    devices, distances = per_device.argmin(0) + 1, per_device.min(0)
+    originals = _collect_images(link, opened, devices[:count], indices) if show_images else None
 
-    originals = None
-    if command.show_images:
-        originals = _fetch(link, opened, holder[: command.count], found)
-
-    def tell() -> None:
-        limit = float(np.quantile(nearest_distance[command.count :], _CLOSE))
-        close = nearest_distance[: command.count] < limit
-        lines = {
+    def write_report() -> None:
+        limit = float(np.quantile(distances[count:], _CLOSE))
+        share_close = float((distances[:count] < limit).mean())
+        report = {
             "generator": name,
             "features": extractor.metric("frechet"),
-            "distance": nearest_distance[: command.count].tolist(),
-            "device": holder[: command.count].tolist(),
-            "distance_of_heldout_images": nearest_distance[command.count :].tolist(),
+            "distance": distances[:count].tolist(),
+            "device": devices[:count].tolist(),
+            "distance_of_heldout_images": distances[count:].tolist(),
             "close_below": limit,
-            "share_close": float(close.mean()),
+            "share_close": share_close,
         }
-        with writing(run):
-            write_complete(run / "neighbours.json", (json.dumps(lines) + "\n").encode())
-            _draw(run / "neighbours.png", fakes, originals)
+        with explain_write_errors(run):
+            write_complete(run / "memorization.json", (json.dumps(report) + "\n").encode())
+            _draw(run / "memorization.png", fakes, originals)
         print(
-            f"{close.mean():.0%} of {command.count} generated images are nearer to a training "
-            f"image than {1 - _CLOSE:.0%} of held-out real images are"
+            f"{share_close:.0%} of {count} generated images are closer to a training image than "
+            f"{1 - _CLOSE:.0%} of the held-out real images"
         )
-        print(run / "neighbours.png", flush=True)
+        print(run / "memorization.png", flush=True)
 
-    link.from_server(tell)
+    link.from_server(write_report)
 
 
 @torch.no_grad()
-def _features(extractor: Extractor, images: NDArray[np.uint8]) -> Array:
+def _features(extractor: Extractor, images: Pixels) -> Array:
     blocks = [images[start : start + BLOCK] for start in range(0, len(images), BLOCK)]
     features = [extractor.features(torch.from_numpy(block)).double().numpy() for block in blocks]
     return np.concatenate(features)
 
 
-def _nearest_in(
-    extractor: Extractor, points: Array, shard: Shard
-) -> tuple[Array, NDArray[np.int64]]:
-    """Of each point, the distance to the shard's nearest image, and which that is."""
-    best = np.full(len(points), np.inf)
-    which = np.zeros(len(points), np.int64)
+def _nearest_in_shard(extractor: Extractor, points: Array, shard: Shard) -> tuple[Array, Indices]:
+    """Return each point's distance to the nearest image of the shard, and that image's index."""
+    distances = np.full(len(points), np.inf)
+    indices = np.zeros(len(points), np.int64)
     for start in range(0, len(shard), BLOCK):
-        block = shard.take(np.arange(start, min(start + BLOCK, len(shard))))
-        distances, nearest_here = nearest(points, _features(extractor, block))
-        closer = distances < best
-        best[closer], which[closer] = distances[closer], nearest_here[closer] + start
-    return best, which
+        images = shard.take(np.arange(start, min(start + BLOCK, len(shard))))
+        block_distances, block_indices = nearest(points, _features(extractor, images))
+        closer = block_distances < distances
+        distances[closer] = block_distances[closer]
+        indices[closer] = block_indices[closer] + start
+    return distances, indices
 
 
-def _fetch(
-    link: Link, opened: OpenRun, holder: NDArray[np.int64], found: dict[int, NDArray[np.int64]]
-) -> NDArray[np.uint8]:
-    """Collective. The nearest images themselves, from the devices that hold them."""
-    pixels = np.zeros((len(holder), *opened.pair.image_shape))
-    for n, device in enumerate(holder):
+def _collect_images(
+    link: Link, opened: OpenRun, devices: Indices, indices: dict[int, Indices]
+) -> Pixels:
+    """Return the nearest training image of each fake, on every rank. Collective.
+
+    devices: the device of each image. indices: device -> its nearest image for each fake.
+    """
+    pixels = np.zeros((len(devices), *opened.pair.image_shape))
+    for n, device in enumerate(devices):
         if device in opened.real.shards:
-            pixels[n] = opened.real.shards[device].take(found[device][n : n + 1])[0]
+            pixels[n] = opened.real.shards[device].take(indices[device][n : n + 1])[0]
     return link.sum(pixels.ravel()).reshape(pixels.shape).astype(np.uint8)
 
 
-def _draw(path: Path, fakes: NDArray[np.uint8], originals: NDArray[np.uint8] | None) -> None:
-    """Generated images and, right of each, what it is nearest to."""
+def _draw(path: Path, fakes: Pixels, originals: Pixels | None) -> None:
+    """Draw the fakes. Place the nearest training image, if given, to the right of each."""
     images, columns = fakes, None
     if originals is not None:
         images = np.stack([fakes, originals], 1).reshape(-1, *fakes.shape[1:])

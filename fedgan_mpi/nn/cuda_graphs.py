@@ -1,8 +1,8 @@
-"""Optimizer steps recorded once and replayed: a GPU that waits for Python to launch a small
-network's many kernels is given all of a step's at once (CUDA graphs).
+"""CUDA graphs: captures each optimizer step once and replays it.
 
-Plain torch; never hears of ranks. What records is an object of its own, so that the same path can
-be followed without a GPU.
+A small network's step consists of many short kernels, and Python launches them slower than a GPU
+runs them. A replay launches all of them at once. Plain torch, without ranks. The `Recorder`
+protocol separates the bookkeeping from CUDA, so that tests run it without a GPU.
 """
 
 from __future__ import annotations
@@ -15,128 +15,130 @@ import torch
 from torch import Tensor
 
 Input = Tensor | None | tuple[Tensor | None, ...]
-Outcome = tuple[Tensor, ...]
-WARM_UPS = 3  # steps that run as they are: libraries choose their kernels in the first ones
+Outputs = tuple[Tensor, ...]
+WARM_UPS = 3  # eager runs before capture, in which libraries choose their kernels
 
 
 class Recorder(Protocol):
-    """What records and replays."""
+    """Captures steps. One recorder serves all steps of a process."""
 
     strict: bool
-    """Whether a step that cannot be recorded ends the run."""
-    given_up: bool
-    """Whether one could not be recorded: all run as they are from then on."""
+    """Whether a failed capture raises."""
+    failed: bool
+    """Whether a capture has failed. All steps run eagerly from then on."""
 
-    def warm_up(self, step: Callable[[], Outcome]) -> Outcome:
-        """Run a step as it is, where it will be recorded."""
+    def warm_up(self, step: Callable[[], Outputs]) -> Outputs:
+        """Run a step eagerly on the stream of the later capture."""
 
-    def record(self, step: Callable[[], Outcome]) -> Callable[[], Outcome]:
-        """Record a step without running it; what comes back runs it, and gives the same tensors
-        each time."""
+    def capture(self, step: Callable[[], Outputs]) -> Callable[[], Outputs]:
+        """Capture a step without running it and return its replay.
+
+        Each replay overwrites and returns the same output tensors.
+        """
 
 
-class Cuda:
-    """CUDA graphs, all of a process in one pool of memory: they run one after the other."""
+class CudaGraphs:
+    """Records CUDA graphs. All graphs of a process share one memory pool: they run in sequence."""
 
     def __init__(self, *, strict: bool) -> None:
-        self.strict, self.given_up = strict, False
+        self.strict, self.failed = strict, False
         self._pool = torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream()
 
-    def warm_up(self, step: Callable[[], Outcome]) -> Outcome:
-        # A backward pass remembers the stream it began on, and none that is recorded may begin on
-        # the one that all else runs on.
+    def warm_up(self, step: Callable[[], Outputs]) -> Outputs:
+        # Autograd runs a backward pass on the stream of its forward pass. Capture forbids the
+        # default stream, so warm-ups use the capture's stream, too.
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            outcome = step()
+            outputs = step()
         torch.cuda.current_stream().wait_stream(self._stream)
-        return outcome
+        return outputs
 
-    def record(self, step: Callable[[], Outcome]) -> Callable[[], Outcome]:
+    def capture(self, step: Callable[[], Outputs]) -> Callable[[], Outputs]:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-            outcome = step()
+            outputs = step()
 
-        def replay() -> Outcome:
+        def replay() -> Outputs:
             graph.replay()
-            return outcome
+            return outputs
 
         return replay
 
 
 def make_recorder(graphs: Literal["auto", "on", "off"], torch_device: str) -> Recorder | None:
-    """The configured way of running steps; None: as they are."""
+    """Return the recorder for `training.graphs`, or None if steps run eagerly."""
     if graphs == "off" or not torch_device.startswith("cuda"):
         return None
-    return Cuda(strict=graphs == "on")
+    return CudaGraphs(strict=graphs == "on")
 
 
 class Step:
-    """A step as a function of tensors and tuples of them, some of which may be None, recorded for
-    each of their shapes.
+    """A step on tensors, captured once per combination of input shapes.
 
-    It must do the same with every call: move what it moves in place, count in tensors, and draw
-    nothing at random. What it gives is overwritten by its next call.
+    Inputs are tensors, None, or tuples of these. The function must update state in place, keep
+    counters in tensors, and draw no random numbers. Its outputs are overwritten by the next call.
     """
 
-    def __init__(self, act: Callable[..., Outcome], recorder: Recorder | None) -> None:
-        self._act, self._recorder = act, recorder
-        self._recorded: dict[object, _Recording] = {}
+    def __init__(self, function: Callable[..., Outputs], recorder: Recorder | None) -> None:
+        self._function, self._recorder = function, recorder
+        self._captures: dict[object, _CapturedStep] = {}
 
-    def __call__(self, *inputs: Input) -> Outcome:
+    def __call__(self, *inputs: Input) -> Outputs:
         recorder = self._recorder
-        if recorder is None or recorder.given_up:
-            return self._act(*inputs)
-        shapes = tuple(None if tensor is None else tensor.shape for tensor in _each(inputs))
-        if shapes not in self._recorded:
-            self._recorded[shapes] = _Recording(self._act, inputs)
-        return self._recorded[shapes].run(recorder, inputs)
+        if recorder is None or recorder.failed:
+            return self._function(*inputs)
+        shapes = tuple(None if tensor is None else tensor.shape for tensor in _flatten(inputs))
+        if shapes not in self._captures:
+            self._captures[shapes] = _CapturedStep(self._function, inputs)
+        return self._captures[shapes].run(recorder, inputs)
 
 
-class _Recording:
-    """A step with inputs that stay where they are."""
+class _CapturedStep:
+    """A step that reads its inputs from fixed addresses, as replays require."""
 
-    def __init__(self, act: Callable[..., Outcome], like: tuple[Input, ...]) -> None:
-        self._act = act
-        self._inputs = [_like(item) for item in like]
+    def __init__(self, function: Callable[..., Outputs], inputs: tuple[Input, ...]) -> None:
+        self._function = function
+        self._inputs = [_empty_like(item) for item in inputs]
         self._runs = 0
-        self._replay: Callable[[], Outcome] | None = None
+        self._replay: Callable[[], Outputs] | None = None
 
-    def run(self, recorder: Recorder, inputs: tuple[Input, ...]) -> Outcome:
-        for place, tensor in zip(_each(self._inputs), _each(inputs), strict=True):
-            if place is not None and tensor is not None:
-                place.copy_(tensor)
+    def run(self, recorder: Recorder, inputs: tuple[Input, ...]) -> Outputs:
+        for static_input, tensor in zip(_flatten(self._inputs), _flatten(inputs), strict=True):
+            if static_input is not None and tensor is not None:
+                static_input.copy_(tensor)
         self._runs += 1
         if self._runs <= WARM_UPS:
-            return recorder.warm_up(self._step)
-        if self._replay is None and not self._record(recorder):
-            return self._step()
+            return recorder.warm_up(self._run_eagerly)
+        if self._replay is None and not self._capture(recorder):
+            return self._run_eagerly()
         assert self._replay is not None
         return self._replay()
 
-    def _step(self) -> Outcome:
-        return self._act(*self._inputs)
+    def _run_eagerly(self) -> Outputs:
+        return self._function(*self._inputs)
 
-    def _record(self, recorder: Recorder) -> bool:
+    def _capture(self, recorder: Recorder) -> bool:
+        """Capture the step; return False and warn if that fails."""
         try:
-            self._replay = recorder.record(self._step)
-        except Exception as error:  # whatever a library has against it
+            self._replay = recorder.capture(self._run_eagerly)
+        except Exception as error:  # any library in the step may refuse capture
             if recorder.strict:
                 raise
-            recorder.given_up = True
+            recorder.failed = True
             reason = " ".join(str(error).split())[:200]
             warnings.warn(f"steps run without CUDA graphs: {reason}", stacklevel=2)
             return False
         return True
 
 
-def _each(inputs: Sequence[Input]) -> list[Tensor | None]:
-    """All tensors, those of tuples too, in order."""
+def _flatten(inputs: Sequence[Input]) -> list[Tensor | None]:
+    """Return all tensors in order, including those in tuples."""
     return [tensor for item in inputs for tensor in (item if isinstance(item, tuple) else (item,))]
 
 
-def _like(item: Any) -> Any:
-    """New memory for an input, of the same shape and kind."""
+def _empty_like(item: Any) -> Any:
+    """Allocate an input of the same structure, shapes and dtypes."""
     if isinstance(item, tuple):
-        return type(item)(*map(_like, item))
+        return type(item)(*map(_empty_like, item))
     return None if item is None else torch.empty_like(item)

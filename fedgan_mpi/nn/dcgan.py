@@ -1,4 +1,8 @@
-"""DCGAN (Radford et al. 2016, arXiv:1511.06434), with classes where asked for."""
+"""DCGAN (Radford et al. 2016, arXiv:1511.06434), unconditional or class-conditional.
+
+With nz = 100 and width = 64, the pair for 64-pixel RGB images has 3,576,704 and 2,765,568
+parameters. As far as we know, these are the counts of Ren et al. 2021 (arXiv:2107.08681).
+"""
 
 from __future__ import annotations
 
@@ -9,23 +13,24 @@ from fedgan_mpi.config import NETWORK_SIZES
 
 
 class Generator(nn.Module):
-    """z (B, nz) to images (B, channels, size, size) in [-1, 1].
+    """Maps z (B, nz) to images (B, channels, size, size) in [-1, 1].
 
-    Transposed convolutions double 4×4 up to the size while their feature maps halve down to
-    `width`. With classes, their one-hot vector lengthens z.
+    Transposed convolutions double the resolution from 4×4 to `size`. Each halves the number of
+    feature maps, down to `width`. A conditional generator takes z concatenated with the one-hot
+    class.
     """
 
     def __init__(self, *, size: int, channels: int, nz: int, width: int, classes: int = 0) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        before = nz + classes
-        for step, after in enumerate(_maps(size, width)):
-            stride, padding = (1, 0) if step == 0 else (2, 1)
-            # No bias: BatchNorm would subtract it again.
-            layers += [nn.ConvTranspose2d(before, after, 4, stride, padding, bias=False)]
-            layers += [nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
-            before = after
-        layers += [nn.ConvTranspose2d(before, channels, 4, 2, 1, bias=False), nn.Tanh()]
+        inputs = nz + classes
+        for n, outputs in enumerate(_feature_maps(size, width)):
+            stride, padding = (1, 0) if n == 0 else (2, 1)
+            # BatchNorm would cancel a bias.
+            layers += [nn.ConvTranspose2d(inputs, outputs, 4, stride, padding, bias=False)]
+            layers += [nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+            inputs = outputs
+        layers += [nn.ConvTranspose2d(inputs, channels, 4, 2, 1, bias=False), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z: Tensor, classes: Tensor | None = None) -> Tensor:
@@ -35,10 +40,10 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images (B, channels, size, size) to logits (B,), the mirror image of the generator.
+    """Maps images (B, channels, size, size) to logits (B,), mirroring the generator.
 
-    With classes, the projection of the features on the class's vector is added (Miyato and Koyama
-    2018, arXiv:1802.05637).
+    A conditional discriminator adds the inner product of its features with a class embedding
+    (projection discriminator, Miyato and Koyama 2018, arXiv:1802.05637).
     """
 
     def __init__(
@@ -46,16 +51,16 @@ class Discriminator(nn.Module):
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        before = channels
-        for after in reversed(_maps(size, width)):
-            layers += [nn.Conv2d(before, after, 4, 2, 1, bias=False)]
-            if batchnorm and after != width:  # none on the layer that sees pixels
-                layers += [nn.BatchNorm2d(after)]
+        inputs = channels
+        for outputs in reversed(_feature_maps(size, width)):
+            layers += [nn.Conv2d(inputs, outputs, 4, 2, 1, bias=False)]
+            if batchnorm and outputs != width:  # DCGAN omits it in the first layer
+                layers += [nn.BatchNorm2d(outputs)]
             layers += [nn.LeakyReLU(0.2, inplace=True)]
-            before = after
+            inputs = outputs
         self.features = nn.Sequential(*layers)
-        self.last = nn.Conv2d(before, 1, 4, 1, 0, bias=False)
-        self.projection = nn.Linear(classes, before, bias=False) if classes else None
+        self.last = nn.Conv2d(inputs, 1, 4, 1, 0, bias=False)
+        self.projection = nn.Linear(classes, inputs, bias=False) if classes else None
 
     def forward(self, images: Tensor, classes: Tensor | None = None) -> Tensor:
         features = self.features(images)
@@ -65,8 +70,8 @@ class Discriminator(nn.Module):
         return logits
 
 
-def _maps(size: int, width: int) -> list[int]:
-    """Feature maps at 4×4, 8×8, … size/2: for 64 pixels 8, 4, 2 and 1 times the width."""
+def _feature_maps(size: int, width: int) -> list[int]:
+    """Return the feature maps at 4×4, 8×8, … size/2; for 64 pixels: 8, 4, 2, 1 times `width`."""
     if size not in NETWORK_SIZES:
-        raise ValueError(f"networks exist for {NETWORK_SIZES} pixels, not for {size}")
-    return [width * size // 8 // 2**step for step in range((size // 4).bit_length() - 1)]
+        raise ValueError(f"image size is {size}, but must be one of {NETWORK_SIZES}")
+    return [width * size // 8 // 2**n for n in range((size // 4).bit_length() - 1)]

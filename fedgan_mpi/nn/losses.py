@@ -1,5 +1,7 @@
-"""The two players' losses, from D's raw logits; one value for each, to be averaged over the
-batch."""
+"""GAN losses of both players as functions of D's raw logits, elementwise.
+
+The optimizer steps average them over the batch.
+"""
 
 from __future__ import annotations
 
@@ -12,43 +14,48 @@ from torch.nn.functional import relu, softplus
 
 @dataclass(frozen=True)
 class Loss:
-    """Both players' losses of each image, elementwise."""
+    """The losses of D and G. Each function maps logits (B,) to losses (B,)."""
 
     real: Callable[[Tensor], Tensor]
-    """D's loss on the logits of real images; D's loss is real + fake."""
+    """D's loss on real images. D minimizes real + fake."""
     fake: Callable[[Tensor], Tensor]
-    """D's loss on the logits of fakes."""
+    """D's loss on fakes."""
     generator: Callable[[Tensor], Tensor]
-    """G's loss on the logits of its fakes."""
+    """G's loss on its fakes."""
     has_penalty: bool = False
-    """D's loss has the gradient penalty, too."""
+    """Whether D's loss includes the gradient penalty."""
 
 
-def _minus(logits: Tensor) -> Tensor:
+def _negative(logits: Tensor) -> Tensor:
     return -logits
 
 
-def _log(logits: Tensor) -> Tensor:
-    return softplus(-logits)  # -log D
+def _negative_log_d(logits: Tensor) -> Tensor:
+    return softplus(-logits)  # -log D for D = sigmoid(logit)
 
 
-def _log_of_rest(logits: Tensor) -> Tensor:
+def _negative_log_one_minus_d(logits: Tensor) -> Tensor:
     return softplus(logits)  # -log(1 - D)
 
 
 LOSSES = {
-    # Goodfellow et al. 2014, section 3: the same fixed point as the minimax game, but gradients
-    # that do not vanish while D wins.
-    "nonsaturating": Loss(real=_log, fake=_log_of_rest, generator=_log),
-    "saturating": Loss(real=_log, fake=_log_of_rest, generator=lambda x: -softplus(x)),
-    # Mao et al. 2017, equation 9: real to 1, fake to 0, and G's fakes to 1.
+    # Goodfellow et al. 2014 (arXiv:1406.2661), end of section 3. It has the fixed point of the
+    # minimax game, but its gradient does not vanish if D rejects the fakes.
+    "nonsaturating": Loss(
+        real=_negative_log_d, fake=_negative_log_one_minus_d, generator=_negative_log_d
+    ),
+    # The minimax loss of Goodfellow et al. 2014, equation 1.
+    "saturating": Loss(
+        real=_negative_log_d, fake=_negative_log_one_minus_d, generator=lambda x: -softplus(x)
+    ),
+    # Mao et al. 2017 (arXiv:1611.04076), equation 9: targets 1 for real, 0 for fake, 1 for G.
     "lsgan": Loss(
         real=lambda x: (x - 1).square() / 2,
         fake=lambda x: x.square() / 2,
         generator=lambda x: (x - 1).square() / 2,
     ),
-    # Lim and Ye 2017; Miyato et al. 2018, equations 16 and 17.
-    "hinge": Loss(real=lambda x: relu(1 - x), fake=lambda x: relu(1 + x), generator=_minus),
-    # Gulrajani et al. 2017, algorithm 1.
-    "wgan-gp": Loss(real=_minus, fake=lambda x: x, generator=_minus, has_penalty=True),
+    # Lim and Ye 2017 (arXiv:1705.02894); Miyato et al. 2018 (arXiv:1802.05957), equations 16, 17.
+    "hinge": Loss(real=lambda x: relu(1 - x), fake=lambda x: relu(1 + x), generator=_negative),
+    # Gulrajani et al. 2017 (arXiv:1704.00028), algorithm 1.
+    "wgan-gp": Loss(real=_negative, fake=lambda x: x, generator=_negative, has_penalty=True),
 }

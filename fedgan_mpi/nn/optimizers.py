@@ -1,7 +1,7 @@
-"""Optimizers over one flat vector, with moments that are there from the start.
+"""SGD and Adam on one flat vector, with moments allocated at construction.
 
-Not torch.optim: constructing any of its optimizers imports torch's compiler, 150 MB and some
-seconds on every rank. On one vector Adam is six operations, and a checkpoint of it two arrays.
+Any optimizer of torch.optim imports torch's compiler at construction. That costs 150 MB and
+several seconds on every rank. On one vector, Adam is six operations and its checkpoint two arrays.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 
 class Optimizer:
-    """Plain gradient descent; what an optimizer offers."""
+    """Plain gradient descent, and the interface of all optimizers."""
 
     def __init__(self, parameters: nn.Parameter, lr: float) -> None:
-        """parameters: 1-D, with a gradient vector that stays where it is."""
+        """Bind a 1-D parameter and its gradient. Neither tensor may be replaced afterwards."""
         assert parameters.grad is not None
         self.vector, self.gradient, self.lr = parameters.data, parameters.grad, lr
 
@@ -24,25 +24,25 @@ class Optimizer:
         self.gradient.zero_()
 
     def step(self) -> None:
-        """Move the parameters; the gradient's memory may be overwritten."""
+        """Update the parameters in place. The gradient's memory may be overwritten."""
         self.vector.add_(self.gradient, alpha=-self.lr)
 
     def reset(self) -> None:
-        """Forget all moments."""
+        """Set all moments and the step count to zero."""
 
     def set_steps(self, steps: int) -> None:
-        """Say how many steps the moments sum up."""
+        """Set the number of steps that the moments have accumulated."""
 
     def state(self) -> dict[str, Any]:
-        """The moments, without copies."""
+        """Return the moments, not copied."""
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Overwrite the moments with what `state` gave."""
+        """Overwrite the moments with a result of `state`."""
 
 
 class Adam(Optimizer):
-    """Kingma and Ba 2015 (arXiv:1412.6980), algorithm 1, with torch's epsilon."""
+    """Adam (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1), with torch's epsilon of 1e-8."""
 
     def __init__(
         self,
@@ -51,12 +51,15 @@ class Adam(Optimizer):
         betas: tuple[float, float],
         moments: Tensor | None = None,
     ) -> None:
-        """moments: where the first and second moments live, 2·len(parameters); None: new zeros."""
+        """Bind a 1-D parameter and its moments.
+
+        moments: storage of the first and second moments, 2·len(parameters); None allocates zeros.
+        """
         super().__init__(parameters, lr)
         self.betas = betas
         device = self.vector.device
         self.steps = torch.zeros((), dtype=torch.float64, device=device)
-        """A tensor, as a step that is recorded and replayed must count, too."""
+        """The step count. A tensor, so that it also advances in replays of a CUDA graph."""
         if moments is None:
             moments = torch.zeros(2 * len(self.vector), dtype=self.vector.dtype, device=device)
         self.first, self.second = moments.split(len(self.vector))
@@ -64,12 +67,13 @@ class Adam(Optimizer):
     def step(self) -> None:
         beta1, beta2 = self.betas
         self.steps += 1
-        rest1, rest2 = 1 - beta1**self.steps, (1 - beta2**self.steps).sqrt()
+        bias_correction1 = 1 - beta1**self.steps
+        bias_correction2_sqrt = (1 - beta2**self.steps).sqrt()
         self.first.lerp_(self.gradient, 1 - beta1)
         self.second.mul_(beta2).addcmul_(self.gradient, self.gradient, value=1 - beta2)
-        # The gradient has served: its memory takes the denominator.
+        # The gradient is no longer needed: reuse its memory for the denominator.
         denominator = torch.sqrt(self.second, out=self.gradient)
-        denominator.mul_(rest1 / rest2).add_(1e-8 * rest1)
+        denominator.mul_(bias_correction1 / bias_correction2_sqrt).add_(1e-8 * bias_correction1)
         self.vector.addcdiv_(self.first, denominator, value=-self.lr)
 
     def reset(self) -> None:
@@ -97,7 +101,7 @@ def make_optimizer(
     betas: tuple[float, float],
     moments: Tensor | None = None,
 ) -> Optimizer:
-    """The configured optimizer of one network's flat parameters."""
+    """Return an optimizer of one network's flat parameters. SGD ignores betas and moments."""
     if kind == "sgd":
         return Optimizer(parameters, lr)
     return Adam(parameters, lr, betas, moments)

@@ -1,50 +1,41 @@
-"""How a pair of networks is computed: number types on the inside, and the order in memory. Plain
-torch."""
+"""Autocast and memory format of a network, in plain torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 
-@dataclass(frozen=True, kw_only=True)
-class Compute:
-    """`training`'s options of that name."""
+def prepare_network(
+    network: nn.Module,
+    *,
+    autocast: Literal["off", "bfloat16"] = "off",
+    memory_format: Literal["contiguous", "channels_last"] = "contiguous",
+) -> None:
+    """Set a network's memory format and autocast, in place.
 
-    autocast: Literal["off", "bfloat16"] = "off"
-    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    Call it after the network is on its device, and before its parameters become views of a flat
+    vector. With autocast, only layers inside the network compute in bfloat16. Inputs, outputs,
+    parameters, gradients and losses keep their type. Evaluation mode ignores autocast, so
+    scored images equal the exported generator's.
+    """
+    if memory_format == "channels_last":
+        # This converts the kernels; a convolution's output takes their format.
+        network.to(memory_format=torch.channels_last)
+    if autocast == "bfloat16":
+        forward: Callable[..., Tensor] = network.forward
+        device_type = next(network.parameters()).device.type
 
-    def prepare(self, network: nn.Module) -> None:
-        """Lay and wrap a network that is already where it will compute; before it is packed.
+        def autocast_forward(*inputs: Tensor) -> Tensor:
+            if not network.training:
+                return forward(*inputs)
+            # A cache of rounded parameters saves nothing, because each pass uses them once. A
+            # captured CUDA graph must round them in every replay.
+            with torch.autocast(device_type, torch.bfloat16, cache_enabled=False):
+                output = forward(*inputs)
+            return output.to(inputs[0].dtype)
 
-        Parameters and what comes in and out keep their type, and so do losses, gradients and
-        optimizers. In evaluation mode a network computes as ever: what is scored is what is
-        exported.
-        """
-        if self.memory_format == "channels_last":
-            # Its kernels, which a convolution's output follows.
-            network.to(memory_format=torch.channels_last)
-        if self.autocast == "bfloat16":
-            forward: Callable[..., Tensor] = network.forward
-            device_type = next(network.parameters()).device.type
-
-            def in_bfloat16(*inputs: Tensor) -> Tensor:
-                if not network.training:
-                    return forward(*inputs)
-                # A cache of rounded parameters serves nothing: each is used once a pass. And a
-                # recorded step must round them anew.
-                with torch.autocast(device_type, torch.bfloat16, cache_enabled=False):
-                    output = forward(*inputs)
-                return output.to(inputs[0].dtype)
-
-            network.forward = in_bfloat16
-
-
-def use_tf32(allowed: bool) -> None:
-    """Whether an NVIDIA GPU's tensor cores may round the factors of float32 products to 10 bits."""
-    torch.backends.cuda.matmul.allow_tf32 = allowed
-    torch.backends.cudnn.allow_tf32 = allowed
+        network.forward = autocast_forward

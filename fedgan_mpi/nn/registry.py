@@ -1,5 +1,4 @@
-"""Builds the configured pair of networks. Plain torch; never hears of ranks, shards or
-configuration files."""
+"""Builds and initializes the configured pair of networks, in plain torch."""
 
 from __future__ import annotations
 
@@ -17,10 +16,11 @@ from fedgan_mpi.nn import dcgan, sngan
 def build(
     model: ModelConfig, image_shape: tuple[int, int, int], classes: int = 0
 ) -> tuple[nn.Module, nn.Module]:
-    """The configured pair (G, D) for images of a shape (C, H, W), H = W. classes: 0 where
-    unconditional."""
+    """Return the configured (G, D) for square images of shape (C, H, W).
+
+    classes: number of classes; 0 for unconditional networks.
+    """
     channels, size, _ = image_shape
-    small = size == 16
     width = default_width(model, size)
     G = build_generator(
         architecture=model.architecture,
@@ -32,41 +32,41 @@ def build(
     )
     if model.architecture == "sngan":
         return G, sngan.Discriminator(size=size, channels=channels, width=width, classes=classes)
-    norm = model.discriminator_norm or ("none" if small else "batch")
-    batchnorm = norm == "batch"
+    norm = model.discriminator_norm or ("none" if size == 16 else "batch")
     return G, dcgan.Discriminator(
-        size=size, channels=channels, width=width, batchnorm=batchnorm, classes=classes
+        size=size, channels=channels, width=width, batchnorm=norm == "batch", classes=classes
     )
 
 
 def build_generator(
     *, architecture: str, size: int, channels: int, nz: int, width: int, classes: int
 ) -> nn.Module:
-    """A generator by what its exported description says of it."""
+    """Return a generator built from the keys of its generator.json. Raises KeyError for an unknown
+    architecture."""
     make = {"dcgan": dcgan.Generator, "sngan": sngan.Generator}[architecture]
     return make(size=size, channels=channels, nz=nz, width=width, classes=classes)
 
 
 def default_width(model: ModelConfig, size: int) -> int:
-    """`model.width`, with None resolved."""
+    """Return `model.width`, or the default for this image size if it is None."""
     return model.width or (32 if size == 16 else 64)
 
 
 def initialize(
     network: nn.Module, kind: Literal["fan_in", "dcgan"], stream: torch.Generator
 ) -> None:
-    """Draw a network's start from a stream.
+    """Draw a network's initial parameters from `stream`, in place.
 
-    fan_in: torch's own for convolutions, uniform with a variance of 1/(3 · fan-in). dcgan: N(0,
-    0.02) for convolutions and N(1, 0.02) for BatchNorm's scales (Radford et al. 2016), which suits
-    wide networks: next to the pixels of narrow ones it is so small that nothing is learned for some
-    hundred rounds.
+    fan_in: torch's default for convolutions, uniform with variance 1/(3 · fan-in). dcgan: N(0,
+    0.02) for convolutions and N(1, 0.02) for BatchNorm scales (Radford et al. 2016). The latter
+    suits wide networks. In narrow ones it makes activations so small that training stagnates for
+    some hundred rounds.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            # Where the norm is controlled, `weight` is computed from the one that is trained.
-            controlled = getattr(module, "parametrizations", None)
-            weight = controlled.weight.original if controlled else module.weight
+            # With spectral normalization, `weight` is computed from the trained parameter.
+            parametrizations = getattr(module, "parametrizations", None)
+            weight = parametrizations.weight.original if parametrizations else module.weight
             if kind == "dcgan":
                 nn.init.normal_(weight, 0.0, 0.02, generator=stream)
             else:
@@ -78,7 +78,7 @@ def initialize(
             nn.init.zeros_(module.bias)
             if kind == "dcgan":
                 nn.init.normal_(module.weight, 1.0, 0.02, generator=stream)
-    # The singular vectors of spectral normalization, which torch draws from its global stream.
+    # Torch drew the singular vectors of spectral normalization from its global stream.
     for name, buffer in network.named_buffers():
         if name.endswith((".0._u", ".0._v")):
             nn.init.normal_(buffer, generator=stream)

@@ -1,5 +1,8 @@
-"""The residual pair of SNGAN (Miyato et al. 2018, arXiv:1802.05957, tables 4 and 5), with spectral
-normalization in D, and with classes where asked for."""
+"""The residual networks of SNGAN (Miyato et al. 2018, arXiv:1802.05957, tables 4 and 5).
+
+The discriminator uses spectral normalization. Both networks are unconditional or
+class-conditional.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,19 @@ from torch.nn.functional import avg_pool2d, interpolate, relu
 
 
 class Generator(nn.Module):
-    """z (B, nz) to images (B, channels, size, size) in [-1, 1]; classes lengthen z."""
+    """Maps z (B, nz) to images (B, channels, size, size) in [-1, 1].
+
+    A conditional generator takes z concatenated with the one-hot class.
+    """
 
     def __init__(self, *, size: int, channels: int, nz: int, width: int, classes: int = 0) -> None:
         super().__init__()
-        # Table 4: always 256 = 4 · width feature maps; table 5: 1024 down to 64 = width.
+        # 32 pixels, table 4: 256 = 4 · width maps throughout. 64 pixels, table 5: from 1024 down to
+        # 64 = width.
         maps = [4 * width] * 4 if size == 32 else [16 * width, 8 * width, 4 * width, 2 * width]
         maps += [] if size == 32 else [width]
         self.first = nn.Linear(nz + classes, 16 * maps[0])
-        blocks = [_GeneratorBlock(*pair) for pair in pairwise(maps)]
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks = nn.Sequential(*(_GeneratorBlock(*channels) for channels in pairwise(maps)))
         self.norm = nn.BatchNorm2d(maps[-1])
         self.last = nn.Conv2d(maps[-1], channels, 3, padding=1)
 
@@ -33,25 +39,30 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images (B, channels, size, size) to logits (B,), every layer of spectral norm 1.
+    """Maps images (B, channels, size, size) to logits (B,); each layer has spectral norm 1.
 
-    With classes, the projection of the features on the class's vector is added (Miyato and Koyama
-    2018, arXiv:1802.05637).
+    A conditional discriminator adds the inner product of its features with a class embedding
+    (projection discriminator, Miyato and Koyama 2018, arXiv:1802.05637).
     """
 
     def __init__(self, *, size: int, channels: int, width: int, classes: int = 0) -> None:
         super().__init__()
-        # Table 4: always 128 = 2 · width, two halvings; table 5: 64 = width up to 1024.
-        maps = [2 * width] * 4 if size == 32 else [width * 2**step for step in range(5)]
-        halves = [True, True, False, False] if size == 32 else [True] * 5
-        before = [channels, *maps]
-        blocks = [
-            _DiscriminatorBlock(*pair, halve=halve, sees_pixels=step == 0)
-            for step, (*pair, halve) in enumerate(zip(before, maps, halves, strict=False))
-        ]
-        self.blocks = nn.Sequential(*blocks)
-        self.last = _spectral(nn.Linear(maps[-1], 1))
-        self.projection = _spectral(nn.Linear(classes, maps[-1], bias=False)) if classes else None
+        # 32 pixels, table 4: 128 = 2 · width maps throughout, two blocks downsample. 64 pixels,
+        # table 5: from 64 = width up to 1024, all blocks downsample.
+        maps = [2 * width] * 4 if size == 32 else [width * 2**n for n in range(5)]
+        downsamples = [True, True, False, False] if size == 32 else [True] * 5
+        self.blocks = nn.Sequential(
+            *(
+                _DiscriminatorBlock(inputs, outputs, downsample=downsample, is_first=n == 0)
+                for n, (inputs, outputs, downsample) in enumerate(
+                    zip([channels, *maps[:-1]], maps, downsamples, strict=True)
+                )
+            )
+        )
+        self.last = _spectral_norm(nn.Linear(maps[-1], 1))
+        self.projection = (
+            _spectral_norm(nn.Linear(classes, maps[-1], bias=False)) if classes else None
+        )
 
     def forward(self, images: Tensor, classes: Tensor | None = None) -> Tensor:
         features = relu(self.blocks(images)).sum((2, 3))
@@ -62,41 +73,46 @@ class Discriminator(nn.Module):
 
 
 class _GeneratorBlock(nn.Module):
-    """Doubles height and width; the shortcut is a 1×1 convolution."""
+    """A residual block that doubles height and width, with a 1×1 convolution as shortcut."""
 
-    def __init__(self, before: int, after: int) -> None:
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.BatchNorm2d(before), nn.BatchNorm2d(after)
-        # No bias before BatchNorm, which would subtract it again.
-        self.conv1 = nn.Conv2d(before, after, 3, padding=1, bias=False)
-        self.conv2 = nn.Conv2d(after, after, 3, padding=1)
-        self.shortcut = nn.Conv2d(before, after, 1)
+        self.norm1, self.norm2 = nn.BatchNorm2d(inputs), nn.BatchNorm2d(outputs)
+        # BatchNorm would cancel a bias of the first convolution.
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.conv1(interpolate(relu(self.norm1(x)), scale_factor=2))
         hidden = self.conv2(relu(self.norm2(hidden)))
-        # A 1×1 convolution and copying pixels commute; before it there are a quarter of them.
+        # A 1×1 convolution commutes with nearest-neighbour upsampling; before it, it costs a
+        # quarter.
         return hidden + interpolate(self.shortcut(x), scale_factor=2)
 
 
 class _DiscriminatorBlock(nn.Module):
-    def __init__(self, before: int, after: int, *, halve: bool, sees_pixels: bool) -> None:
+    """A residual block. It optionally halves height and width by average pooling."""
+
+    def __init__(self, inputs: int, outputs: int, *, downsample: bool, is_first: bool) -> None:
         super().__init__()
-        self.halve: Callable[[Tensor], Tensor] = _halve if halve else nn.Identity()
-        self.activate: Callable[[Tensor], Tensor] = nn.Identity() if sees_pixels else relu
-        self.conv1 = _spectral(nn.Conv2d(before, after, 3, padding=1))
-        self.conv2 = _spectral(nn.Conv2d(after, after, 3, padding=1))
-        straight = before == after and not halve
-        self.shortcut = nn.Identity() if straight else _spectral(nn.Conv2d(before, after, 1))
+        self.pool: Callable[[Tensor], Tensor] = _average_pool if downsample else nn.Identity()
+        self.activate: Callable[[Tensor], Tensor] = nn.Identity() if is_first else relu
+        self.conv1 = _spectral_norm(nn.Conv2d(inputs, outputs, 3, padding=1))
+        self.conv2 = _spectral_norm(nn.Conv2d(outputs, outputs, 3, padding=1))
+        is_identity = inputs == outputs and not downsample
+        self.shortcut = (
+            nn.Identity() if is_identity else _spectral_norm(nn.Conv2d(inputs, outputs, 1))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.conv2(relu(self.conv1(self.activate(x))))
-        return self.halve(hidden) + self.shortcut(self.halve(x))
+        return self.pool(hidden) + self.shortcut(self.pool(x))
 
 
-def _halve(x: Tensor) -> Tensor:
+def _average_pool(x: Tensor) -> Tensor:
     return avg_pool2d(x, 2)
 
 
-def _spectral(layer: nn.Module) -> nn.Module:
+def _spectral_norm(layer: nn.Module) -> nn.Module:
     return nn.utils.parametrizations.spectral_norm(layer)

@@ -1,4 +1,7 @@
-"""One optimizer step of either player, or of both. Plain torch; never hears of ranks."""
+"""Optimizer steps of the discriminator, the generator, or both, in plain torch.
+
+Losses are returned as detached scalars, evaluated before the update.
+"""
 
 from __future__ import annotations
 
@@ -14,36 +17,39 @@ from fedgan_mpi.nn.optimizers import Optimizer
 
 
 class Batch(NamedTuple):
-    """Images or noise, and what class each is of."""
+    """Images or noise, with their classes."""
 
     data: Tensor
     """Images (B, C, H, W) in [-1, 1], or noise (B, nz)."""
     classes: Tensor | None = None
-    """One-hot (B, classes); None where the networks are unconditional."""
+    """One-hot (B, classes); None for unconditional networks."""
 
     def through(self, network: nn.Module) -> Tensor:
-        """What the network makes of it: G images, D logits (B,)."""
+        """Return the network's output: images (B, C, H, W) of G, logits (B,) of D."""
         output: Tensor = network(self.data) if self.classes is None else network(*self)
         return output
 
 
 class Penalty(NamedTuple):
-    """Gradient penalty of Gulrajani et al. 2017 (arXiv:1704.00028), algorithm 1."""
+    """Gradient penalty (Gulrajani et al. 2017, arXiv:1704.00028, algorithm 1)."""
 
     weight: float
     """λ."""
-    mix: Tensor
-    """ε (B, 1, 1, 1) from U(0, 1): where between a real image and a fake the slope is looked at."""
+    eps: Tensor
+    """ε (B, 1, 1, 1) from U(0, 1): the interpolation weight of each real image."""
 
-    def of(self, D: nn.Module, real: Batch, fake: Batch) -> Tensor:
-        """λ · mean (‖∇D‖ - 1)². With a class each, an image between two has the real one's."""
+    def loss(self, D: nn.Module, real: Batch, fake: Batch) -> Tensor:
+        """Return λ · mean (‖∇D‖ - 1)² at interpolates of real and fake images.
+
+        Conditional networks get the real image's class.
+        """
         count = min(len(real.data), len(fake.data))
-        mix = self.mix[:count]
-        between = mix * real.data[:count] + (1 - mix) * fake.data[:count]
+        eps = self.eps[:count]
+        interpolates = eps * real.data[:count] + (1 - eps) * fake.data[:count]
         classes = None if real.classes is None else real.classes[:count]
-        logits = Batch(between.requires_grad_(), classes).through(D)
-        (slope,) = torch.autograd.grad(logits.sum(), between, create_graph=True)
-        return self.weight * (slope.flatten(1).norm(dim=1) - 1).square().mean()
+        logits = Batch(interpolates.requires_grad_(), classes).through(D)
+        (input_gradients,) = torch.autograd.grad(logits.sum(), interpolates, create_graph=True)
+        return self.weight * (input_gradients.flatten(1).norm(dim=1) - 1).square().mean()
 
 
 def discriminator_step(
@@ -54,19 +60,21 @@ def discriminator_step(
     fake: Batch,
     penalty: Penalty | None = None,
 ) -> Tensor:
-    """Move D's parameters by one step; gives D's loss before it, a scalar.
+    """Take one optimizer step of D and return its loss.
 
-    Source: Ren et al. 2021, the devices' step, and every other algorithm's.
+    Source: the local step of Ren et al. 2021 (arXiv:2107.08681); all other algorithms share it.
     """
     value = discriminator_real_half(D, loss, optimizer, real)
     return value + discriminator_fake_half(D, loss, optimizer, real, fake, penalty)
 
 
 def discriminator_real_half(D: nn.Module, loss: Loss, optimizer: Optimizer, real: Batch) -> Tensor:
-    """The part of a step that needs no fakes: D's gradient is then that of real images alone. Gives
-    its part of the loss."""
+    """Compute the gradient of D's loss on real images, the first half of a step.
+
+    Overwrite D's gradient; leave its parameters. Return the loss on real images.
+    """
     optimizer.zero_gradient()
-    return _add_gradient(loss.real(real.through(D)).mean())
+    return _backward(loss.real(real.through(D)).mean())
 
 
 def discriminator_fake_half(
@@ -77,8 +85,8 @@ def discriminator_fake_half(
     fake: Batch,
     penalty: Penalty | None = None,
 ) -> Tensor:
-    """The rest of the step that `discriminator_half_step` began."""
-    value = _fake_gradient(D, loss, real, fake, penalty)
+    """Complete a step after `discriminator_real_half`; return the loss on fakes plus penalty."""
+    value = _add_fake_gradient(D, loss, real, fake, penalty)
     optimizer.step()
     return value
 
@@ -86,17 +94,17 @@ def discriminator_fake_half(
 def generator_step(
     G: nn.Module, D: nn.Module, loss: Loss, optimizer: Optimizer, z: Batch
 ) -> Tensor:
-    """Move G's parameters by one step against a fixed D; gives G's loss before it, a scalar.
+    """Take one optimizer step of G against a fixed D and return G's loss.
 
-    Source: Ren et al. 2021, the server's step. D's parameters get no gradient.
+    This does not change D's gradient. Source: the server's step of Ren et al. 2021.
     """
     return generator_step_on(Batch(z.through(G), z.classes), D, loss, optimizer)
 
 
 def generator_step_on(fake: Batch, D: nn.Module, loss: Loss, optimizer: Optimizer) -> Tensor:
-    """The rest of a step whose fakes there are, with the graph through G that made them."""
+    """Take one optimizer step of G on fakes that still carry their graph through G."""
     optimizer.zero_gradient()
-    value = _generator_gradient(D, loss, fake)
+    value = _add_generator_gradient(D, loss, fake)
     optimizer.step()
     return value
 
@@ -111,26 +119,27 @@ def simultaneous_step(
     z: Batch,
     penalty: Penalty | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Move both players by one step, each by its gradient where both stood before, over the same
-    fakes; gives D's loss and G's.
+    """Take one step of both networks from the same point; return the losses of D and G.
 
-    Source: Rasouli et al. 2020 (arXiv:2006.07228), algorithm 1.
+    Both gradients use the same fakes and the parameters before the step. Source: Rasouli et al.
+    2020 (arXiv:2006.07228), algorithm 1.
     """
     optimizer_d.zero_gradient()
     optimizer_g.zero_gradient()
     fake = Batch(z.through(G), z.classes)
-    d_loss = _add_gradient(loss.real(real.through(D)).mean())
-    d_loss += _fake_gradient(D, loss, real, Batch(fake.data.detach(), z.classes), penalty)
-    g_loss = _generator_gradient(D, loss, fake)
+    d_loss = _backward(loss.real(real.through(D)).mean())
+    d_loss += _add_fake_gradient(D, loss, real, Batch(fake.data.detach(), z.classes), penalty)
+    g_loss = _add_generator_gradient(D, loss, fake)
     optimizer_d.step()
     optimizer_g.step()
     return d_loss, g_loss
 
 
 def feedback(D: nn.Module, loss: Loss, fake: Batch) -> tuple[Tensor, Tensor]:
-    """(G's mean loss on fakes, its gradient with respect to them, (B, C, H, W)), D unmoved.
+    """Return G's mean loss on fakes and its gradient with respect to them, (B, C, H, W).
 
-    Source: Hardy et al. 2019 (arXiv:1811.03850), a worker's error feedback F_n.
+    Leave D and its gradient unchanged. Source: the error feedback F_n of Hardy et al. 2019
+    (arXiv:1811.03850).
     """
     images = fake.data.detach().requires_grad_()
     with _frozen(D):
@@ -140,10 +149,10 @@ def feedback(D: nn.Module, loss: Loss, fake: Batch) -> tuple[Tensor, Tensor]:
 
 
 def logits_and_input_gradients(D: nn.Module, fake: Batch) -> tuple[Tensor, Tensor]:
-    """(logits (B,), each logit's gradient with respect to its own image, (B, C, H, W)).
+    """Return D's logits (B,) and the gradient of each logit with respect to its image (B, C, H, W).
 
-    D runs in evaluation mode, where BatchNorm does not let one image's logit depend on another.
-    Source: Zhang et al. 2021 (arXiv:2102.04655), what a site returns.
+    D runs in evaluation mode, so that BatchNorm does not couple the images of a batch. Source: a
+    site's answer in Zhang et al. 2021 (arXiv:2102.04655).
     """
     images = fake.data.detach().requires_grad_()
     training = D.training
@@ -155,32 +164,33 @@ def logits_and_input_gradients(D: nn.Module, fake: Batch) -> tuple[Tensor, Tenso
     return logits.detach(), input_gradients
 
 
-def _add_gradient(value: Tensor) -> Tensor:
+def _backward(value: Tensor) -> Tensor:
     value.backward()
     return value.detach()
 
 
-def _fake_gradient(
+def _add_fake_gradient(
     D: nn.Module, loss: Loss, real: Batch, fake: Batch, penalty: Penalty | None
 ) -> Tensor:
-    """Add to D's gradient what fakes and the penalty say; gives their part of the loss."""
-    # Real and fake images pass separately: each batch has its own BatchNorm statistics.
-    value = _add_gradient(loss.fake(fake.through(D)).mean())
+    """Add the gradient of the loss on fakes plus penalty to D's gradient; return that loss."""
+    # Real and fake images pass separately, because each batch has its own BatchNorm statistics.
+    value = _backward(loss.fake(fake.through(D)).mean())
     if penalty is not None:
-        value += _add_gradient(penalty.of(D, real, fake))
+        value += _backward(penalty.loss(D, real, fake))
     return value
 
 
-def _generator_gradient(D: nn.Module, loss: Loss, fake: Batch) -> Tensor:
-    """Add to G's gradient through its fakes; gives its loss."""
+def _add_generator_gradient(D: nn.Module, loss: Loss, fake: Batch) -> Tensor:
+    """Add the gradient of G's loss on its fakes to G's gradient; return the loss."""
     with _frozen(D):
-        return _add_gradient(loss.generator(fake.through(D)).mean())
+        return _backward(loss.generator(fake.through(D)).mean())
 
 
 @contextmanager
 def _frozen(D: nn.Module) -> Iterator[None]:
+    """Exclude D's parameters from backpropagation."""
     D.requires_grad_(False)
     try:
         yield
-    finally:  # a step that could not be recorded is taken once more
+    finally:  # the step is repeated eagerly if its capture as a CUDA graph fails
         D.requires_grad_(True)

@@ -24,8 +24,8 @@ from toys import (
     vectors,
 )
 
-from fedgan_mpi.algorithms import ALGORITHMS
 from fedgan_mpi.algorithms.base import Sizes
+from fedgan_mpi.algorithms.registry import ALGORITHMS
 from fedgan_mpi.comm.link import AgreedError, Link
 from fedgan_mpi.data import Shard
 

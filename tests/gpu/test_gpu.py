@@ -1,4 +1,7 @@
-"""On a GPU: recorded steps, rounding, staging and images. `pytest -m gpu` where there is one."""
+"""CUDA graphs, rounding, staging and images on a GPU, on one rank.
+
+Run them with `pytest -m gpu`; they are skipped on a machine without a GPU.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from oracle_wire import ROUNDINGS
-from test_cuda_graphs import KINDS, after_some_rounds
-from test_compression import every_magnitude, there_and_back
+from graph_cases import STEP_KINDS, device_and_server, train_five_rounds
+from rounding import ROUNDINGS, all_magnitudes, round_trip
 from toys import toy_shards
 
 from fedgan_mpi.comm.compression import Wire
-from fedgan_mpi.comm.gpu_staging import PIECE, Cuda, Staging
+from fedgan_mpi.comm.gpu_staging import CHUNK_BYTES, Cuda, Staging
 from fedgan_mpi.config import Config, ModelConfig
 from fedgan_mpi.data import Batches
 from fedgan_mpi.federation.device import Device
 from fedgan_mpi.federation.device_images import Images
 from fedgan_mpi.federation.networks import build_networks
 from fedgan_mpi.federation.server import Server
-from fedgan_mpi.nn.cuda_graphs import Cuda as CudaGraphs
-from fedgan_mpi.nn.precision import use_tf32
+from fedgan_mpi.hardware.placement import use_tf32
+from fedgan_mpi.nn.cuda_graphs import CudaGraphs
 
 pytestmark = [
     pytest.mark.gpu,
@@ -31,35 +33,38 @@ pytestmark = [
 GPU = "cuda:0"
 
 
-class Counting(CudaGraphs):
-    """Counts what was recorded."""
+class CountingGraphs(CudaGraphs):
+    """Counts captures."""
 
     def __init__(self) -> None:
         super().__init__(strict=True)
-        self.recordings = 0
+        self.captures = 0
 
-    def record(self, step):
-        self.recordings += 1
-        return super().record(step)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_recorded_steps_equal_eager_ones_and_those_of_the_cpu(kind):
-    recorder = Counting()
-    on_cpu = after_some_rounds(kind, None)
-    eager = after_some_rounds(kind, None, GPU)
-    recorded = after_some_rounds(kind, recorder, GPU)
-    assert recorder.recordings >= 1
-    for losses, (device, server) in (eager, recorded):
-        assert losses == pytest.approx(on_cpu[0], rel=1e-9)
-        for name in ("vector",):
-            expected = on_cpu[1][1][name]
-            torch.testing.assert_close(server[name].cpu(), expected, rtol=1e-9, atol=1e-11)
-        assert device["moments"][0]["steps"] == on_cpu[1][0]["moments"][0]["steps"]
+    def capture(self, step):
+        self.captures += 1
+        return super().capture(step)
 
 
-def networks_after(graphs, *, architecture="dcgan", loss="nonsaturating", **training):
-    """The vector of 64-pixel networks after three rounds of two steps."""
+# ------------------------------------------------------------ CUDA graphs
+
+
+@pytest.mark.parametrize("kind", STEP_KINDS)
+def test_captured_and_eager_rounds_equal_those_of_the_cpu(kind):
+    recorder = CountingGraphs()
+    expected_losses, expected_device, expected_server = train_five_rounds(kind, None)
+    eager = train_five_rounds(kind, None, GPU)
+    captured = train_five_rounds(kind, recorder, GPU)
+    assert recorder.captures >= 1
+    for losses, device, server in (eager, captured):
+        assert losses == pytest.approx(expected_losses, rel=1e-9)
+        torch.testing.assert_close(
+            server["vector"].cpu(), expected_server["vector"], rtol=1e-9, atol=1e-11
+        )
+        assert device["moments"][0]["steps"] == expected_device["moments"][0]["steps"]
+
+
+def train_64_pixels(graphs, *, architecture="dcgan", loss="nonsaturating", **training):
+    """Return the vector of networks for 64 pixels after three rounds of three steps."""
     config = Config()
     norm = "none" if loss == "wgan-gp" and architecture == "dcgan" else None
     model = ModelConfig(architecture=architecture, width=16, discriminator_norm=norm)
@@ -90,34 +95,35 @@ def networks_after(graphs, *, architecture="dcgan", loss="nonsaturating", **trai
     ],
     ids=["dcgan", "sngan", "penalty", "channels_last", "bfloat16"],
 )
-def test_graphs_change_no_networks(options):
-    """Kernels may add up in another order from run to run; a lost step would be far more."""
-    recorded, eager = networks_after("on", **options), networks_after("off", **options)
-    again = networks_after("off", **options)
-    noise = (eager - again).abs().max().item()
-    assert (recorded - eager).abs().max().item() <= max(10 * noise, 2e-5)
+def test_graphs_change_parameters_by_rounding_only(options):
+    """Two eager runs differ by the order of sums in kernels. A missing step would differ more."""
+    captured, eager = train_64_pixels("on", **options), train_64_pixels("off", **options)
+    second_eager = train_64_pixels("off", **options)
+    rounding = (eager - second_eager).abs().max().item()
+    assert (captured - eager).abs().max().item() <= max(10 * rounding, 2e-5)
 
 
-def test_graphs_follow_what_changes_between_steps():
-    """A vector that is overwritten between steps, as by a downlink, is what the next step starts
-    from."""
-    from test_graphs import device_and_server
-
-    device, _ = device_and_server(Counting(), torch_device=GPU)
+def test_a_replay_starts_from_the_vectors_current_values():
+    """A downlink overwrites the vector between steps. Here all parameters become zero."""
+    device, _ = device_and_server(
+        CountingGraphs(), algorithm={"moments": "reset"}, torch_device=GPU
+    )
     for t in range(4):
         device.train_discriminator(t)
     phi = device.pair.flat.phi
     phi.data.zero_()
-    device.optimizer.reset()
     device.train_discriminator(5)
-    assert phi.abs().max() < 1e-2  # some steps from zero, not from where it was
+    assert phi.abs().max() < 1e-2  # two steps away from zero
+
+
+# ------------------------------------------------------------ rounding, staging, images
 
 
 @pytest.mark.parametrize("dtype", list(ROUNDINGS))
-def test_a_gpu_rounds_as_a_cpu_does(dtype):
-    numbers = every_magnitude()
-    arrived = there_and_back(Wire(dtype), numbers.to(GPU))
-    assert np.array_equal(arrived.cpu().numpy(), ROUNDINGS[dtype](numbers.numpy()))
+def test_a_gpu_rounds_like_a_cpu(dtype):
+    numbers = all_magnitudes()
+    received = round_trip(Wire(dtype), numbers.to(GPU))
+    assert np.array_equal(received.cpu().numpy(), ROUNDINGS[dtype](numbers.numpy()))
     wire, total = Wire(dtype), torch.ones(70_000, device=GPU)
     small = wire.pack(torch.full((70_000,), 2.0**-12, device=GPU), "test")
     for _ in range(2048):
@@ -126,27 +132,27 @@ def test_a_gpu_rounds_as_a_cpu_does(dtype):
 
 
 @pytest.mark.parametrize("direct", [False, True])
-def test_staging_hands_out_what_a_busy_gpu_is_still_computing(direct):
-    transport = Staging(Cuda(), direct=direct)
-    count = 5 * PIECE // 4 + 77
+def test_staging_waits_for_a_busy_gpu(direct):
+    staging = Staging(Cuda(), direct=direct)
+    count = 5 * CHUNK_BYTES // 4 + 77
     busy = torch.rand(4000, 4000, device=GPU)
-    vector, landed = torch.zeros(count, device=GPU), torch.zeros(count, device=GPU)
+    vector, received = torch.zeros(count, device=GPU), torch.zeros(count, device=GPU)
     for turn in range(3):
         for _ in range(20):
             busy = (busy @ busy).clamp_(-1, 1)
         vector.copy_(torch.arange(count, device=GPU) + turn + 0 * busy[0, 0])
         expected = torch.arange(count, dtype=torch.float32) + turn
-        pieces = [piece.cpu().clone() for piece in transport.outgoing(vector, "out")]
-        assert torch.equal(torch.cat(pieces), expected)
+        chunks = [chunk.cpu().clone() for chunk in staging.outgoing(vector, "out")]
+        assert torch.equal(torch.cat(chunks), expected)
         start = 0
-        for buffer in transport.incoming(landed, "in"):
+        for buffer in staging.incoming(received, "in"):
             buffer.copy_(expected[start : start + len(buffer)])
             start += len(buffer)
-        assert torch.equal((landed + 0).cpu(), expected)
-        assert torch.equal(transport.whole(vector, "whole", load=True).cpu(), expected)
+        assert torch.equal((received + 0).cpu(), expected)
+        assert torch.equal(staging.mpi_buffer(vector, "whole", load=True).cpu(), expected)
 
 
-def test_images_lie_in_the_gpus_memory():
+def test_images_are_resident_in_the_gpus_memory():
     shard = toy_shards([20])[1]
     images = Images(shard, torch.zeros(0, device=GPU))
     assert images.resident is not None and images.resident.is_cuda

@@ -1,4 +1,4 @@
-"""Early starts of local rounds while a rank would wait: same bits, and where their seconds count."""
+"""Early starts of local rounds: results keep their bits, seconds count in the right round."""
 
 from __future__ import annotations
 
