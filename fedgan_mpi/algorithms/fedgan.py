@@ -96,7 +96,7 @@ class FedGAN(AveragingAlgorithm):
 
 
 def local_steps(config: Config, images: Sequence[int]) -> list[int]:
-    """Return the steps of device 1, 2, … between averages; for fl_gan those of E epochs."""
+    """Return the steps of device 1, 2, … between averages; for fl_gan, the steps of E epochs."""
     algorithm, training = config.algorithm, config.training
     if algorithm.preset != "fl_gan":
         return [training.discriminator_steps] * len(images)

@@ -1,4 +1,4 @@
-"""What one rank measures in a round."""
+"""Metrics that one rank measures in a round."""
 
 from __future__ import annotations
 

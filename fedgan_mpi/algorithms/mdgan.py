@@ -131,7 +131,7 @@ class MDGAN(Algorithm):
 
 
 def swap_period(config: Config, images: Sequence[int]) -> int:
-    """Return the rounds between swaps: those of E passes over all images.
+    """Return the number of rounds between swaps, in which devices see all images E times.
 
     images: numbers of images on device 1, 2, …
     """

@@ -1,4 +1,4 @@
-"""The papers, one file each."""
+"""All algorithms by the name of `algorithm.name`."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ __all__ = ["AgreedError", "Link", "RankLost", "Uplink"]
 
 
 class Uplink(Protocol):
-    """A rank's upload and what the server makes of the sum."""
+    """A rank's upload, and the server's use of the sum."""
 
     def seal(self, into: Tensor) -> tuple[Tensor, Tensor]:
         """Collective. Finish the round's rows; return them and the vector that takes their sum."""

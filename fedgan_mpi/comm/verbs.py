@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from mpi4py import MPI
-
-if TYPE_CHECKING:
-    from fedgan_mpi.comm.communicator import Communicator
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -26,12 +23,12 @@ class RankLost(Exception):
 
 
 def verb(method: Method) -> Method:
-    """Register a method that waits for other ranks."""
+    """Register a method of `Communicator` that waits for other ranks."""
     number = len(VERBS)
     VERBS.append(method.__name__)
 
     @functools.wraps(method)
-    def registered(self: Communicator, *arguments: Any, **named: Any) -> Any:
+    def registered(self: Any, *arguments: Any, **named: Any) -> Any:
         board = self.detector.board
         outer = 0 if board is None else board.enter(number)
         for subscriber in self.subscribers:

@@ -90,7 +90,7 @@ class Device:
         steps = self.training.discriminator_steps
         self.local.enter(steps_before=t * steps)
         real = self.real_batch()
-        self.batches.drawn -= self.batches.size  # counted when the round goes on
+        self.batches.drawn -= self.batches.size  # they count when the round is finished
         (loss,) = self.steps.real_half(real)
         yield
         self.batches.drawn += self.batches.size

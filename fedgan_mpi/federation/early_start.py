@@ -1,7 +1,7 @@
 """Local rounds that start before all of their input is there.
 
-A local round is a generator function. It yields once, where it first needs data that is still to
-come. `EarlyStart` runs it up to that point; `finish` runs the rest.
+A local round is a generator function. It yields once, before it first needs data that has not
+arrived. `EarlyStart` runs it up to that point; `finish` runs the rest.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class EarlyStart(Generic[T]):
         self._waiting = local_round
 
     def finish(self, begin: Callable[[], LocalRound[T]]) -> T:
-        """Run the waiting local round to its end, or a whole one from `begin`; return its result."""
+        """Finish the waiting local round, or run a new one; return its result."""
         local_round, self._waiting = self._waiting or begin(), None
         try:
             while True:

@@ -1,4 +1,4 @@
-"""What a device keeps between its rounds: optimizer moments, and sections of the rank's vector.
+"""The state of a device between its rounds: optimizer moments, and sections of the rank's vector.
 
 Hosted devices train one after the other on the same pair of networks. A device's own sections, such
 as its discriminator or its BatchNorm statistics, are copied into the vector before its local round

@@ -45,8 +45,8 @@ class RankState:
         return sum(device.batches.drawn for device in self.devices)
 
     def is_finite(self, t: int) -> bool:
-        """Whether the networks here are finite after round t: those of the server, and those that
-        participants keep."""
+        """Whether the networks here are finite after round t: the server's networks, and networks
+        that participants keep."""
         present = self.participation.participants(t)
         held = [] if self.server is None else [self.pair.flat.vector]
         for device in self.devices:
@@ -72,8 +72,8 @@ def build_rank_state(
 ) -> RankState:
     """Collective. Build the state of this rank.
 
-    shards: of the devices hosted here. images, histograms: of device 1, 2, … on all ranks;
-    histograms count images per class and may be omitted if nothing depends on classes.
+    shards: device -> shard, for the devices hosted here. images: number of images of device 1, 2,
+    … on all ranks. histograms: their images per class; may be omitted if nothing needs classes.
     Raises AgreedError if the vectors of two ranks differ in length.
     """
     participation = Participation(

@@ -15,8 +15,8 @@ class Clip(UpdateTransform):
     """Scales the update of some parameters to at most a norm (Augenstein et al. 2020)."""
 
     def __init__(self, parameters: Tensor, norm: float, rounding_error: float) -> None:
-        """norm: C; 0 clips nothing. rounding_error: the wire's largest relative error, for which a
-        margin is left."""
+        """norm: C; 0 clips nothing. rounding_error: the wire's largest relative error; the limit is
+        lower by this margin."""
         self._parameters = parameters.detach()
         self._limit = (norm or math.inf) / (1 + rounding_error)
 

@@ -19,9 +19,9 @@ class Upload:
     share: float
     """The participant's weight in the average; a transform may change it."""
     vector: Tensor
-    """What the device sends, in the rank's vector; a transform changes it in place."""
+    """The slice of the rank's vector that is uploaded; a transform changes it in place."""
     received: Tensor
-    """What the device received, of the same length; read-only."""
+    """The received values of that slice; read-only."""
     metrics: LocalMetrics
 
 

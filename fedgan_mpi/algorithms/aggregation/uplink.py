@@ -75,7 +75,7 @@ class Uplink:
         self._round = None
 
     def restore_received(self) -> None:
-        """Fill the vector with what was received, before the next hosted device trains."""
+        """Fill the vector with the received values, before the next hosted device trains."""
         if self._keeps_received:
             self.vector.copy_(self._received)
 

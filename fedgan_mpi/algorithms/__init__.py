@@ -1,0 +1,1 @@
+"""The algorithms of the papers, one file each. Importing this package does not import torch."""
