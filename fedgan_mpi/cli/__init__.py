@@ -1,1 +1,1 @@
-"""TODO"""
+"""The commands, their flags, and the generator of SLURM scripts."""

@@ -1,28 +1,28 @@
-"""Every knob of an experiment: its meaning, type, unit and default. Knows neither MPI nor torch.
+"""All options of an experiment: meaning, type, unit and default. Imports neither MPI nor torch.
 
-The classes, one a section, are the one source of the TOML keys, the flags, their help and their
-checks; `command_line.py` reads them. A key is named `section.key`, in a file as well as on the
-command line.
+Each section is a dataclass. The dataclasses define the TOML keys, the flags, their help and their
+checks. A key is named `section.key`, in files and on the command line.
 """
 
 from __future__ import annotations
 
 from fedgan_mpi.config.algorithm import AlgorithmConfig
-from fedgan_mpi.config.experiment import Config
-from fedgan_mpi.config.link import LinkConfig
-from fedgan_mpi.config.model import NETWORK_SIZES, SNGAN_SIZES, ModelConfig
-from fedgan_mpi.config.participation import CHANNEL_POLICIES, ParticipationConfig
-from fedgan_mpi.config.run import (
+from fedgan_mpi.config.checkpoint import CheckpointConfig
+from fedgan_mpi.config.data import DataConfig
+from fedgan_mpi.config.evaluation import (
     METRICS,
-    CheckpointConfig,
-    DataConfig,
     EvaluationConfig,
     Metric,
-    RecordConfig,
-    RunConfig,
     check_metrics,
     least_samples,
 )
+from fedgan_mpi.config.experiment import Config
+from fedgan_mpi.config.link import LinkConfig
+from fedgan_mpi.config.log import LogConfig
+from fedgan_mpi.config.model import NETWORK_SIZES, SNGAN_SIZES, ModelConfig
+from fedgan_mpi.config.participation import CHANNEL_POLICIES, ParticipationConfig
+from fedgan_mpi.config.record import RecordConfig
+from fedgan_mpi.config.run import RunConfig
 from fedgan_mpi.config.training import TrainingConfig
 from fedgan_mpi.config.wireless import WirelessConfig
 
@@ -37,6 +37,7 @@ __all__ = [
     "DataConfig",
     "EvaluationConfig",
     "LinkConfig",
+    "LogConfig",
     "Metric",
     "ModelConfig",
     "ParticipationConfig",

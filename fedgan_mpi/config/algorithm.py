@@ -1,4 +1,4 @@
-"""The method and its open choices."""
+"""Options of the algorithm."""
 
 from __future__ import annotations
 
@@ -12,67 +12,76 @@ from fedgan_mpi.config.require import require
 
 @dataclass(frozen=True, kw_only=True)
 class AlgorithmConfig:
-    """The method and its open choices."""
+    """The algorithm and its own options."""
 
     name: Literal["ren", "fedgan", "mdgan", "uagan", "dp_fedavg_gan", "fegan", "centralized"] = (
         "ren"
     )
-    """How the GAN is trained: ren (devices train D, the server G), fedgan (devices train both),
-    mdgan (the server's G learns from D's that move between devices), uagan (… from all devices' D's
-    as one), dp_fedavg_gan (ren with clipped updates and noise), fegan (fedgan with shares by label
-    histogram), centralized (all shards in one process, the reference)."""
+    """Training algorithm. ren: devices train D, the server averages D and trains G. fedgan: devices
+    train both networks, the server averages both. mdgan: devices keep their D and swap them
+    after whole epochs; the server trains G with their gradients. uagan: devices keep their D; the
+    server combines their answers and trains G. dp_fedavg_gan: ren with clipped updates and noise.
+    fegan: fedgan with shares by label histogram. centralized: one process trains on all shards, as
+    a reference."""
     schedule: Literal["serial", "parallel"] = "serial"
-    """ren. serial: G trains after the devices, against the new D. parallel: meanwhile, against the
-    D they started from."""
+    """ren: order of a round. serial: the server trains G after the devices, against the new average
+    D. parallel: at the same time as the devices, against the D that they start from."""
     shares: Literal["data", "batch", "uniform"] | None = None
-    """A participant's share in the average, or of the data in uagan's mixture: by images held, by
-    batch size, or equal. None: data; uniform for fl_gan, mdgan and dp_fedavg_gan; fegan has its
-    own."""
+    """ren, fedgan, uagan: weight of a participant in the average or, for uagan, in the mixture.
+    data: number of images. batch: batch size. uniform: equal. None: uniform for the preset fl_gan,
+    else data."""
     moments: Literal["persistent", "reset", "averaged"] = "persistent"
-    """A device's optimizer moments: its own for ever, zero in every round, or averaged like the
-    networks."""
+    """Optimizer moments of a device. persistent: kept from round to round. reset: zero at the start
+    of each round. averaged: averaged with the networks."""
     batchnorm: Literal["average", "local", "recalibrate"] | None = None
-    """BatchNorm's running statistics: averaged with the networks, never sent, or averaged with the
-    variance between devices. None: average; local for dp_fedavg_gan."""
+    """ren, fedgan, dp_fedavg_gan, fegan: running statistics of BatchNorm. average: averaged with
+    the networks. local: never sent. recalibrate: averaged, plus the variance between the devices'
+    means. None: local for dp_fedavg_gan, else average."""
     preset: Literal["fl_gan", "ifl"] | None = None
-    """fedgan's fl_gan: local steps for whole epochs, plain average (Hardy et al. 2019). fegan's
-    ifl: shares by the distance between a device's real and generated images (Li et al. 2022)."""
+    """fedgan: fl_gan trains for whole epochs per round and averages uniformly (Hardy et al. 2019).
+    fegan: ifl computes shares from the distance between a device's real and generated images (Li et
+    al. 2022). None: neither."""
     local_update: Literal["simultaneous", "alternating"] = "simultaneous"
-    """fedgan, fegan: both networks step from the same point, or G against the D just moved."""
+    """fedgan, fegan: order of a local step. simultaneous: D and G step from the same parameters.
+    alternating: G steps against the updated D."""
     epochs: int = 1
-    """E, passes over a shard: between averages for fl_gan, between swaps for mdgan (0: no swap)."""
+    """fedgan with fl_gan: passes over a shard per round. mdgan: passes over a shard between swaps
+    of D; 0: no swaps."""
     fake_batches: int = 2
-    """mdgan: batches of fakes per round, k; each participant gets two of them."""
+    """mdgan: batches of generated images per round. Each participant receives two of them."""
     mode: Literal["mean", "max", "softmax", "odds"] = "odds"
-    """uagan: how D's act as one: mean of the losses, the D most easily fooled (F2U), softly so
-    (F2A), or their odds added up (UA-GAN)."""
+    """uagan: how the server combines the devices' answers to a generated image. odds: mixture of
+    their odds (UA-GAN). max: the highest answer (F2U). softmax: mean weighted towards high answers
+    (F2A). mean: mean of their losses."""
     sharpness: float = 1.0
-    """uagan, softmax: λ of the weights softmax(λ D_k). 0: mean."""
+    """uagan with mode softmax: λ of the weights softmax(λ D_k). 0: equal weights."""
     clip: float = 0.1
-    """dp_fedavg_gan: longest update of a device, C; 0: none is clipped."""
+    """dp_fedavg_gan: maximum L2 norm of a device's update, C. 0: no clipping."""
     noise: float = 0.01
-    """dp_fedavg_gan: noise multiplier z; the sum of updates gets N(0, (z C)²)."""
+    """dp_fedavg_gan: noise multiplier z. The sum of updates gets Gaussian noise of standard
+    deviation z C. 0: no noise."""
     epsilon_budget: float | None = None
-    """dp_fedavg_gan: greatest ε that the whole run may spend. None: no limit."""
+    """dp_fedavg_gan: maximum ε of the whole run; a run that would exceed it is refused. None: no
+    maximum."""
     delta: float = 1e-5
-    """dp_fedavg_gan: the δ that ε is told for."""
+    """dp_fedavg_gan: δ at which ε is computed."""
     kl_sign: Literal[-1, 1] = -1
-    """fegan: a device whose classes differ from all devices' gets a smaller share (-1), or a
-    greater one, as in its authors' code (1)."""
+    """fegan: share of a device whose label histogram differs from the global one. -1: smaller. 1:
+    larger, as in the authors' code."""
 
     @property
     def traits(self) -> AlgorithmTraits:
-        """What the chosen algorithm is."""
+        """Properties of the chosen algorithm."""
         return TRAITS[self.name]
 
     @property
     def statistics_rule(self) -> Literal["average", "local", "recalibrate"]:
-        """`batchnorm`, with None resolved."""
+        """`batchnorm` with None resolved."""
         return self.batchnorm or ("local" if self.traits.is_private else "average")
 
     @property
     def share_rule(self) -> Literal["data", "batch", "uniform"]:
-        """`shares`, with None resolved."""
+        """`shares` with None resolved."""
         return self.shares or ("uniform" if self.preset == "fl_gan" else self.traits.shares)
 
     def __post_init__(self) -> None:
@@ -81,45 +90,45 @@ class AlgorithmConfig:
         for key, names in KNOWN_BY.items():
             right = f"left out for {self.name}; it belongs to {', '.join(names)}"
             value = getattr(self, key)
-            fits = self.name in names or value == default[key]
-            require(fits, f"algorithm.{key}", value, right)
+            valid = self.name in names or value == default[key]
+            require(valid, f"algorithm.{key}", value, right)
         right = f"{traits.preset!r} or left out for {self.name}"
         require(self.preset in {None, traits.preset}, "algorithm.preset", self.preset, right)
         if self.preset == "fl_gan":
             right = "'uniform' or left out for fl_gan, a plain average"
-            fits = self.share_rule == "uniform"
-            require(fits, "algorithm.shares", self.shares, right)
-            fits = self.batchnorm != "recalibrate"
-            right = "'average' or 'local' for fl_gan, whose devices take unequally many steps"
-            require(fits, "algorithm.batchnorm", self.batchnorm, right)
-        fits = traits.averages_networks or self.moments != "averaged"
+            valid = self.share_rule == "uniform"
+            require(valid, "algorithm.shares", self.shares, right)
+            valid = self.batchnorm != "recalibrate"
+            right = "'average' or 'local' for fl_gan, whose devices take different numbers of steps"
+            require(valid, "algorithm.batchnorm", self.batchnorm, right)
+        valid = traits.averages_networks or self.moments != "averaged"
         right = f"'persistent' or 'reset' for {self.name}"
-        require(fits, "algorithm.moments", self.moments, right)
+        require(valid, "algorithm.moments", self.moments, right)
         first = 1 if self.preset == "fl_gan" else 0
         require(self.epochs >= first, "algorithm.epochs", self.epochs, f"at least {first}")
-        fits = self.epochs == 1 or self.preset == "fl_gan" or traits.preset != "fl_gan"
+        valid = self.epochs == 1 or self.preset == "fl_gan" or traits.preset != "fl_gan"
         right = "left out for fedgan without algorithm.preset 'fl_gan'"
-        require(fits, "algorithm.epochs", self.epochs, right)
+        require(valid, "algorithm.epochs", self.epochs, right)
         require(self.fake_batches >= 1, "algorithm.fake_batches", self.fake_batches, "at least 1")
-        fits = 0 <= self.sharpness < math.inf
-        require(fits, "algorithm.sharpness", self.sharpness, "at least 0 and finite")
-        fits = self.mode == "softmax" or self.sharpness == 1
+        valid = 0 <= self.sharpness < math.inf
+        require(valid, "algorithm.sharpness", self.sharpness, "at least 0 and finite")
+        valid = self.mode == "softmax" or self.sharpness == 1
         right = "left out unless algorithm.mode is 'softmax'"
-        require(fits, "algorithm.sharpness", self.sharpness, right)
+        require(valid, "algorithm.sharpness", self.sharpness, right)
         self._check_privacy()
 
     def _check_privacy(self) -> None:
-        fits = 0 <= self.clip < math.inf
-        require(fits, "algorithm.clip", self.clip, "at least 0 and finite")
+        valid = 0 <= self.clip < math.inf
+        require(valid, "algorithm.clip", self.clip, "at least 0 and finite")
         require(0 <= self.noise < math.inf, "algorithm.noise", self.noise, "at least 0 and finite")
         require(0 < self.delta < 1, "algorithm.delta", self.delta, "between 0 and 1")
         budget = self.epsilon_budget
         require(budget is None or budget > 0, "algorithm.epsilon_budget", budget, "above 0")
         if self.traits.is_private:
-            fits = self.noise == 0 or self.clip > 0
-            right = "above 0 when algorithm.noise is: noise is measured by it"
-            require(fits, "algorithm.clip", self.clip, right)
+            valid = self.noise == 0 or self.clip > 0
+            right = "above 0 if algorithm.noise is above 0, because noise scales with it"
+            require(valid, "algorithm.clip", self.clip, right)
             rule = self.statistics_rule
-            fits = rule == "local" or (rule == "average" and self.noise == 0)
-            right = "'local' for dp_fedavg_gan: running statistics would leave without noise"
-            require(fits, "algorithm.batchnorm", self.batchnorm, right)
+            valid = rule == "local" or (rule == "average" and self.noise == 0)
+            right = "'local' for dp_fedavg_gan, because running statistics are sent without noise"
+            require(valid, "algorithm.batchnorm", self.batchnorm, right)

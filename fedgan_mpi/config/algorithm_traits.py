@@ -1,5 +1,7 @@
-"""What each algorithm is, as far as configurations and records ask: an entry for each file in
-`algorithms/`. Knows neither MPI nor torch, so that mistakes are told before they are loaded.
+"""Properties of each algorithm that configurations and reports depend on.
+
+One entry per file in `algorithms/`. Imports neither MPI nor torch, so that mistakes are reported
+before slow imports.
 """
 
 from __future__ import annotations
@@ -10,31 +12,31 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class AlgorithmTraits:
-    """One algorithm. The defaults are those of the paper's own."""
+    """Properties of one algorithm. The defaults describe `ren`."""
 
     keys: tuple[str, ...] = ()
-    """Of the section [algorithm], beside `name` and `moments`; to others they must not be given."""
+    """Keys of the section [algorithm] that belong to it, besides `name` and `moments`."""
     preset: Literal["fl_gan", "ifl"] | None = None
-    """The one that it has."""
+    """The only preset that it accepts."""
     shares: Literal["data", "uniform"] = "data"
-    """A participant's share where `algorithm.shares` does not say."""
+    """Default of `algorithm.shares`."""
     has_devices: bool = True
-    """Or one process has all shards."""
+    """Whether devices train. False: one process trains on all shards."""
     averages_networks: bool = True
-    """Devices send what they trained, to be averaged: so can their moments be; what rounding took
-    can be sent with the next ones; and how far they went says whom to draw."""
+    """Whether devices send trained networks unchanged, for the average. Averaged moments, error
+    feedback and the participation policy `importance` need it."""
     devices_train_generator: bool = False
-    """Or the server does."""
+    """Whether devices train G. False: the server does."""
     devices_keep_discriminator: bool = False
-    """Or all train the same one, the server's."""
+    """Whether each device keeps its own D. False: all start a round from the server's D."""
     is_private: bool = False
-    """Updates are clipped and noised, and ε is told."""
+    """Whether updates are clipped and noised, and ε is computed."""
     needs_classes: bool = False
-    """Shards must have labels, unless a preset does without."""
+    """Whether shards need labels. No preset needs them."""
 
     @property
     def sets_generator_steps(self) -> bool:
-        """Whether it says itself how often G steps."""
+        """Whether the algorithm determines the steps on G per round."""
         return self.devices_train_generator or self.devices_keep_discriminator
 
 
@@ -70,10 +72,11 @@ TRAITS = {
     ),
     "centralized": AlgorithmTraits(has_devices=False, averages_networks=False),
 }
+"""Algorithm -> its traits."""
 
 KNOWN_BY = {
     key: [name for name, traits in TRAITS.items() if key in traits.keys]
     for traits in TRAITS.values()
     for key in traits.keys
 }
-"""Key -> the algorithms that know it."""
+"""Key -> the algorithms that it belongs to."""

@@ -1,28 +1,27 @@
-"""One experiment: all sections, and what they ask of each other."""
+"""The whole configuration, and the checks between its sections."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from fedgan_mpi.config.algorithm import AlgorithmConfig
+from fedgan_mpi.config.checkpoint import CheckpointConfig
+from fedgan_mpi.config.data import DataConfig
+from fedgan_mpi.config.evaluation import EvaluationConfig
 from fedgan_mpi.config.link import LinkConfig
+from fedgan_mpi.config.log import LogConfig
 from fedgan_mpi.config.model import ModelConfig
 from fedgan_mpi.config.participation import ParticipationConfig
+from fedgan_mpi.config.record import RecordConfig
 from fedgan_mpi.config.require import require
-from fedgan_mpi.config.run import (
-    CheckpointConfig,
-    DataConfig,
-    EvaluationConfig,
-    RecordConfig,
-    RunConfig,
-)
+from fedgan_mpi.config.run import RunConfig
 from fedgan_mpi.config.training import TrainingConfig
 from fedgan_mpi.config.wireless import WirelessConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One experiment."""
+    """Configuration of one experiment."""
 
     run: RunConfig = field(default_factory=RunConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -35,6 +34,7 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
+    log: LogConfig = field(default_factory=LogConfig)
 
     @property
     def skips_non_finite(self) -> bool:
@@ -42,89 +42,97 @@ class Config:
         return self.training.non_finite == "skip" or self.algorithm.traits.is_private
 
     def __post_init__(self) -> None:
-        name, traits = self.algorithm.name, self.algorithm.traits
-        if not traits.has_devices:
-            right = f"'all' for {name}, which has no participants"
+        if not self.algorithm.traits.has_devices:
+            right = f"'all' for {self.algorithm.name}, which has no participants"
             policy = self.participation.policy
             require(policy == "all", "participation.policy", policy, right)
         self._check_importance()
         self._check_steps()
         self._check_losses()
-        if self.link.survive:
-            right = f"left out for {name}, which has no device ranks"
-            require(traits.has_devices, "link.survive", True, right)
-            fits = not traits.is_private or self.algorithm.noise == 0
-            right = f"left out for {name}: with fewer devices ε would be another"
-            require(fits, "link.survive", True, right)
-        if self.link.route == "cuda":
-            right = "'auto' or 'cuda' when link.route is 'cuda'"
-            require(self.training.device != "cpu", "training.device", self.training.device, right)
-        self._check_wire()
-        self._check_compute()
-
-    def _check_wire(self) -> None:
-        name, traits = self.algorithm.name, self.algorithm.traits
-        wire, precision = self.link.wire_dtype, self.training.precision
-        fits = (wire == "float64") == (precision == "float64")
-        narrow = "" if precision == "float64" else ", or 'bfloat16' or 'float16'"
-        right = f"{precision!r} as training.precision is{narrow}"
-        require(fits, "link.wire_dtype", wire, right)
-        if wire == "float16":
-            right = "'bfloat16' or 'float32' for {}, which float16 has no range for"
-            fits = not traits.devices_keep_discriminator
-            what = f"{name}'s gradients of single pixels"
-            require(fits, "link.wire_dtype", wire, right.format(what))
-            fits = self.algorithm.moments != "averaged" or self.training.optimizer != "adam"
-            what = "averaged moments, squares of gradients"
-            require(fits, "link.wire_dtype", wire, right.format(what))
-            fits = not traits.is_private or self.algorithm.noise == 0
-            what = "clipped updates"
-            require(fits, "link.wire_dtype", wire, right.format(what))
-        if self.link.error_feedback:
-            fits = wire in ("bfloat16", "float16")
-            right = "'bfloat16' or 'float16' when link.error_feedback is true"
-            require(fits, "link.wire_dtype", wire, right)
-            right = f"left out for {name}, whose messages do not continue those of the round before"
-            require(traits.averages_networks, "link.error_feedback", True, right)
-
-    def _check_compute(self) -> None:
-        training = self.training
-        fits = training.autocast == "off" or training.precision == "float32"
-        right = "'off' when training.precision is 'float64'"
-        require(fits, "training.autocast", training.autocast, right)
-        fits = training.graphs != "on" or training.device != "cpu"
-        right = "'auto' or 'cuda' when training.graphs is 'on'"
-        require(fits, "training.device", training.device, right)
+        self._check_survive()
+        self._check_wire_dtype()
+        self._check_error_feedback()
+        self._check_device()
 
     def _check_importance(self) -> None:
         if self.participation.policy != "importance":
             return
-        traits = self.algorithm.traits
-        private = "whose noise would not hide who is chosen"
-        why = private if traits.is_private else "whose devices send no models"
-        right = f"another for {self.algorithm.name}, {why}"
+        name, traits = self.algorithm.name, self.algorithm.traits
+        right = f"another policy for {name}, whose devices send no networks"
+        if traits.is_private:
+            right = f"another policy for {name}, because the choice would reveal update norms"
         require(traits.averages_networks, "participation.policy", "importance", right)
-        fits = self.algorithm.preset != "ifl"
-        right = "another for ifl, whose shares are only known after training"
-        require(fits, "participation.policy", "importance", right)
+        right = "another policy for the preset ifl, whose shares are known only after training"
+        valid = self.algorithm.preset != "ifl"
+        require(valid, "participation.policy", "importance", right)
 
     def _check_steps(self) -> None:
         name, steps = self.algorithm.name, self.training.generator_steps
-        fits = steps is None or not self.algorithm.traits.sets_generator_steps
-        right = f"left out for {name}, which says itself how often G steps"
-        require(fits, "training.generator_steps", steps, right)
+        valid = steps is None or not self.algorithm.traits.sets_generator_steps
+        right = f"left out for {name}, which determines the steps on G"
+        require(valid, "training.generator_steps", steps, right)
         steps = self.training.discriminator_steps
-        fits = self.algorithm.preset != "fl_gan" or steps == 1
-        right = "left out for fl_gan, whose algorithm.epochs say how many"
-        require(fits, "training.discriminator_steps", steps, right)
+        valid = self.algorithm.preset != "fl_gan" or steps == 1
+        right = "left out for fl_gan, whose steps follow from algorithm.epochs"
+        require(valid, "training.discriminator_steps", steps, right)
 
     def _check_losses(self) -> None:
         loss, mode = self.training.loss, self.algorithm.mode
         probabilities = loss in ("nonsaturating", "saturating")
-        fits = "mode" not in self.algorithm.traits.keys or probabilities or mode in ("mean", "max")
-        right = f"'mean' or 'max' when training.loss is {loss!r}, whose D gives no probability"
-        require(fits, "algorithm.mode", mode, right)
+        valid = "mode" not in self.algorithm.traits.keys or probabilities or mode in ("mean", "max")
+        right = f"'mean' or 'max' when training.loss is {loss!r}, whose D gives no probabilities"
+        require(valid, "algorithm.mode", mode, right)
         norm = self.model.discriminator_norm
-        fits = loss != "wgan-gp" or self.model.architecture != "dcgan" or norm == "none"
-        right = "'none' for wgan-gp, whose penalty is for each image alone"
-        require(fits, "model.discriminator_norm", norm, right)
+        valid = loss != "wgan-gp" or self.model.architecture != "dcgan" or norm == "none"
+        right = "'none' for wgan-gp, whose penalty needs a D without dependence between images"
+        require(valid, "model.discriminator_norm", norm, right)
+
+    def _check_survive(self) -> None:
+        if not self.link.survive:
+            return
+        name, traits = self.algorithm.name, self.algorithm.traits
+        right = f"left out for {name}, which has no device ranks"
+        require(traits.has_devices, "link.survive", True, right)
+        valid = not traits.is_private or self.algorithm.noise == 0
+        right = f"left out for {name}, because ε depends on the number of devices"
+        require(valid, "link.survive", True, right)
+
+    def _check_wire_dtype(self) -> None:
+        algorithm, traits = self.algorithm, self.algorithm.traits
+        wire_dtype, precision = self.link.wire_dtype, self.training.precision
+        valid = (wire_dtype == "float64") == (precision == "float64")
+        right = "'float64'" if precision == "float64" else "'float32', 'bfloat16' or 'float16'"
+        right += f" when training.precision is {precision!r}"
+        require(valid, "link.wire_dtype", wire_dtype, right)
+        averages_adam = algorithm.moments == "averaged" and self.training.optimizer == "adam"
+        for quantity, is_sent in (
+            (f"{algorithm.name}'s gradients", traits.devices_keep_discriminator),
+            ("averaged moments", averages_adam),
+            ("clipped updates", traits.is_private and algorithm.noise > 0),
+        ):
+            valid = wire_dtype != "float16" or not is_sent
+            right = f"'bfloat16' or 'float32' for {quantity}, which exceed the range of float16"
+            require(valid, "link.wire_dtype", wire_dtype, right)
+
+    def _check_error_feedback(self) -> None:
+        if not self.link.error_feedback:
+            return
+        valid = self.link.wire_dtype in ("bfloat16", "float16")
+        right = "'bfloat16' or 'float16' when link.error_feedback is true"
+        require(valid, "link.wire_dtype", self.link.wire_dtype, right)
+        right = f"left out for {self.algorithm.name}, whose devices send no networks to average"
+        valid = self.algorithm.traits.averages_networks
+        require(valid, "link.error_feedback", True, right)
+
+    def _check_device(self) -> None:
+        training = self.training
+        for key, is_set in (
+            ("link.route is 'cuda'", self.link.route == "cuda"),
+            ("training.graphs is 'on'", training.graphs == "on"),
+        ):
+            valid = training.device != "cpu" or not is_set
+            right = f"'auto' or 'cuda' when {key}"
+            require(valid, "training.device", training.device, right)
+        valid = training.autocast == "off" or training.precision == "float32"
+        right = "'off' when training.precision is 'float64'"
+        require(valid, "training.autocast", training.autocast, right)

@@ -1,4 +1,4 @@
-"""How models travel between ranks."""
+"""Options of the messages between ranks."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from fedgan_mpi.config.require import require
 
 @dataclass(frozen=True, kw_only=True)
 class LinkConfig:
-    """How models travel between ranks."""
+    """Messages between the server and the device ranks."""
 
     route: Literal["auto", "host", "cuda"] = "auto"
-    """Memory that MPI reads: the GPU's own where the MPI library is CUDA-aware (cuda), or host
-    memory, by which a GPU's vectors then go piece by piece. auto: cuda where a few numbers come
-    through."""
+    """Memory from which MPI sends vectors of a GPU. cuda: GPU memory, which needs a CUDA-aware MPI
+    library. host: host memory, with the vector copied in pieces. auto: cuda if a test message at
+    the start arrives intact, else host."""
     wire_dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
-    """Type of a number on the wire, down and up. 16 bits halve the bytes: each is rounded to the
-    nearest, sums are taken in float32 device by device, and the server keeps its own as they
-    are. float64 with training.precision float64, the others with float32."""
+    """Number type of messages, down and up. bfloat16 and float16 halve the bytes: values are
+    rounded to nearest, sums are float32, and the server's own parameters are not rounded. float64
+    requires training.precision float64; the other types require float32."""
     error_feedback: bool = False
-    """With 16 bits: what rounding took is kept, by each device and by the server, and sent with the
-    next values. bfloat16 trains more slowly without it."""
+    """Add the rounding error of each 16-bit message to the sender's next one. Training with
+    bfloat16 converges more slowly without it."""
     average: Literal["reduce", "gather"] = "reduce"
-    """reduce: each rank adds up its devices, the link adds the ranks. gather: device by device in
-    order, so bitwise the same for any number of ranks with equally many threads (one, unless
-    OMP_NUM_THREADS says otherwise)."""
-    deadline: float | None = None
-    """Seconds without an exchange after which a rank counts as hanging and the job ends, with its
-    name; more than the longest local work takes. None: ranks may take as long as they like."""
+    """How the server averages. reduce: each rank sums its devices, then MPI sums over ranks.
+    gather: sum in the order of devices. With gather, results are bitwise equal for any number of
+    ranks if all use the same OMP_NUM_THREADS (default 1)."""
+    deadline: float | None = 1800.0
+    """Seconds without progress after which a rank counts as hanging. The job then ends and names
+    the rank. Must exceed the longest local computation. None, written null: no limit."""
     survive: bool = False
-    """A device rank that dies does not end the job: the others go on without its devices. For Open
-    MPI 5 under `mpirun --with-ft ulfm`."""
+    """Continue without the devices of a rank that dies. Needs Open MPI 5 and `mpirun --with-ft
+    ulfm`. False: the job ends."""
 
     def __post_init__(self) -> None:
-        fits = self.deadline is None or 0 < self.deadline < math.inf
-        require(fits, "link.deadline", self.deadline, "above 0 and finite")
+        valid = self.deadline is None or 0 < self.deadline < math.inf
+        require(valid, "link.deadline", self.deadline, "above 0 and finite")

@@ -1,4 +1,4 @@
-"""The two networks."""
+"""Options of the generator and the discriminator."""
 
 from __future__ import annotations
 
@@ -8,37 +8,38 @@ from typing import Literal
 from fedgan_mpi.config.require import require
 
 NETWORK_SIZES = (16, 32, 64, 128)
-"""Heights and widths, in pixels, that there are networks for."""
+"""Image sizes of the built-in networks, pixels."""
 SNGAN_SIZES = (32, 64)
+"""Image sizes of `sngan`, pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The two networks."""
+    """The generator G and the discriminator D."""
 
     architecture: Literal["dcgan", "sngan"] = "dcgan"
-    """The pair of networks: dcgan, or sngan (residual, spectral normalization in D; for 32 and 64
-    pixels)."""
+    """Networks. dcgan: DCGAN for 16 to 128 pixels. sngan: residual networks with spectral
+    normalization in D, for 32 and 64 pixels."""
     size: Literal[16, 32, 64, 128] | None = None
-    """Height and width of an image, pixels. None: as in the shards."""
+    """Image height and width, pixels. None: read from the shards."""
     channels: Literal[1, 3] | None = None
-    """Colour channels. None: as in the shards."""
+    """Image channels. None: read from the shards."""
     nz: int = 100
-    """Length of the latent noise z."""
+    """Length of the latent vector z."""
     width: int | None = None
-    """Feature maps of the layer next to the image, in G and in D; it doubles with every halving of
-    the size. None: 32 for 16 pixels, 64 above."""
+    """Feature maps of the layer next to the image, in G and D. The number doubles with each halving
+    of the size. None: 32 for 16 pixels, 64 for larger images."""
     discriminator_norm: Literal["batch", "none"] | None = None
-    """Normalization in dcgan's D. None: batch, as in DCGAN, but none for 16 pixels, where the few
-    thousand images of such data sets let a D with BatchNorm win after some hundred rounds."""
+    """dcgan: normalization in D. None: batch, but none for 16 pixels. On small data sets of 16
+    pixels, a D with BatchNorm overpowers G after a few hundred rounds."""
     conditional: bool = False
-    """Give both networks the class: G with its noise, D by projection. For labelled shards; the
-    classes of fakes are drawn from all devices' label histogram together."""
+    """Condition both networks on the class: G by its input, D by projection. Needs labelled shards.
+    Classes of generated images follow the label histogram of all devices."""
     ema: float = 0.99
-    """Decay of G's exponential moving average, which is then what is scored and exported. 0:
-    none."""
+    """Decay per step of the exponential moving average of G, which is scored and exported. 0: no
+    average."""
     initialization: Literal["fan_in", "dcgan"] = "fan_in"
-    """Start of the parameters: torch's own, scaled by fan-in, or DCGAN's N(0, 0.02), meant for
+    """Initial parameters. fan_in: torch's default, scaled by fan-in. dcgan: N(0, 0.02), suited to
     widths of 64 and more."""
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Who joins a round."""
+"""Options of the choice of participants."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Literal
 from fedgan_mpi.config.require import require
 
 CHANNEL_POLICIES = ("best_channel", "proportional_fair", "importance")
-"""Of participation: those that hear the cell."""
+"""Participation policies that depend on the simulated radio cell."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParticipationConfig:
-    """Who joins a round."""
+    """Participants of a round."""
 
     policy: Literal[
         "all",
@@ -25,17 +25,19 @@ class ParticipationConfig:
         "proportional_fair",
         "importance",
     ] = "all"
-    """Who takes part in a round: everyone, N drawn anew, N in turn, N so that all classes are seen
-    equally often (balanced: FeGAN; for labelled shards), the N best radio channels of the round,
-    the N best beside what they have had (proportional_fair), or N drawn by update and channel
-    (importance). The last three hear the cell of the section wireless, clock or not."""
+    """Choice of the N participants of a round. all: every device. random: drawn uniformly.
+    round_robin: in turn. balanced: so that all classes are seen equally often (FeGAN); needs
+    labelled shards. best_channel: highest rates in the round. proportional_fair: highest ratio of
+    rate to the device's past average. importance: drawn by the size of the last update and the
+    rate. The last three use the cell of the section wireless, also if wireless.on is false."""
     count: int | None = None
-    """Participants of a round, N; it or fraction is needed unless everyone takes part."""
+    """Participants per round, N. None: set by fraction; all devices for the policy all."""
     fraction: float | None = None
-    """The same as a share of the devices, rounded to the nearest number, at least 1."""
+    """N as a fraction of the devices, rounded to the nearest integer, at least 1. None: set by
+    count."""
 
     def participants(self, devices: int) -> int:
-        """N, of so many devices."""
+        """Return N for a number of devices."""
         if self.fraction is not None:
             return max(1, math.floor(self.fraction * devices + 0.5))
         return devices if self.count is None else self.count
@@ -47,8 +49,8 @@ class ParticipationConfig:
                 value = getattr(self, key)
                 require(value is None, f"participation.{key}", value, right)
         if self.fraction is not None:
-            fits = 0 < self.fraction <= 1
-            require(fits, "participation.fraction", self.fraction, "above 0 and at most 1")
+            valid = 0 < self.fraction <= 1
+            require(valid, "participation.fraction", self.fraction, "above 0 and at most 1")
             right = "left out when participation.fraction is given"
             require(self.count is None, "participation.count", self.count, right)
         elif self.policy != "all":

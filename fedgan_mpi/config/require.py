@@ -1,11 +1,11 @@
-"""How a section refuses a value."""
+"""The check that all sections share."""
 
 from __future__ import annotations
 
 from fedgan_mpi.errors import UserError
 
 
-def require(good: bool, key: str, value: object, right: str) -> None:
-    """Raises UserError, naming the key, its value and what would be right, unless it is good."""
-    if not good:
+def require(condition: bool, key: str, value: object, right: str) -> None:
+    """Raise UserError naming key, value and the valid values if the condition fails."""
+    if not condition:
         raise UserError(f"{key} is {value!r}, but must be {right}")

@@ -1,4 +1,4 @@
-"""Rounds, steps and optimizers; and what computes them."""
+"""Options of rounds, local steps, optimizers and computation."""
 
 from __future__ import annotations
 
@@ -11,59 +11,63 @@ from fedgan_mpi.config.require import require
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """Rounds, steps and optimizers."""
+    """Rounds, steps, optimizers and computation."""
 
     rounds: int = 600
-    """Communication rounds T."""
+    """Communication rounds, T."""
     discriminator_steps: int = 1
-    """Local steps on D per participant and round, n_d; on both networks for fedgan and fegan."""
+    """Local steps per participant and round, n_d. fedgan, fegan: on both networks; others: on D."""
     generator_steps: int | None = None
-    """Server steps on G per round, n_g. None: 3. To be left out where the algorithm says how many:
-    one a round for mdgan and uagan, one with each step on D for fedgan and fegan."""
+    """ren, dp_fedavg_gan, centralized: server steps on G per round, n_g. None: 3. mdgan and uagan
+    always take one per round, fedgan and fegan one with each step on D."""
     batch_size: int = 32
-    """Images per local step; a device with fewer uses all it has."""
+    """Images per local step. A device with fewer images uses all of them."""
     generator_batch_size: int = 64
-    """Fakes per server step; mdgan and uagan send batches of batch_size."""
+    """Generated images per server step. mdgan and uagan use batch_size instead."""
     generator_lr: float = 2e-4
     """Learning rate of G."""
     discriminator_lr: float = 2e-4
     """Learning rate of D."""
     betas: tuple[float, float] = (0.5, 0.999)
-    """Decay rates of Adam's moments."""
+    """adam: decay rates of the first and second moment."""
     optimizer: Literal["adam", "sgd"] = "adam"
-    """adam, or plain gradient descent."""
+    """Optimizer of both networks. sgd has no momentum."""
     loss: Literal["nonsaturating", "saturating", "lsgan", "hinge", "wgan-gp"] = "nonsaturating"
-    """The players' losses: G's -log D(G(z)), or the paper's minimax log(1 - D(G(z))); least
-    squares, hinge, or Wasserstein with a gradient penalty."""
+    """Adversarial loss. nonsaturating: G minimizes -log D(G(z)). saturating: G minimizes
+    log(1 - D(G(z))). lsgan: least squares. hinge: hinge loss. wgan-gp: Wasserstein loss with
+    gradient penalty."""
     gradient_penalty: float = 10.0
-    """wgan-gp: weight λ of the penalty."""
+    """wgan-gp: weight λ of the gradient penalty."""
     non_finite: Literal["stop", "skip"] = "stop"
-    """A device whose loss or update is not finite: the run stops after that round, or the device
-    counts as absent in it. dp_fedavg_gan skips in any case."""
+    """If the loss or update of a device is not finite. stop: the run ends after the round. skip:
+    the device counts as absent. dp_fedavg_gan always skips."""
     precision: Literal["float32", "float64"] = "float32"
-    """Type of parameters and arithmetic; float64 for studies of exactness."""
+    """Number type of parameters and arithmetic. float64 is meant for tests of exactness."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """What computes. auto: the GPU of the rank's place on its node where torch sees one, else the
-    CPU."""
+    """Processor. auto: a GPU of the node if torch finds one, else the CPU. Ranks of a node are
+    assigned its GPUs in turn."""
 
     autocast: Literal["off", "bfloat16"] = "off"
-    """Type that networks are computed in while they train; parameters, losses and moments keep
-    training.precision. bfloat16 is for GPUs, and for CPUs with avx512_bf16 or AMX."""
+    """Number type of the networks' layers during training. Parameters, losses and moments keep
+    training.precision. bfloat16 needs a GPU, or a CPU with avx512_bf16 or AMX."""
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
-    """Order of kernels and feature maps in memory. channels_last suits tensor cores and bfloat16;
-    parameters then lie so in the vector that travels."""
+    """Memory layout of kernels and feature maps. channels_last suits GPUs with tensor cores and
+    bfloat16. It also changes the order of parameters in messages."""
     tf32: bool = True
-    """On a GPU, let tensor cores round the factors of float32 products to 10 bits."""
+    """On a GPU, allow TF32 tensor cores, which round float32 factors to 10 bits."""
     graphs: Literal["auto", "on", "off"] = "auto"
-    """On a GPU, record optimizer steps once and replay them (CUDA graphs). auto: where that is
-    possible; on: or else the run ends."""
+    """On a GPU, capture optimizer steps as CUDA graphs and replay them. auto: if possible. on: end
+    the run if impossible."""
+    overlap: bool = True
+    """Start the half of the next local step that needs only D while the server trains G. Results
+    are bitwise the same either way."""
     pin: bool = True
-    """Where ranks outnumber the cores of their one machine, give each a core to compute on, so that
-    none idles. False where other programs share these cores."""
+    """If ranks outnumber the cores of a single machine, pin each computing rank to a core and
+    rebalance. Set to false if other programs use these cores."""
 
     @property
     def server_steps(self) -> int:
-        """n_g: `generator_steps`, with None resolved."""
+        """`generator_steps` with None resolved, n_g."""
         return 3 if self.generator_steps is None else self.generator_steps
 
     def __post_init__(self) -> None:

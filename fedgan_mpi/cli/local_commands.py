@@ -1,0 +1,178 @@
+"""Commands that one process executes without MPI, and their flags."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fedgan_mpi.cli.parser import check_minimum, new_parser, optional_path, parse_flags
+from fedgan_mpi.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """The command `sample`."""
+
+    run: Path
+    count: int
+    out: Path
+    seed: int
+    label: int | None
+    style: Literal["grid", "interpolation", "classes"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """The command `export`."""
+
+    run: Path
+    kind: Literal["onnx", "torchexport"]
+    out: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    """The command `compare`."""
+
+    runs: tuple[Path, ...]
+    out: Path
+    target: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """The command `watch`."""
+
+    run: Path
+    seconds: float
+    once: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jobs:
+    """The command `jobs`."""
+
+    devices: int
+    gpus_per_node: int
+    time: str
+
+
+LocalCommand = Sample | Export | Compare | Watch | Jobs
+"""Commands that one process executes without MPI."""
+
+_GENERATOR_HELP = "run directory, or a generator's .safetensors file"
+
+
+def _parse_sample(arguments: list[str]) -> Sample:
+    parser = new_parser("sample RUN [flags]", "Draw images from a trained generator.")
+    parser.add_argument("run", type=str, help=_GENERATOR_HELP)
+    parser.add_argument("--count", type=int, default=64, help="number of images")
+    parser.add_argument("--out", type=str, default="samples.png", help="PNG file to write")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the latent vectors")
+    parser.add_argument(
+        "--label", type=int, default=None, help="conditional generators: class of all images"
+    )
+    parser.add_argument(
+        "--style",
+        type=Literal["grid", "interpolation", "classes"],
+        default="grid",
+        help="grid: independent images; interpolation: each row interpolates between two images; "
+        "classes: one row per class",
+    )
+    args = parse_flags(parser, arguments)
+    if args.label is not None:
+        check_minimum("--label", args.label, 0)
+        if args.style != "grid":
+            raise UserError(f"--label is {args.label}, but must be left out unless --style is grid")
+    check_minimum("--count", args.count, 1)
+    check_minimum("--seed", args.seed, 0)
+    return Sample(
+        run=Path(args.run),
+        count=args.count,
+        out=Path(args.out),
+        seed=args.seed,
+        label=args.label,
+        style=args.style,
+    )
+
+
+def _parse_export(arguments: list[str]) -> Export:
+    parser = new_parser(
+        "export RUN --format FORMAT [flags]",
+        "Convert a generator for other programs, and check that it draws the same images.",
+    )
+    parser.add_argument("run", type=str, help=_GENERATOR_HELP)
+    parser.add_argument(
+        "--format",
+        type=Literal["onnx", "torchexport"],
+        required=True,
+        help="onnx: ONNX model; torchexport: program of torch.export (.pt2)",
+    )
+    parser.add_argument(
+        "--out", type=str, default=None, help="file to write; if omitted, next to the generator"
+    )
+    args = parse_flags(parser, arguments)
+    return Export(run=Path(args.run), kind=args.format, out=optional_path(args.out))
+
+
+def _parse_compare(arguments: list[str]) -> Compare:
+    parser = new_parser(
+        "compare RUN RUN … [flags]",
+        "Compare runs: write a table, curves and an HTML page. Runs that differ only in their seed "
+        "form one group.",
+    )
+    parser.add_argument("runs", type=str, nargs="+", help="run directories")
+    parser.add_argument("--out", type=str, default="report", help="directory to write")
+    parser.add_argument(
+        "--target",
+        type=float,
+        default=None,
+        help="Fréchet distance for which the table gives the cost; if omitted, the lowest one that "
+        "all groups reach",
+    )
+    args = parse_flags(parser, arguments)
+    return Compare(runs=tuple(map(Path, args.runs)), out=Path(args.out), target=args.target)
+
+
+def _parse_watch(arguments: list[str]) -> Watch:
+    parser = new_parser(
+        "watch RUN [flags]",
+        "Follow a running job in the terminal: losses, scores, path of the last sample grid.",
+    )
+    parser.add_argument("run", type=str, help="run directory")
+    parser.add_argument("--seconds", type=float, default=2.0, help="seconds between updates")
+    parser.add_argument("--once", action="store_true", help="print once and exit")
+    args = parse_flags(parser, arguments)
+    check_minimum("--seconds", args.seconds, 0.1)
+    return Watch(run=Path(args.run), seconds=args.seconds, once=args.once)
+
+
+def _parse_jobs(arguments: list[str]) -> Jobs:
+    parser = new_parser(
+        "jobs [flags] > my.sbatch", "Print a SLURM script that trains. Submit it, or edit it first."
+    )
+    parser.add_argument(
+        "--devices", type=int, default=8, help="device ranks; the server is one more task"
+    )
+    parser.add_argument(
+        "--gpus-per-node", type=int, default=0, help="GPUs per node, one task each; 0: CPUs only"
+    )
+    parser.add_argument(
+        "--time", type=str, default="01:00:00", help="time limit in SLURM's notation"
+    )
+    args = parse_flags(parser, arguments)
+    check_minimum("--devices", args.devices, 1)
+    check_minimum("--gpus-per-node", args.gpus_per_node, 0)
+    return Jobs(devices=args.devices, gpus_per_node=args.gpus_per_node, time=args.time)
+
+
+LOCAL_PARSERS: dict[str, Callable[[list[str]], LocalCommand]] = {
+    "sample": _parse_sample,
+    "export": _parse_export,
+    "compare": _parse_compare,
+    "watch": _parse_watch,
+    "jobs": _parse_jobs,
+}
+"""Name of a command -> its parser."""

@@ -1,0 +1,117 @@
+"""Reads and writes configurations as TOML. Knows neither commands nor MPI nor torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+from fedgan_mpi.config.experiment import Config
+from fedgan_mpi.config.parsing import DEFAULTS, SECTIONS, flatten, make_config, parse_tables
+from fedgan_mpi.errors import UserError
+from fedgan_mpi.files import read_regular_file
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PROVENANCE = "provenance"
+"""The table of a run's config.toml that records versions, host and git state."""
+
+_MAY_CHANGE = (
+    "checkpoint.", "data.shards", "link.deadline", "link.survive", "log.", "record.",
+    "training.overlap", "training.pin",
+)  # fmt: skip
+"""Keys and sections that a resumed run may change, because they do not affect its results."""
+
+
+def config_table(config: Config) -> dict[str, dict[str, Any]]:
+    """Return a configuration as TOML tables. Keys that are None by default are omitted if None.
+
+    TOML has no null. A key that is None against its default becomes the string "null".
+    """
+    return {
+        section: {
+            key: _toml_value(value)
+            for key, value in table.items()
+            if value is not None or DEFAULTS[f"{section}.{key}"] is not None
+        }
+        for section, table in dataclasses.asdict(config).items()
+    }
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """Return key -> typed value of a TOML file; missing keys take their default.
+
+    Raises UserError naming file and key for an unknown key or a value of the wrong type.
+    """
+    try:
+        tables = tomllib.loads(read_regular_file(path).decode())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise UserError(f"{path} cannot be read: {reason}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from None
+    tables.pop(PROVENANCE, None)
+    # A section whose keys are all commented out is an empty table.
+    tables = {key: value for key, value in tables.items() if value != {} or key not in SECTIONS}
+    try:
+        return parse_tables(tables)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def read_config(path: Path) -> Config:
+    """Return the configuration in a TOML file. Raises UserError naming the file and the key."""
+    return make_config(read_values(path))
+
+
+def read_provenance(run: Path) -> dict[str, Any]:
+    """Return the provenance table of a run's config.toml. Raises UserError if it is damaged."""
+    path = run / "config.toml"
+    try:
+        found = tomllib.loads(read_regular_file(path).decode())[PROVENANCE]
+    except (OSError, ValueError, KeyError):
+        raise UserError(f"{path} is missing or damaged") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is damaged")
+    return found
+
+
+def check_resumable(
+    before: dict[str, Any], now: dict[str, Any], where: Path, *, renamed: bool = False
+) -> None:
+    """Check that a resumed run is the same experiment, with the same rounds or more.
+
+    before, now: tables of `config_table`. where: the file of `before`, for the message. renamed:
+    allow another run name and directory. Raises UserError for a key that affects results.
+    """
+    old, new = flatten(before), flatten(now)
+    for key in sorted(old.keys() | new.keys()):
+        old_rounds = old.get(key, 0)
+        longer = key == "training.rounds" and isinstance(old_rounds, int) and new[key] >= old_rounds
+        moved = renamed and key in ("run.name", "run.directory")
+        if old.get(key) == new.get(key) or longer or moved or key.startswith(_MAY_CHANGE):
+            continue
+        right = f"{old[key]!r}" if key in old else "left out"
+        if key == "training.rounds":
+            right = f"at least {old.get(key)!r}"
+        value = f"is {new[key]!r}" if key in new else "is left out"
+        raise UserError(f"{key} {value}, but must be {right} as in {where}")
+
+
+def check_same_shards(run: Path, sha256: str) -> None:
+    """Check that a run was trained on the shards with this hash. Raises UserError otherwise."""
+    recorded = read_provenance(run).get("shards_sha256")
+    if recorded != sha256:
+        raise UserError(
+            f"{run} was trained on other shards (their SHA-256 is {recorded}, not {sha256})"
+        )
+
+
+def _toml_value(value: Any) -> Any:
+    if value is None:
+        return "null"
+    return list(value) if isinstance(value, tuple) else value
