@@ -65,8 +65,8 @@ class Algorithm(ABC):
     def train_participants(self, t: int) -> None:
         """Run the local round of each participant hosted here, one after the other."""
         shares = self.rank_state.participation.shares(t)
-        self.before_local_rounds(t)
-        with self.timed("seconds_local"):
+        with self.timed("seconds_local"), self.rank_state.device_view():
+            self.before_local_rounds(t)
             for k, device in self.devices.items():
                 if k in shares:
                     start = time.perf_counter()

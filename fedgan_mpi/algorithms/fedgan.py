@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from fedgan_mpi.algorithms.aggregation.ema import GeneratorEma
 from fedgan_mpi.algorithms.aggregation.importance import ImportanceWeighting
 from fedgan_mpi.algorithms.aggregation.recalibration import BatchNormRecalibration
 from fedgan_mpi.algorithms.aggregation.transforms import UpdateTransform
@@ -28,14 +29,6 @@ class FedGAN(AveragingAlgorithm):
         self.link.broadcast(self.flat.gan)  # (θ_t, φ_t)
         self.train_participants(t)  # n local steps on both networks of each participant
         self.link.average(self.uplink, into=self.flat.gan)  # Σ w_k (θ_k, φ_k)
-        if self.server:
-            self.update_ema(t)
-
-    def update_ema(self, t: int) -> None:
-        """Move the server's moving average of G by the most steps that a participant took."""
-        assert self.server is not None
-        present = self.rank_state.participation.participants(t)
-        self.server.update_ema(max(self.local_steps(k) for k in present))
 
     def train(self, device: Device, t: int) -> tuple[float | None, float | None]:
         return device.train_both(t, self.local_steps(device.index), self.config.local_update)
@@ -43,6 +36,10 @@ class FedGAN(AveragingAlgorithm):
     def local_steps(self, device: int) -> int:
         """Return the device's steps between averages."""
         return local_steps(self.rank_state.config, self.rank_state.participation.images)[device - 1]
+
+    def most_local_steps(self, t: int) -> int:
+        """Return the most steps that a participant of round t takes."""
+        return max(self.local_steps(k) for k in self.rank_state.participation.participants(t))
 
     def make_uplink(self) -> Uplink:
         return Uplink(self.rank_state, self.flat.gan, self.make_transforms())
@@ -63,6 +60,7 @@ class FedGAN(AveragingAlgorithm):
                 BatchNormRecalibration(pair.G, flat.batchnorm_of_generator, passes),
                 BatchNormRecalibration(pair.D, flat.batchnorm_of_discriminator, 3 * steps),
             ]
+        transforms.append(GeneratorEma(self.server, self.most_local_steps))
         return transforms
 
     # ---------------------------------------------------------------- costs

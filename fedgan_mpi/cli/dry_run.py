@@ -70,6 +70,6 @@ def _data_set(config: Config) -> tuple[str, list[int], tuple[int, int, int], int
 
 def _describe_ranks(link: Link, devices: int) -> str:
     if link.size == 1:
-        return f"1 for this dry run; training takes 2 to {devices + 1}"
+        return f"1, the server and all devices; `mpirun -n {devices + 1}` gives each a rank"
     hosted = -(-devices // link.device_ranks)
     return f"1 server and {link.device_ranks} device ranks, each with up to {hosted} devices"

@@ -216,6 +216,8 @@ class Communicator:
 
     def rank_of(self, device: int) -> int | None:
         """Return the rank that hosts a device; None if that rank has died."""
+        if self._hosts == 0:  # a job of one rank
+            return 0
         origin = (device - 1) % self._hosts + 1
         return self._origin.index(origin) if origin in self._origin else None
 

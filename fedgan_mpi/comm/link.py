@@ -84,7 +84,7 @@ class Link(Transfers):
 
         The server must not change the vector before that broadcast. Bytes count with the broadcast.
         """
-        if self.prefetches:
+        if self.prefetches and self.size > 1:
             self._send_down(vector, self.wire)
             self._prefetched = vector
 
@@ -99,7 +99,8 @@ class Link(Transfers):
     @verb
     def broadcast_exact(self, vector: Tensor) -> None:
         """Overwrite the vector on every other rank with the server's, never rounded or counted."""
-        self._send_down(vector, _EXACT)
+        if self.size > 1:
+            self._send_down(vector, _EXACT)
 
     @verb
     def average(self, uplink: Uplink, into: Tensor) -> None:
@@ -140,7 +141,8 @@ class Link(Transfers):
         the dtype of `into`.
         """
         start, staging = time.perf_counter(), self._staging
-        packed = self.wire.pack(rows, "up", load=not self.is_server)
+        has_rows = not self.is_server or self.size == 1
+        packed = self.wire.pack(rows, "up", load=has_rows)
         channel = next((channel for own, channel in self._own_rows if own is rows), None)
         channel = channel or self._channel("up", packed.nbytes)
         if channel is not None:
@@ -151,6 +153,8 @@ class Link(Transfers):
             )
             if self.is_server:
                 staging.copy_back(into, total)
+        elif self.size == 1:
+            self.wire.sum(list(packed), into)
         elif self.in_order:
             self._arrive()
             ordered_sum(packed, into, self._comm, staging, self.wire)

@@ -6,7 +6,6 @@ Owns the shared-memory channels, the GPU staging buffers and the wire; counts no
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import accumulate
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -24,7 +23,6 @@ from fedgan_mpi.comm.verbs import verb
 from fedgan_mpi.config import LinkConfig
 from fedgan_mpi.errors import AgreedError
 from fedgan_mpi.hardware.gpu import cuda_device_count
-from fedgan_mpi.hardware.shared_files import map_shared_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +43,7 @@ class Transfers(Communicator):
         self._configured_route: Literal["auto", "host", "cuda"] = "auto"
         self._any_gpu = False
         self._staging = Staging(None, direct=True)
+        self._undelivered: list[tuple[Tensor, Tensor]] = []  # in a job of one rank
 
     # ---------------------------------------------------------------- configuration
 
@@ -97,24 +96,14 @@ class Transfers(Communicator):
             return "cuda, the GPU's own memory"
         return "pinned host memory, in pieces"
 
-    def shared_rooms(self, nbytes: int) -> tuple[memoryview, list[slice]]:
-        """Collective over the ranks of one machine. Return memory that all of them read and write,
-        and each rank's slice of it.
-
-        nbytes: the length of this rank's slice. Raises AgreedError if there is no such memory.
-        """
-        sizes = self._comm.allgather(nbytes)
-        starts = list(accumulate((-(-size // 64) * 64 for size in sizes), initial=0))  # cache lines
-        memory = memoryview(map_shared_memory(self._comm, starts[-1]))
-        return memory, [
-            slice(start, start + size) for start, size in zip(starts, sizes, strict=False)
-        ]
-
     # ---------------------------------------------------------------- inside
 
     def _send_down(self, vector: Tensor, wire: Wire) -> None:
         vector = vector.detach()
         packed = wire.pack(vector, ("down", vector.numel()), load=self.is_server)
+        if self.size == 1:
+            self._undelivered.append((packed, vector))
+            return
         channel = self._channel("down", packed.nbytes)
         if channel is not None:
             host = self._staging.mpi_buffer(packed, "down", load=self.is_server)
@@ -129,8 +118,21 @@ class Transfers(Communicator):
         if not self.is_server:
             wire.unpack(packed, vector)
 
+    def deliver(self) -> None:
+        """Overwrite the vectors that were sent down with the devices' values, in a job of one rank.
+
+        There the server's vector is also the devices' vector; a lossy wire makes them differ.
+        """
+        for packed, vector in self._undelivered:
+            self.wire.unpack(packed, vector)
+        self._undelivered.clear()
+
     def _exchange(self, rows: Mapping[int, Tensor], *, to_server: bool) -> None:
         """Move each device's row between the server and the device's rank."""
+        if self.size == 1:
+            for device, row in rows.items():
+                self.wire.unpack(self.wire.pack(row, ("local", to_server, device)), row)
+            return
         partner = self._host_of if self.is_server else lambda device: 0
         sends = self.is_server != to_server
         point_to_point.exchange(

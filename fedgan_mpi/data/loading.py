@@ -15,10 +15,13 @@ MAX_SAMPLES = 10_000
 
 
 def hosted_devices(devices: int, rank: int, device_ranks: int) -> list[int]:
-    """Return the devices that a rank hosts, in increasing order. The server, rank 0, hosts none.
+    """Return the devices that a rank hosts, in increasing order. The server, rank 0, hosts none
+    unless it is the only rank; then it hosts all.
 
     Devices and device ranks both count from 1, and devices are assigned to ranks in turn.
     """
+    if device_ranks == 0:
+        return list(range(1, devices + 1))
     return [] if rank == 0 else list(range(rank, devices + 1, device_ranks))
 
 

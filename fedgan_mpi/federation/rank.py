@@ -6,9 +6,11 @@ r + 2R, …, which train one after the other on the rank's pair of networks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from fedgan_mpi.comm.link import Link
@@ -33,6 +35,7 @@ class RankState:
     server: Server | None
     """On rank 0, None elsewhere."""
     participation: Participation
+    _server_numbers: list[Tensor] = field(default_factory=list)
 
     @property
     def owners(self) -> list[Device | Server]:
@@ -53,6 +56,25 @@ class RankState:
             if device.index in present:
                 held += device.local.own
         return all(is_finite(vector) for vector in held)
+
+    @contextmanager
+    def device_view(self) -> Iterator[None]:
+        """Have the devices' values in the vector inside the block.
+
+        A job of one rank needs it: one pair of networks belongs to the server and to the devices.
+        """
+        if self.server is None or not self.devices or not self.config.algorithm.traits.has_devices:
+            yield
+            return
+        numbers = [self.pair.flat.vector, *self.pair.counters()]
+        if not self._server_numbers:
+            self._server_numbers += [torch.empty_like(each) for each in numbers]
+        for kept, each in zip(self._server_numbers, numbers, strict=True):
+            kept.copy_(each)
+        self.link.deliver()
+        yield
+        for kept, each in zip(self._server_numbers, numbers, strict=True):
+            each.copy_(kept)
 
     @property
     def evaluated_generator(self) -> Tensor:

@@ -47,6 +47,12 @@ def train(link: Link, context: RunContext) -> int:
         link.from_server(lambda: describe_run(context, link))
     if rank_state.pair.torch_device.type != "cpu":
         record.log(f"MPI reads vectors from {link.route}.")
+    if link.size == 1 and config.algorithm.traits.has_devices:
+        ranks = rank_state.participation.devices + 1
+        record.log(
+            f"One rank is the server and hosts all devices. Up to {ranks} ranks can share the "
+            f"work: mpirun -n {ranks} python -m fedgan_mpi …"
+        )
     hooks = TrainingHooks(rank_state, context, record, state)
     # A deadline that the user has set must hold; the default may be dropped with a warning.
     required = config.link.deadline != LinkConfig().deadline

@@ -21,7 +21,8 @@ class Overlap:
         link = algorithm.link
         link.prefetches &= self._enabled
         # On shared cores, the server would take time from the devices.
-        if self._enabled and algorithm.trains_generator_last and not link.shared_cores:
+        overlaps = self._enabled and link.size > 1 and algorithm.trains_generator_last
+        if overlaps and not link.shared_cores:
             link.subscribers.append(self._on_verb)
 
     def start_device(self, t: int) -> None:

@@ -50,11 +50,6 @@ def check_world(config: Config, link: Link, devices: int) -> None:
     """Raise UserError if the number of ranks does not suit the number of devices."""
     if not config.algorithm.traits.has_devices:
         return
-    if link.size == 1:
-        raise UserError(
-            "training needs a server and at least one device rank, but this job has 1 rank; "
-            f"start 2 to {devices + 1} ranks: mpirun -n {devices + 1} python -m fedgan_mpi …"
-        )
     if link.device_ranks > devices:
         raise UserError(
             f"there are {link.device_ranks} device ranks for {devices} devices; "
