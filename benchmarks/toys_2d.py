@@ -1,28 +1,27 @@
-"""Every algorithm on two-dimensional toys: which modes are found, and how far from the target.
+"""Trains every algorithm on two-dimensional toy data: modes found, and distance to the target.
 
-    mpirun -n 3 python benchmarks/toys_2d.py --out docs/toys
+    mpirun -n 3 python benchmarks/toys_2d.py --out docs/images/toys
 
-Eight devices, hosted on two ranks. Points are kept as images of two channels and one pixel, so that
-shards, batches, rounds and link are the program's own; only the two networks and the drawing are
-this file's. Every algorithm takes the same number of local D steps. Writes toys.json, toys.md and a
-picture per setting.
+Eight devices on two ranks. A point is an image of two channels and one pixel, so that shards,
+batches, rounds and the link are those of a job. Only networks and plots are defined here. Every
+algorithm takes the same number of local D steps. Writes toys.json, toys.md and a plot per setting.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedgan_mpi.algorithms import ALGORITHMS
+from fedgan_mpi.algorithms.registry import ALGORITHMS
 from fedgan_mpi.comm.link import Link
 from fedgan_mpi.config import Config
 from fedgan_mpi.data import Shard, union
@@ -32,13 +31,12 @@ from fedgan_mpi.federation.rank import RankState, build_rank_state
 from fedgan_mpi.nn.losses import LOSSES
 from fedgan_mpi.nn.registry import initialize
 from fedgan_mpi.random_streams import Purpose, torch_stream
-from fedgan_mpi.training.loop import run_round
-from fedgan_mpi.training.state import TrainState
 
 DEVICES, POINTS, NZ, WIDTH = 8, 512, 2, 64
 SAMPLES = 512
 RADIUS, SPREAD = 0.7, 0.03
-SYNCHRONIZE = 5  # local steps between averages of FedGAN and its kin
+LOCAL_STEPS = 5
+"""Local steps per round of algorithms whose devices train G, too (FedGAN and FeGAN)."""
 ALGORITHM_OPTIONS: dict[str, dict[str, Any]] = {
     "centralized": {"name": "centralized"},
     "ren serial": {"name": "ren"},
@@ -57,7 +55,7 @@ Points = NDArray[np.float64]
 
 
 def ring(stream: np.random.Generator, count: int) -> tuple[Points, NDArray[np.int64]]:
-    """Eight Gaussians on a circle, and which one each point is of."""
+    """Return points of eight Gaussians on a circle, and the Gaussian of each point."""
     modes = stream.integers(0, 8, count)
     angle = modes * np.pi / 4
     centres = RADIUS * np.stack([np.cos(angle), np.sin(angle)], 1)
@@ -65,11 +63,11 @@ def ring(stream: np.random.Generator, count: int) -> tuple[Points, NDArray[np.in
 
 
 def roll(stream: np.random.Generator, count: int) -> tuple[Points, NDArray[np.int64]]:
-    """A Swiss roll, and which eighth of its length each point is of."""
-    along = stream.uniform(0, 1, count)
-    angle = 1.5 * np.pi * (1 + 2 * along)
+    """Return points of a Swiss roll, and the eighth of its length in which each point is."""
+    position = stream.uniform(0, 1, count)
+    angle = 1.5 * np.pi * (1 + 2 * position)
     points = (angle / 15)[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
-    return points + stream.normal(0, 0.015, (count, 2)), (along * 8).astype(np.int64)
+    return points + stream.normal(0, 0.015, (count, 2)), (position * 8).astype(np.int64)
 
 
 TARGETS = {"ring": ring, "roll": roll}
@@ -82,13 +80,13 @@ SETTINGS = {
 
 
 def make_shards(target: str, skewed: bool, seed: int) -> dict[int, Shard]:
-    """skewed: device k holds mode k alone."""
+    """Return {device: shard}. skewed: device k has only mode k."""
     stream = np.random.default_rng(seed)
     points, modes = TARGETS[target](stream, 16 * DEVICES * POINTS)
     shards = {}
     for device in range(1, DEVICES + 1):
-        mine = modes == device - 1 if skewed else np.arange(len(points)) % DEVICES == device - 1
-        chosen = np.flatnonzero(mine)[:POINTS]
+        owners = modes if skewed else np.arange(len(points)) % DEVICES
+        chosen = np.flatnonzero(owners == device - 1)[:POINTS]
         pixels = np.clip(np.rint((points[chosen] + 1) * 127.5), 0, 255).astype(np.uint8)
         shards[device] = Shard(
             path=Path(f"{target}_{device}"),
@@ -99,8 +97,8 @@ def make_shards(target: str, skewed: bool, seed: int) -> dict[int, Shard]:
     return shards
 
 
-class Planar(nn.Module):
-    """Two hidden layers between numbers and numbers."""
+class Perceptron(nn.Module):
+    """Two hidden layers."""
 
     def __init__(self, inputs: int, outputs: int, activation: type[nn.Module]) -> None:
         super().__init__()
@@ -113,7 +111,7 @@ class Planar(nn.Module):
         )
 
 
-class PointGenerator(Planar):
+class PointGenerator(Perceptron):
     def __init__(self) -> None:
         super().__init__(NZ, 2, nn.ReLU)
 
@@ -121,7 +119,7 @@ class PointGenerator(Planar):
         return torch.tanh(self.layers(z))[:, :, None, None]
 
 
-class PointDiscriminator(Planar):
+class PointDiscriminator(Perceptron):
     def __init__(self) -> None:
         super().__init__(2, 1, nn.ReLU)
 
@@ -131,12 +129,14 @@ class PointDiscriminator(Planar):
 
 
 def configure(options: dict[str, Any], seed: int, steps: int) -> Config:
-    """As many local D steps for everyone: a round each, but several for FedGAN and its kin, whose
-    devices train G, too. G takes a step with each on D."""
+    """Return a configuration with `steps` local D steps in all and as many steps of G.
+
+    A round has one step, or LOCAL_STEPS if the devices train G, too.
+    """
     config = Config()
     algorithm = replace(config.algorithm, **options)
-    per_round = SYNCHRONIZE if algorithm.traits.devices_train_generator else 1
-    own = algorithm.traits.sets_generator_steps
+    per_round = LOCAL_STEPS if algorithm.traits.devices_train_generator else 1
+    sets_generator_steps = algorithm.traits.sets_generator_steps
     return replace(
         config,
         run=replace(config.run, seed=seed),
@@ -146,7 +146,7 @@ def configure(options: dict[str, Any], seed: int, steps: int) -> Config:
             config.training,
             rounds=steps // per_round,
             discriminator_steps=per_round,
-            generator_steps=None if own else 1,
+            generator_steps=None if sets_generator_steps else 1,
             batch_size=64,
             generator_batch_size=64,
             generator_lr=2e-3,
@@ -156,7 +156,7 @@ def configure(options: dict[str, Any], seed: int, steps: int) -> Config:
 
 
 def run(link: Link, config: Config, shards: dict[int, Shard]) -> Points:
-    """Collective. Points that the trained generator makes; empty on device ranks."""
+    """Train, and return points of the generator; empty on device ranks. Collective."""
     stream = torch_stream(config.run.seed, Purpose.PARAMETERS)
     G, D = PointGenerator(), PointDiscriminator()
     for network in (G, D):
@@ -168,15 +168,15 @@ def run(link: Link, config: Config, shards: dict[int, Shard]) -> Points:
     assert len(classes) == len(shards)
     histograms = [np.bincount(labels, minlength=8).tolist() for labels in classes]
     if config.algorithm.name == "centralized":
-        mine = {1: union(list(shards.values()), Path("all"))} if link.is_server else {}
+        hosted = {1: union(list(shards.values()), Path("all"))} if link.is_server else {}
         images = [sum(images)]
     else:
-        mine = {k: shards[k] for k in hosted_devices(len(shards), link)}
-    rank_state = build_rank_state(link, config, pair, mine, images, histograms)
+        hosted = {k: shards[k] for k in hosted_devices(len(shards), link.rank, link.device_ranks)}
+    rank_state = build_rank_state(link, config, pair, hosted, images, histograms)
     algorithm = ALGORITHMS[config.algorithm.name](rank_state)
-    progress = TrainState()
-    for t in range(config.training.rounds):
-        run_round(algorithm, t, progress)
+    rounds = common.Rounds(algorithm)
+    for _ in range(config.training.rounds):
+        rounds.run()
     return sample(rank_state) if link.is_server else np.empty((0, 2))
 
 
@@ -187,8 +187,8 @@ def sample(rank_state: RankState) -> Points:
 
 
 def measure(target: str, points: Points) -> dict[str, float]:
-    """Modes with at least 1 % of the points, share of points near the target, and the exact
-    Wasserstein-1 distance to as many fresh points of it."""
+    """Return modes with at least 1 % of the points, the share of points near the target, and the
+    exact Wasserstein-1 distance to as many new points of the target."""
     from scipy.optimize import linear_sum_assignment
     from scipy.spatial.distance import cdist
 
@@ -207,7 +207,7 @@ def measure(target: str, points: Points) -> dict[str, float]:
 
 
 def draw(path: Path, target: str, clouds: dict[str, Points]) -> None:
-    """A panel an algorithm: target in gray, fakes of the first seed on it."""
+    """Draw a panel per algorithm: the target in gray, and the fakes of the first seed."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -231,7 +231,7 @@ def draw(path: Path, target: str, clouds: dict[str, Points]) -> None:
 
 
 def table(results: dict[str, dict[str, list[dict[str, float]]]]) -> str:
-    """Mean ± standard deviation over seeds, a row an algorithm, three columns a setting."""
+    """Return a Markdown table of means ± standard deviations over seeds: a row per algorithm."""
     settings = list(results)
     head = " | ".join(f"{s}: modes | near | distance" for s in settings)
     lines = [f"| | {head} |", "|---" * (1 + 3 * len(settings)) + "|"]
@@ -246,11 +246,11 @@ def table(results: dict[str, dict[str, list[dict[str, float]]]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("toys"))
+    parser = common.make_parser(__doc__)
+    parser.add_argument("--out", type=Path, default=Path("toys"), help="directory of the results")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=1200, help="local D steps of a device")
-    parser.add_argument("--only", default="", help="settings or algorithms that contain this")
+    parser.add_argument("--only", default="", help="part of the names of settings or algorithms")
     args = parser.parse_args()
     torch.set_num_threads(1)
     link = Link()
@@ -261,13 +261,13 @@ def main() -> None:
             if args.only not in f"{setting} {name}":
                 continue
             for seed in range(args.seeds):
-                began = time.perf_counter()
+                start = time.perf_counter()
                 config = configure(options, seed, args.steps)
                 points = run(link, config, make_shards(target, skewed, seed))
                 if not link.is_server:
                     continue
                 clouds.setdefault(name, points)
-                seconds = time.perf_counter() - began
+                seconds = time.perf_counter() - start
                 scores = {**measure(target, points), "seconds": seconds}
                 results.setdefault(setting, {}).setdefault(name, []).append(scores)
                 print(setting, "|", name, seed, json.dumps(scores), flush=True)

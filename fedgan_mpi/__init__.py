@@ -1,21 +1,52 @@
-"""Trains GANs over MPI on data that stays where it is (Ren, Liu, Yu, Guo, arXiv:2107.08681)."""
+"""Trains one GAN over MPI on images that never leave their devices (arXiv:2107.08681)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+    from typing import Any
 
+    from mpi4py import MPI
+
+    from fedgan_mpi.callbacks import Callback
+    from fedgan_mpi.config import Config
     from fedgan_mpi.run.generator_file import TrainedGenerator
+    from fedgan_mpi.training.result import Result
+
+
+def train(
+    config: str | Path | Mapping[str, Any] | Config,
+    *,
+    shards: str | Path | None = None,
+    callbacks: Sequence[Callback] = (),
+    comm: MPI.Comm | None = None,
+    resume: str | Path | None = None,
+) -> Result:
+    """Train a GAN. Collective over the communicator; one process without mpirun is enough.
+
+    config: a TOML file, nested tables such as {"training": {"rounds": 60}}, or a `Config`.
+    shards: overrides `data.shards`. callbacks: called on every rank, in order.
+    comm: an mpi4py communicator, which is duplicated; None for all ranks of the job. Rank 0 is the
+    server. resume: a run directory to continue with this configuration.
+
+    Raises UserError on every rank for a mistake in configuration, shards or run directory.
+    """
+    from fedgan_mpi.training import environment  # noqa: F401 - settings, before numpy and torch
+    from fedgan_mpi.training.api import train as train_from_python
+
+    return train_from_python(config, shards=shards, callbacks=callbacks, comm=comm, resume=resume)
 
 
 def load_generator(path: str | Path) -> TrainedGenerator:
-    """The trained generator of a run directory or a `.safetensors` file; needs no MPI.
+    """Load a trained generator; needs no MPI.
 
-    Call the result with a number of images, and it gives uint8 (N, C, H, W).
+    path: a run directory, for its best generator, or a `.safetensors` file. Call the result with a
+    number of images: it returns uint8 (N, C, H, W). Raises UserError if there is no generator.
     """
     from fedgan_mpi.run.generator_file import load
 
