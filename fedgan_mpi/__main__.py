@@ -15,19 +15,8 @@ if __name__ == "__main__":
     signals.install()  # before slow imports: a job may be asked to stop while it starts
 
 from fedgan_mpi import log
-from fedgan_mpi.cli.commands import (
-    Compare,
-    Evaluate,
-    Export,
-    Jobs,
-    LocalCommand,
-    Memorization,
-    MpiCommand,
-    Sample,
-    Watch,
-    is_local,
-    parse,
-)
+from fedgan_mpi.cli.commands import Evaluate, Memorization, MpiCommand, is_local, parse
+from fedgan_mpi.cli.local_commands import Compare, Export, Jobs, LocalCommand, Sample, Watch
 from fedgan_mpi.cli.parser import Train, wants_help
 from fedgan_mpi.comm.launcher import announced_rank
 from fedgan_mpi.errors import AgreedError, UserError
@@ -162,8 +151,7 @@ def _run_on_every_rank(link: Link, command: MpiCommand | LocalCommand) -> None:
 
 
 def _train(link: Link, command: Train) -> int:
-    from fedgan_mpi.run.lock import release_lock
-    from fedgan_mpi.training.setup import prepare_run
+    from fedgan_mpi.training.api import run_training
 
     config = command.config
     log.start(link.rank, config.log.level, config.log.per_rank)
@@ -173,14 +161,8 @@ def _train(link: Link, command: Train) -> int:
 
         dry_run(link, config)
         return 0
-    try:
-        with importing():  # torch, which the checks or the loop import
-            context = prepare_run(link, config, resume=command.resume, replace=command.again)
-            from fedgan_mpi.training.loop import train
-
-        return train(link, context)
-    finally:
-        release_lock()
+    result = run_training(link, config, resume=command.resume, replace=command.again)
+    return result.exit_status
 
 
 def _describe(error: BaseException) -> str:

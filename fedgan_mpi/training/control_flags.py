@@ -1,4 +1,4 @@
-"""Flags that all ranks share after each round: stop, requeue, checkpoint due, checkpoint failed."""
+"""Flags that all ranks share after each round: stop, requeue, end, checkpoint due or failed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class ControlFlags:
     def __init__(self, parts: NDArray[np.float64]) -> None:
         """parts: an array of the shape that describes a checkpoint's files."""
         self._shape = parts.shape
-        self.numbers = np.zeros(5 + parts.size)
+        self.numbers = np.zeros(6 + parts.size)
 
     def set(
         self,
@@ -22,16 +22,17 @@ class ControlFlags:
         writing: bool,
         late: bool,
         failed: bool,
+        end: bool,
         parts: NDArray[np.float64],
     ) -> None:
         """Set this rank's flags.
 
         requeue, interrupted: this rank received such a signal. writing: its part of a checkpoint is
         not on disk yet. failed: its part cannot be written. late: a checkpoint is due by the clock.
-        parts: description of this rank's part.
+        end: a callback asks to end the training. parts: description of this rank's part.
         """
-        self.numbers[:5] = requeue, interrupted, writing, late, failed
-        self.numbers[5:] = parts.ravel()
+        self.numbers[:6] = requeue, interrupted, writing, late, failed, end
+        self.numbers[6:] = parts.ravel()
 
     @property
     def requeue(self) -> bool:
@@ -54,5 +55,9 @@ class ControlFlags:
         return bool(self.numbers[4])
 
     @property
+    def end(self) -> bool:
+        return bool(self.numbers[5])
+
+    @property
     def parts(self) -> NDArray[np.float64]:
-        return self.numbers[5:].reshape(self._shape)
+        return self.numbers[6:].reshape(self._shape)

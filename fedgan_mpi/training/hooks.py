@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from fedgan_mpi import __version__
+from fedgan_mpi.callbacks import Callback
 from fedgan_mpi.checkpoint.writer import CheckpointWriter
 from fedgan_mpi.config.io import config_table
 from fedgan_mpi.errors import AgreedError
@@ -29,11 +32,18 @@ class TrainingHooks:
     """Everything that the loop does besides rounds."""
 
     def __init__(
-        self, rank_state: RankState, context: RunContext, record: Record, state: TrainState
+        self,
+        rank_state: RankState,
+        context: RunContext,
+        record: Record,
+        state: TrainState,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         """Collective: computes the statistics of the real images."""
         self.rank_state, self.context = rank_state, context
-        self.record, self.state = record, state
+        self.record, self.state, self.callbacks = record, state, callbacks
+        self.completed_rounds = 0
+        self._ends_early = False  # a callback on this rank asks for it
         self.last_round = context.config.training.rounds
         self.exit_status: int | None = None
         """Of a job that was stopped by a signal."""
@@ -61,8 +71,11 @@ class TrainingHooks:
 
         Returns False if there is nothing to train. Collective.
         """
+        self.completed_rounds, self._ends_early = done, False
         if self.state.ended_early:
             self.last_round = done
+        for callback in self.callbacks:
+            callback.on_run_begin(self.context.run, done)
         self._keep_best()
         scored = [score["round"] for score in self.state.scores]
         self._set_flags()
@@ -84,6 +97,13 @@ class TrainingHooks:
         self.scoring.accumulate()
         self._set_flags()
 
+    def on_round_recorded(self, stats: dict[str, Any]) -> None:
+        """Write a round's line of stats.jsonl and call the callbacks."""
+        self.record.round(stats)
+        self.completed_rounds = stats["round"]
+        for callback in self.callbacks:
+            self._ends_early |= bool(callback.on_round_end(stats["round"], stats))
+
     def on_round_end(self, round: int) -> bool:
         """Write everything that is due after `round` rounds; after the last one, everything.
 
@@ -95,6 +115,9 @@ class TrainingHooks:
                 f"Training ends after round {round}: evaluation.patience is "
                 f"{config.evaluation.patience}, and no score was better since."
             )
+            self.last_round, self.state.ended_early = round, True
+        if self.flags.end and round < self.last_round:
+            self.record.log(f"Training ends after round {round}, as a callback asked.")
             self.last_round, self.state.ended_early = round, True
         is_last = round == self.last_round
         if is_last or self._draws_after(round):
@@ -115,7 +138,8 @@ class TrainingHooks:
 
     def is_busy_after(self, round: int) -> bool:
         """Whether `on_round_end` computes more than a copy."""
-        busy = self.scoring.pending is not None or round == self.last_round or self.flags.stop
+        ends = round == self.last_round or self.flags.stop or self.flags.end
+        busy = ends or self.scoring.pending is not None
         return busy or self._draws_after(round)
 
     def on_run_end(self, seconds: float) -> None:
@@ -168,6 +192,7 @@ class TrainingHooks:
             writing=writing,
             late=late and self.rank_state.link.is_server,
             failed=failed,
+            end=self._ends_early,
             parts=parts,
         )
 
@@ -215,6 +240,8 @@ class TrainingHooks:
         scored = self.scoring.finish()
         if scored is None:
             return False
+        for callback in self.callbacks:
+            callback.on_score(self.state.scores)
         if scored.is_best:
             self._keep_best()
             if self.rank_state.link.is_server:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fedgan_mpi.algorithms.base import Algorithm
 from fedgan_mpi.algorithms.local_metrics import LocalMetrics
 from fedgan_mpi.algorithms.registry import ALGORITHMS
+from fedgan_mpi.callbacks import Callback
 from fedgan_mpi.comm.link import Link, RankLost
 from fedgan_mpi.config import LinkConfig
 from fedgan_mpi.errors import AgreedError
@@ -25,6 +26,7 @@ from fedgan_mpi.run.record import Record, rewind_record
 from fedgan_mpi.training.hooks import TrainingHooks
 from fedgan_mpi.training.overlap import Overlap
 from fedgan_mpi.training.recovery import Recovery
+from fedgan_mpi.training.result import Result
 from fedgan_mpi.training.resume import resume
 from fedgan_mpi.training.round_metrics import allreduce_metrics, check_finite, round_stats
 from fedgan_mpi.training.setup import RunContext, describe_run
@@ -32,11 +34,8 @@ from fedgan_mpi.training.state import TrainState
 from fedgan_mpi.wireless.clock import Clock, make_clock
 
 
-def train(link: Link, context: RunContext) -> int:
-    """Train to the last round and complete the run directory. Collective.
-
-    Returns the exit status: 0, or the status of a job that a signal has stopped.
-    """
+def train_run(link: Link, context: RunContext, callbacks: Sequence[Callback] = ()) -> Result:
+    """Train to the last round and complete the run directory. Collective."""
     began = time.perf_counter()
     algorithm = build_algorithm(link, context)
     rank_state, config = algorithm.rank_state, context.config
@@ -53,7 +52,7 @@ def train(link: Link, context: RunContext) -> int:
             f"One rank is the server and hosts all devices. Up to {ranks} ranks can share the "
             f"work: mpirun -n {ranks} python -m fedgan_mpi …"
         )
-    hooks = TrainingHooks(rank_state, context, record, state)
+    hooks = TrainingHooks(rank_state, context, record, state, callbacks)
     # A deadline that the user has set must hold; the default may be dropped with a warning.
     required = config.link.deadline != LinkConfig().deadline
     link.watch(config.link.deadline, required=required)
@@ -73,9 +72,17 @@ def train(link: Link, context: RunContext) -> int:
                 hooks.on_run_end(time.perf_counter() - began)
             hooks.record.close()
             link.final_barrier()
+            result = Result(
+                path=context.run,
+                rounds=hooks.last_round if hooks.exit_status is None else hooks.completed_rounds,
+                scores=hooks.state.scores,
+                exit_status=hooks.exit_status or 0,
+            )
+            for callback in callbacks:
+                callback.on_run_end(result)
             if hooks.checkpoint_problem is not None:  # the generator is complete
                 raise AgreedError(hooks.checkpoint_problem)
-            return hooks.exit_status or 0
+            return result
         except AgreedError:
             hooks.close(complete=complete)
             raise
@@ -104,7 +111,7 @@ class Loop:
             for t in range(done, hooks.last_round if goes_on else done):
                 if recovery is not None:
                     recovery.take_snapshot(t, hooks.state)
-                hooks.record.round(self.run_round(t))
+                hooks.on_round_recorded(self.run_round(t))
                 busy = hooks.is_busy_after(t + 1)
                 with self.affinity.unpinned() if busy else nullcontext():
                     goes_on = hooks.on_round_end(t + 1)

@@ -1,0 +1,46 @@
+"""Callbacks: a user's own code at fixed points of a training run.
+
+```python
+class Print(fedgan_mpi.callbacks.Callback):
+    def on_score(self, scores):
+        print(scores[0]["round"], scores[0]["value"])
+
+fedgan_mpi.train("experiment.toml", callbacks=[Print()])
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedgan_mpi.training.result import Result
+
+
+class Callback:
+    """Base class. Every method does nothing by default, and is called on every rank.
+
+    A method must not call MPI on the run's communicator.
+    """
+
+    def on_run_begin(self, run: Path, done: int) -> None:
+        """Called before the first round.
+
+        run: the run directory. done: rounds that a resumed run has completed.
+        """
+
+    def on_round_end(self, t: int, metrics: Mapping[str, Any]) -> bool | None:
+        """Called after each round with its line of stats.jsonl, equal on every rank except for
+        `wireless_seconds`, which only the server has.
+
+        t: the round, counted from 1. Return True on any rank to end the training after the round
+        that follows; the run is then complete, with its final generator and scores.
+        """
+
+    def on_score(self, scores: Sequence[Mapping[str, Any]]) -> None:
+        """Called with the lines of stats.jsonl of one score, equal on every rank."""
+
+    def on_run_end(self, result: Result) -> None:
+        """Called when the run directory is complete, or a signal has stopped the run."""
