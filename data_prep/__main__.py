@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 import traceback
+from typing import NoReturn
 
 # Set before numpy loads its math library, whose threads would compete with decoding processes.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -114,6 +115,11 @@ def _report(command: argparse.Namespace, manifest: Manifest) -> None:
         print(f"feature classifier for scores: accuracy {accuracy} on held-out images")
     elif manifest.features is None:
         print("no feature extractor: runs on these shards have no scores")
+
+
+def console() -> NoReturn:
+    """The command `fedgan-mpi-data`."""
+    sys.exit(main(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import errno
 import logging
 import sys
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from fedgan_mpi.training import signals
 from fedgan_mpi.training.environment import importing  # before numpy and torch
@@ -174,6 +174,12 @@ def _describe(error: BaseException) -> str:
 
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
+
+
+def console() -> NoReturn:
+    """The command `fedgan-mpi`."""
+    signals.install()
+    sys.exit(main(sys.argv[1:]))
 
 
 if __name__ == "__main__":

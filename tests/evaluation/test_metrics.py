@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from oracle_scores import sums_of
 from fedgan_mpi.evaluation import pairwise
 from fedgan_mpi.evaluation.frechet import frechet_distance
 
-MNIST = Path(__file__).parents[3] / "shared" / "data" / "MNIST" / "raw"
+MNIST = Path(os.environ.get("FEDGAN_MPI_DATA", "/nonexistent")) / "MNIST" / "raw"
 ONE_RANK = {"rank": 0, "size": 1, "allreduce": lambda numbers: numbers}
 
 
