@@ -1,74 +1,84 @@
-"""What a checkpoint after every round costs, in the default job.
+"""Measures the cost of a checkpoint after every round of the default job.
 
     mpirun -n 9 python benchmarks/checkpoints.py [flags of fedgan_mpi]
 
-One job, whose rounds alternate in blocks of six: a checkpoint after every round, or none. Seconds
-are the server's, from one round's line in stats.jsonl to the next; each block's first two rounds
-are left out, since a checkpoint is brought to disk while the rounds after it go on. Each block with
-checkpoints is set against the mean of its two neighbours. Prints, as JSON, the median of these
-ratios with quartiles, and the milliseconds of a round. Wanted: at most 1.05.
+In one job, blocks of six rounds alternate: a checkpoint after every round, or none. The server's
+seconds count from one line of stats.jsonl to the next. The first two rounds of a block are ignored,
+because checkpoints are written in the background of later rounds. Each block with checkpoints is
+divided by the mean of its two neighbours. Prints JSON: the median of these ratios with quartiles,
+and the milliseconds of a round. Limit: 1.15.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-import fedgan_mpi.training.environment  # noqa: F401 - before numpy and torch are loaded
+import common
+
 from fedgan_mpi.__main__ import main
-from fedgan_mpi.run.directory import Record
+from fedgan_mpi.run.record import Record
 from fedgan_mpi.training.hooks import TrainingHooks
 
-BLOCK, SKIPPED, PAIRS = 6, 2, 80
+BLOCK, IGNORED, PAIRS = 6, 2, 80
 
 
-def has_checkpoints(round: int) -> bool:
-    """Of the blocks, every second one."""
+def has_checkpoint(round: int) -> bool:
+    """Return whether the block of this round has checkpoints: every second one does."""
     return round // BLOCK % 2 == 1
 
 
-def report(stamps: list[float]) -> dict[str, Any]:
-    """stamps: seconds when the line of round 1, 2, … was written."""
+def summarize(stamps: list[float]) -> dict[str, Any]:
+    """stamps: the seconds at which the lines of rounds 1, 2, … were written."""
     blocks = []
-    for block in range(2, 2 * PAIRS + 3):  # the first two warm up
-        # From the line of round r to the next lies what is kept of round r.
-        rounds = range(block * BLOCK + SKIPPED, (block + 1) * BLOCK)
+    for block in range(2, 2 * PAIRS + 3):  # blocks 0 and 1 warm up
+        # A checkpoint of round r is begun between the lines of rounds r and r + 1.
+        rounds = range(block * BLOCK + IGNORED, (block + 1) * BLOCK)
         blocks.append(statistics.mean(stamps[r] - stamps[r - 1] for r in rounds))
-    without, with_ = blocks[::2], blocks[1::2]
+    without, with_checkpoints = blocks[::2], blocks[1::2]
     neighbours = [(before + after) / 2 for before, after in pairwise(without)]
-    ratios = [one / other for one, other in zip(with_, neighbours, strict=True)]
+    ratios = [one / other for one, other in zip(with_checkpoints, neighbours, strict=True)]
     low, median, high = statistics.quantiles(ratios, n=4)
     return {
         "with / without": round(median, 3),
         "quartiles": [round(low, 3), round(high, 3)],
         "all": [round(ratio, 2) for ratio in ratios],
-        "ms without": round(1000 * statistics.median(without), 1),
-        "ms with": round(1000 * statistics.median(with_), 1),
+        "ms without": common.median_ms(without, digits=1),
+        "ms with": common.median_ms(with_checkpoints, digits=1),
     }
 
 
 def benchmark(flags: list[str]) -> int:
+    """Run the job and return its exit status."""
     stamps: list[float] = []
-    honest = Record.round
+    write_round = Record.round
 
-    def stamped(record: Record, stats: dict[str, Any]) -> None:
-        honest(record, stats)
-        if record.run is not None:  # on the server
+    def write_and_stamp(record: Record, stats: dict[str, Any]) -> None:
+        write_round(record, stats)
+        if record.run is not None:  # only the server writes
             stamps.append(time.perf_counter())
 
-    Record.round = stamped  # type: ignore
-    TrainingHooks._is_checkpoint_planned = lambda self, round: has_checkpoints(round)  # type: ignore
+    Record.round = write_and_stamp  # type: ignore
+    on_round_end = TrainingHooks.on_round_end
+
+    def alternate(hooks: TrainingHooks, round: int) -> bool:
+        config = hooks.context.config
+        checkpoint = replace(config.checkpoint, every=int(has_checkpoint(round)))
+        hooks.context = replace(hooks.context, config=replace(config, checkpoint=checkpoint))
+        return on_round_end(hooks, round)
+
+    TrainingHooks.on_round_end = alternate  # type: ignore
     rounds = BLOCK * (2 * PAIRS + 3) + 1
     with tempfile.TemporaryDirectory() as directory:
         job = [f"--training.rounds={rounds}", "--evaluation.every=0"]
         status = main([*job, f"--run.directory={directory}", *flags])
     if stamps:
-        print(json.dumps(report(stamps)), flush=True)
+        common.print_json(summarize(stamps))
     return status
 
 

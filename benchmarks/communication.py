@@ -1,140 +1,126 @@
-"""A round without compute: the link's broadcast and average against the same bytes by bare MPI and
-by torch's gloo.
+"""Measures the communication of a round: the link against bare MPI and torch's gloo.
 
-    mpirun -n 5 python benchmarks/communication.py                    # the 64-pixel pair
+    mpirun -n 5 python benchmarks/communication.py                    # the DCGAN for 64 pixels
     mpirun -n 33 python benchmarks/communication.py --parameters 134000 --gloo false
 
-All three move [θ | φ] down and add up φ, in blocks that alternate within one run; ratios are taken
-block by block. CPU seconds are those of all ranks together, waiting included.
+Each backend broadcasts [θ | φ] and sums φ at the server, without computation. Blocks of the
+backends alternate in one run, and each block gives a ratio. CPU milliseconds are the sum over
+ranks, waiting included. Prints JSON.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
 
+import common
 import numpy as np
 import torch
 from mpi4py import MPI
 
-import fedgan_mpi.training.environment  # noqa: F401 - before numpy and torch are loaded
 from fedgan_mpi.comm.link import Link
-
-PAIR_OF_64_PIXELS = 3_576_704, 2_765_568  # |G|, |D|
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = common.make_parser(__doc__)
     parser.add_argument("--parameters", type=int, default=None, help="|G| + |D|, with |D| = 44 %%")
     parser.add_argument("--transport", choices=["mpi", "polling", "shared_memory"], default=None)
     parser.add_argument("--gloo", choices=["true", "false"], default="true")
     parser.add_argument("--blocks", type=int, default=9)
-    parser.add_argument("--rounds", type=int, default=5, help="in a block")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds per block")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    theta, phi = PAIR_OF_64_PIXELS
+    theta, phi = common.PARAMETERS_G, common.PARAMETERS_D
     if args.parameters is not None:
         phi = round(0.44 * args.parameters)
         theta = args.parameters - phi
 
     link = Link(transport=args.transport)
-    roads: dict[str, Callable[[], None]] = {
-        "link": by_link(link, theta, phi),
-        "mpi": by_bare_mpi(theta, phi),
+    backends: dict[str, Callable[[], None]] = {
+        "link": link_round(link, theta, phi),
+        "mpi": mpi_round(theta, phi),
     }
     if args.gloo == "true":
-        roads["gloo"] = by_gloo(theta, phi)
-    seconds: dict[str, list[float]] = {name: [] for name in roads}
-    cpu: dict[str, list[float]] = {name: [] for name in roads}
+        backends["gloo"] = gloo_round(theta, phi)
+    seconds: dict[str, list[float]] = {name: [] for name in backends}
+    cpu: dict[str, list[float]] = {name: [] for name in backends}
     for block in range(args.blocks + 1):
-        for name, play in roads.items():
+        for name, run_round in backends.items():
             link.barrier()
-            start, began = time.perf_counter(), time.process_time()
+            start, cpu_start = time.perf_counter(), time.process_time()
             for _ in range(args.rounds):
-                play()
+                run_round()
             link.barrier()
-            spent = link.sum(np.array([time.process_time() - began]))[0]
-            if block > 0:  # the first warms up
+            cpu_seconds = link.sum(np.array([time.process_time() - cpu_start]))[0]
+            if block > 0:  # block 0 warms up
                 seconds[name].append((time.perf_counter() - start) / args.rounds)
-                cpu[name].append(spent / args.rounds)
+                cpu[name].append(cpu_seconds / args.rounds)
     if link.is_server:
-        print(
-            json.dumps(
-                {
-                    "benchmark": "communication-only round",
-                    "ranks": link.size,
-                    "parameters": theta + phi,
-                    **{f"link / {name}": ratio(seconds, name) for name in list(roads)[1:]},
-                    "ms": {name: ms(values) for name, values in seconds.items()},
-                    "cpu_ms": {name: ms(values) for name, values in cpu.items()},
-                    "transport": link.transport,
-                    "mpi": link.library(),
-                    "cores": link.cores_here,
-                }
-            ),
-            flush=True,
+        others = list(backends)[1:]
+        common.print_json(
+            {
+                "benchmark": "communication-only round",
+                "ranks": link.size,
+                "parameters": theta + phi,
+                **{
+                    f"link / {name}": common.ratio_summary(seconds["link"], seconds[name])
+                    for name in others
+                },
+                "ms": {name: common.median_ms(values) for name, values in seconds.items()},
+                "cpu_ms": {name: common.median_ms(values) for name, values in cpu.items()},
+                "transport": link.transport,
+                "mpi": link.library(),
+                "cores": link.local_cores,
+            }
         )
     if args.gloo == "true":
         torch.distributed.destroy_process_group()
 
 
-def by_link(link: Link, theta: int, phi: int) -> Callable[[], None]:
+def link_round(link: Link, theta: int, phi: int) -> Callable[[], None]:
     gan = torch.ones(theta + phi)
     uplink = link.rows(1, gan[theta:])
     if not link.is_server:
         uplink.fill_(1.0)
 
-    def play() -> None:
+    def run_round() -> None:
         link.broadcast(gan)
-        link.average(uplink, into=gan[theta:])
+        link.reduce(uplink, into=gan[theta:])
 
-    return play
+    return run_round
 
 
-def by_bare_mpi(theta: int, phi: int) -> Callable[[], None]:
+def mpi_round(theta: int, phi: int) -> Callable[[], None]:
     comm = MPI.COMM_WORLD.Dup()
     gan, total = np.ones(theta + phi, np.float32), np.empty(phi, np.float32)
     uplink = np.full(phi, comm.rank > 0, np.float32)
 
-    def play() -> None:
+    def run_round() -> None:
         comm.Bcast(gan, root=0)
         comm.Reduce(uplink, total if comm.rank == 0 else None, MPI.SUM, root=0)
 
-    return play
+    return run_round
 
 
-def by_gloo(theta: int, phi: int) -> Callable[[], None]:
+def gloo_round(theta: int, phi: int) -> Callable[[], None]:
     import torch.distributed as gloo
 
     comm = MPI.COMM_WORLD
-    meeting = comm.bcast(tempfile.mktemp(prefix="fedgan_mpi-gloo-"))
+    rendezvous = comm.bcast(tempfile.mktemp(prefix="fedgan_mpi-gloo-"))
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     gloo.init_process_group(
-        "gloo", init_method=f"file://{meeting}", rank=comm.rank, world_size=comm.size
+        "gloo", init_method=f"file://{rendezvous}", rank=comm.rank, world_size=comm.size
     )
     gan, uplink = torch.ones(theta + phi), torch.ones(phi)
 
-    def play() -> None:
+    def run_round() -> None:
         gloo.broadcast(gan, 0)
         uplink.fill_(float(comm.rank > 0))
         gloo.reduce(uplink, 0)
 
-    return play
-
-
-def ratio(seconds: dict[str, list[float]], other: str) -> list[float]:
-    """[median, least, greatest] of the blocks' ratios."""
-    ratios = [a / b for a, b in zip(seconds["link"], seconds[other], strict=True)]
-    return [round(f(ratios), 3) for f in (statistics.median, min, max)]
-
-
-def ms(values: list[float]) -> float:
-    return round(1e3 * statistics.median(values), 2)
+    return run_round
 
 
 if __name__ == "__main__":

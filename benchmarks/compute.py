@@ -1,35 +1,31 @@
-"""Local steps in bfloat16 and channels_last against plain float32, on one thread of a CPU.
+"""Measures local steps in bfloat16 and channels_last against float32, on one thread of a CPU.
 
     python benchmarks/compute.py --size 32
     python benchmarks/compute.py --size 64 --batch 32 --blocks 5
 
-Steps of D (on a real batch and one of fakes, which G makes) and of G, as devices and the server
-take them. All ways alternate in blocks of one run, and ratios are taken in each block, since
-machines are noisy. Prints JSON: images a second of each way against those of plain float32.
+A step of D has a batch of real images and one of fakes, which G makes. Blocks of the formats
+alternate in one run, and each block gives a ratio. Prints JSON: images per second relative to
+float32.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
+import common
 import torch
 
-import fedgan_mpi.training.environment  # noqa: F401 - before numpy and torch are loaded
 from fedgan_mpi.config import Config
-from fedgan_mpi.data import Batches, Shard
+from fedgan_mpi.data import Batches
 from fedgan_mpi.federation.device import Device
 from fedgan_mpi.federation.networks import build_networks
 from fedgan_mpi.federation.server import Server
 from fedgan_mpi.hardware.cpu import multiplies_bfloat16
 
-WAYS: dict[str, dict[str, Any]] = {
+FORMATS: dict[str, dict[str, Any]] = {
     "float32": {},
     "float32, channels_last": {"memory_format": "channels_last"},
     "bfloat16": {"autocast": "bfloat16"},
@@ -37,8 +33,8 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-class Way:
-    """A device and a server in one process, computing in one of the ways."""
+class Steps:
+    """A device and a server in one process, with one of the formats."""
 
     def __init__(self, options: dict[str, Any], args: argparse.Namespace) -> None:
         config = Config()
@@ -52,14 +48,13 @@ class Way:
         )
         config = replace(config, training=training, model=replace(config.model, width=args.width))
         shape = (args.channels, args.size, args.size)
-        pixels = np.random.default_rng(0).integers(0, 256, (4 * args.batch, *shape), np.uint8)
-        shard = Shard(path=Path("noise"), images=pixels, labels=None, sha256="")
+        shard = common.noise_shard(shape, 4 * args.batch)
         pair = build_networks(config, shape)
         batches = Batches(shard, batch_size=args.batch, seed=0, device=1)
         self.device, self.server = Device(1, batches, pair, config), Server(pair, config)
 
     def seconds(self, repeats: int) -> tuple[float, float]:
-        """Of one step of D, and of one of G."""
+        """Return the seconds of one step of D and of one step of G."""
         start = time.perf_counter()
         for _ in range(repeats):
             self.device.train_discriminator(0)
@@ -70,43 +65,40 @@ class Way:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = common.make_parser(__doc__)
     parser.add_argument("--size", type=int, default=32, help="pixels")
     parser.add_argument("--channels", type=int, default=3)
     parser.add_argument("--width", type=int, default=None)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--blocks", type=int, default=7)
-    parser.add_argument("--repeats", type=int, default=2, help="steps in a block")
+    parser.add_argument("--repeats", type=int, default=2, help="steps per block")
     args = parser.parse_args()
     torch.set_num_threads(1)
 
-    ways = {name: Way(options, args) for name, options in WAYS.items()}
-    blocks: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    steps = {name: Steps(options, args) for name, options in FORMATS.items()}
+    blocks: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for block in range(args.blocks + 1):
-        for name, way in ways.items():
-            seconds = way.seconds(args.repeats)
-            if block > 0:  # the first warms up
+        for name, each in steps.items():
+            seconds = each.seconds(args.repeats)
+            if block > 0:  # block 0 warms up
                 blocks[name].append(seconds)
-    plain = blocks["float32"]
-    result = {
-        "benchmark": "images a second / those of plain float32",
-        "ratio": {name: _ratio(each, plain) for name, each in blocks.items()},
-        "milliseconds_d_g": {
-            name: [round(1e3 * statistics.median(part), 1) for part in zip(*each, strict=True)]
-            for name, each in blocks.items()
-        },
-        "multiplies_bfloat16": multiplies_bfloat16(),
-        "torch": torch.__version__,
-        **{key: vars(args)[key] for key in ("size", "channels", "width", "batch", "blocks")},
-    }
-    print(json.dumps(result))
-
-
-def _ratio(each: list[tuple[float, float]], plain: list[tuple[float, float]]) -> dict[str, object]:
-    """Median over blocks, and the smallest and the largest."""
-    ratios = [sum(base) / sum(seconds) for seconds, base in zip(each, plain, strict=True)]
-    spread = [round(min(ratios), 2), round(max(ratios), 2)]
-    return {"median": round(statistics.median(ratios), 2), "blocks": spread}
+    totals = {name: [sum(pair) for pair in pairs] for name, pairs in blocks.items()}
+    common.print_json(
+        {
+            "benchmark": "images per second / float32",
+            "ratio": {
+                name: common.ratio_summary(totals["float32"], total, digits=2)
+                for name, total in totals.items()
+            },
+            "ms_D_G": {
+                name: [common.median_ms(part, digits=1) for part in zip(*pairs, strict=True)]
+                for name, pairs in blocks.items()
+            },
+            "multiplies_bfloat16": multiplies_bfloat16(),
+            "torch": torch.__version__,
+            **{key: vars(args)[key] for key in ("size", "channels", "width", "batch", "blocks")},
+        }
+    )
 
 
 if __name__ == "__main__":

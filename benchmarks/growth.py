@@ -1,9 +1,9 @@
-"""How a communication-only round grows: with ranks, and with the size of the networks.
+"""Measures how a communication-only round scales with ranks and with the size of the networks.
 
     python benchmarks/growth.py > growth.jsonl
 
-Runs benchmarks/communication.py on 2 to 33 ranks with the digits' pair, and on 3 ranks with 0.1 to
-100 million parameters; each line has the link's ratio to bare MPI in the same run.
+Runs benchmarks/communication.py on 2 to 33 ranks with the networks for the digits, and on 3 ranks
+with 0.1 to 100 million parameters. Each line has the ratio of the link to bare MPI in the same run.
 """
 
 from __future__ import annotations
@@ -13,10 +13,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import common
+
 COMMUNICATION = Path(__file__).with_name("communication.py")
 RANKS = (2, 3, 5, 9, 17, 33)
-DIGITS = 134_000  # parameters of the default job's pair
+DIGITS = 134_000
+"""Parameters of the networks of the default job."""
 MILLIONS = (0.1, 1, 10, 100)
+KEYS = ("ranks", "parameters", "link / mpi", "ms", "cpu_ms", "transport", "mpi")
 
 
 def main() -> None:
@@ -28,14 +32,13 @@ def main() -> None:
 
 
 def measure(ranks: int, parameters: int, *flags: str) -> None:
-    command = ["mpirun", "-n", str(ranks), sys.executable, str(COMMUNICATION), "--gloo", "false"]
-    command += ["--parameters", str(parameters), *flags]
+    """Run communication.py and print the keys of interest."""
+    program = [sys.executable, str(COMMUNICATION), "--gloo", "false"]
+    command = common.mpirun(ranks, *program, "--parameters", str(parameters), *flags)
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     result = json.loads(done.stdout.splitlines()[-1])
-    print(json.dumps({key: result[key] for key in KEYS}), flush=True)
+    common.print_json({key: result[key] for key in KEYS})
 
-
-KEYS = ("ranks", "parameters", "link / mpi", "ms", "cpu_ms", "transport", "mpi")
 
 if __name__ == "__main__":
     main()

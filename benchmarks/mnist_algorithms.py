@@ -1,11 +1,11 @@
-"""All algorithms on MNIST cut into five devices of two classes each, 1,000 local D steps a device.
+"""Compares the algorithms on MNIST: five devices with two classes each, 1,000 local D steps.
 
     python -m data_prep mnist --source DIR --size 16 --devices 5 --partition classes --classes 2 \\
         --out shards/mnist_c2
     python benchmarks/mnist_algorithms.py --shards shards/mnist_c2 --out runs/mnist
 
-Trains what is not there yet, one job after the other, and prints a table: mean ± standard deviation
-over seeds of the last score.
+Trains the runs that do not exist yet, one job after the other. Prints a table: mean ± standard
+deviation of the last score over seeds.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> None:
         metrics = (("frechet", 1), ("classes", 1), ("class_total", 2))
         cells = [study.spread(runs.scores(name, metric), digits) for metric, digits in metrics]
         lines.append([name, *cells, str(len(runs.rounds(name))), f"{runs.megabytes(name):.0f}"])
-    head = ["", "distance", "classes", "total variation", "rounds", "MB down + up a device"]
+    head = ["", "distance", "classes", "total variation", "rounds", "MB down + up per device"]
     print(study.table(head, lines))
 
 

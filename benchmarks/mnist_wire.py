@@ -1,13 +1,12 @@
-"""What 16 bits cost in quality: the paper's serial schedule on MNIST with each wire, and with
-bfloat16 inside the networks.
+"""Measures the quality loss of 16-bit messages and of bfloat16 networks: serial schedule, MNIST.
 
     python -m data_prep mnist --source DIR --size 16 --devices 4 --partition iid --out shards/iid
     python benchmarks/mnist_wire.py --shards shards/iid --out runs/wire
 
-Trains what is not there yet, one job after the other, and prints a table: mean ± standard deviation
-over seeds of the last three scores' mean, 100 rounds apart, and the mean difference to float32 seed
-by seed with its standard error. Where the processor lacks avx512_bf16, settings with bfloat16
-inside are left out.
+Trains the runs that do not exist yet, one job after the other. The value of a run is the mean of
+its last three scores, 100 rounds apart. Prints a table: mean ± standard deviation over seeds, and
+the mean difference to float32 seed by seed with its standard error. Without avx512_bf16, the
+setting with bfloat16 networks is skipped.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ import study
 
 from fedgan_mpi.hardware.cpu import multiplies_bfloat16
 
-WIRES = {
+WIRE_TYPES = {
     "float32": [],
     "bfloat16": ["--link.wire_dtype=bfloat16"],
     "bfloat16, feedback": ["--link.wire_dtype=bfloat16", "--link.error_feedback=true"],
     "float16": ["--link.wire_dtype=float16"],
 }
-INSIDE = {
-    "float32, bfloat16 inside": [
+AUTOCAST = {
+    "float32, bfloat16 networks": [
         "--training.autocast=bfloat16",
         "--training.memory_format=channels_last",
     ],
@@ -40,7 +39,7 @@ COMMON = [
 
 
 def main() -> None:
-    settings = {**WIRES, **(INSIDE if multiplies_bfloat16() else {})}
+    settings = {**WIRE_TYPES, **(AUTOCAST if multiplies_bfloat16() else {})}
     runs = study.Study(__doc__, settings, COMMON, seeds=5, last=3)
     runs.train()
     reference = runs.scores("float32", "frechet")
@@ -52,12 +51,12 @@ def main() -> None:
         megabytes = f"{runs.megabytes(name):.1f}"
         cells = [study.spread(distances), difference, f"{statistics.mean(classes):.1f}", megabytes]
         lines.append([name, *cells])
-    head = ["wire", "distance", "minus float32's", "classes", "MB down + up a device"]
+    head = ["wire type", "distance", "minus float32", "classes", "MB down + up per device"]
     print(study.table(head, lines))
 
 
 def with_error(values: list[float]) -> str:
-    """Mean ± standard error."""
+    """Return the mean ± standard error."""
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return f"{statistics.mean(values):.1f} ± {error:.1f}"
 

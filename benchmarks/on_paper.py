@@ -1,56 +1,60 @@
-"""What a round would send, and how long that would take, on many GPUs: on paper.
+"""Calculates the bytes and the communication time of a round on many GPUs. Measures nothing.
 
     python benchmarks/on_paper.py [--gigabytes-per-second 25] [--microseconds 20]
 
-One rank a GPU, one link a GPU. n: the 64-pixel DCGAN, [θ | φ] down and φ up, in 4 or 2 bytes. β:
-the link's. γ: additions on one core as measured for results.md, 2,765,568 numbers in 0.45 ms, or
-1.9 ms where they come in 16 bits; a GPU adds faster. α: a message's start, an assumption.
+One rank per GPU and one link per GPU. n: bytes of a vector of the DCGAN for 64 pixels, [θ | φ] down
+and φ up, in 4 or 2 bytes per number. α: latency of a message, an assumption. β: seconds per byte of
+the link. γ: seconds per addition, measured on one core: 2,765,568 float32 numbers in 0.45 ms,
+16-bit numbers in 1.9 ms. A GPU is faster.
 
-Costs of collectives are those of Thakur, Rabenseifner and Gropp 2005 (Optimization of Collective
-Communication Operations in MPICH) for long messages and a power of two of ranks p: a broadcast is
-a scatter and an allgather, 2 log2(p) α + 2 (p - 1)/p n β, and a reduction a reduce-scatter and a
-gather, the same and (p - 1)/p n γ. Numbers of 16 bits are exchanged pairwise, so that each rank
-adds up a slice, (p - 1) α + (p - 1)/p n β + n γ, and the sums, in 4 bytes, gathered at the server,
+The costs of collectives are from Thakur, Rabenseifner and Gropp 2005 (Optimization of Collective
+Communication Operations in MPICH), for long messages and a power of two of p ranks. Broadcast:
+scatter and allgather, 2 log2(p) α + 2 (p - 1)/p n β. Reduction: reduce-scatter and gather, the
+same plus (p - 1)/p n γ. 16-bit numbers are exchanged pairwise, and each rank adds up one slice:
+(p - 1) α + (p - 1)/p n β + n γ. The server gathers the sums in 4 bytes per number:
 log2(p) α + (p - 1)/p n β. Prints Markdown.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 
-THETA, PHI = 3_576_704, 2_765_568  # parameters of the 64-pixel pair
-ADD, ADD_NARROW = 0.45e-3 / PHI, 1.9e-3 / PHI  # seconds a number
+import common
+
+ADD_FLOAT32, ADD_16_BIT = 0.45e-3 / common.PARAMETERS_D, 1.9e-3 / common.PARAMETERS_D
+"""Seconds per number."""
 GPUS = (8, 32, 128, 512, 2048, 4096)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--gigabytes-per-second", type=float, default=25.0, help="of a link")
-    parser.add_argument("--microseconds", type=float, default=20.0, help="to start a message")
+    parser = common.make_parser(__doc__)
+    parser.add_argument(
+        "--gigabytes-per-second", type=float, default=25.0, help="bandwidth of a link"
+    )
+    parser.add_argument("--microseconds", type=float, default=20.0, help="latency of a message")
     args = parser.parse_args()
     alpha, beta = args.microseconds / 1e6, 1e-9 / args.gigabytes_per_second
 
-    def tree(nbytes: int, ranks: int) -> float:
+    def collective(nbytes: int, ranks: int) -> float:
         return 2 * math.log2(ranks) * alpha + 2 * (ranks - 1) / ranks * nbytes * beta
 
-    def slices(numbers: int, ranks: int) -> float:
+    def pairwise_16_bit(numbers: int, ranks: int) -> float:
         messages = ranks - 1 + math.log2(ranks)
-        moved = (ranks - 1) / ranks * (2 + 4) * numbers
-        return messages * alpha + moved * beta + numbers * ADD_NARROW
+        nbytes = (ranks - 1) / ranks * (2 + 4) * numbers
+        return messages * alpha + nbytes * beta + numbers * ADD_16_BIT
 
-    print("| GPUs | GB down, up, of all | ms down | ms up | 16 bits: ms down | ms up |")
+    print("| GPUs | GB down, up (sum) | ms down | ms up | 16 bits: ms down | ms up |")
     print("|---|---|---|---|---|---|")
     for ranks in GPUS:
-        down, up = THETA + PHI, PHI
+        down, up = common.PARAMETERS_G + common.PARAMETERS_D, common.PARAMETERS_D
         seconds = [
-            tree(4 * down, ranks),
-            tree(4 * up, ranks) + (ranks - 1) / ranks * up * ADD,
-            tree(2 * down, ranks),
-            slices(up, ranks),
+            collective(4 * down, ranks),
+            collective(4 * up, ranks) + (ranks - 1) / ranks * up * ADD_FLOAT32,
+            collective(2 * down, ranks),
+            pairwise_16_bit(up, ranks),
         ]
-        moved = ", ".join(f"{4 * numbers * ranks / 1e9:.2f}" for numbers in (down, up))
-        print(f"| {ranks:,} | {moved} | {' | '.join(f'{1e3 * one:.1f}' for one in seconds)} |")
+        gigabytes = ", ".join(f"{4 * numbers * ranks / 1e9:.2f}" for numbers in (down, up))
+        print(f"| {ranks:,} | {gigabytes} | {' | '.join(f'{1e3 * one:.1f}' for one in seconds)} |")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,14 @@
-"""How long a job with `link.survive` is held up when a device rank is killed. Needs Open MPI 5.
+"""Measures how long a killed device rank delays a job with `link.survive`. Needs Open MPI 5.
 
     python benchmarks/survive.py [--jobs 5]
 
-Each job has a server and three devices; a device gets SIGKILL in its rounds. Prints, as JSON,
-seconds from the kill to the end of the first round without it, all of them and their median, beside
-the median of a round before the kill; and the status of the jobs, which must be 0. Wanted: below 1.
+Each job has a server and three devices, and one device rank gets SIGKILL during the rounds. Prints
+JSON: the seconds from the kill to the end of the first round without the device, their median, the
+median of a round before the kill, and the exit statuses, which must be 0. Limit: 1 s.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import re
 import signal
@@ -21,70 +19,58 @@ import tempfile
 import time
 from pathlib import Path
 
-import psutil
+import common
+
+from fedgan_mpi.testing.jobs import MPIRUN, rank_processes
+from fedgan_mpi.testing.runs import completed_rounds
 
 JOB = [
-    "mpirun", "--with-ft", "ulfm", "--oversubscribe", "--allow-run-as-root", "-n", "4",
+    MPIRUN, "--with-ft", "ulfm", "--oversubscribe", "--allow-run-as-root", "-n", "4",
     sys.executable, "-m", "fedgan_mpi", "--link.survive=true", "--data.devices=3",
     "--training.rounds=400", "--evaluation.every=0", "--checkpoint.every=50", "--run.name=a",
 ]  # fmt: skip
+WARM_UP = 50
+"""Rounds before the kill."""
 
 
-def rounds(stats: Path) -> list[dict]:
-    """Whole lines of rounds."""
-    text = stats.read_text() if stats.exists() else ""
-    lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("}\n")]
-    return [line for line in lines if "metric" not in line]
-
-
-def rank_process(job: subprocess.Popen[str], rank: int) -> int:
-    (found,) = (
-        process.pid
-        for process in psutil.Process(job.pid).children(recursive=True)
-        if process.environ().get("OMPI_COMM_WORLD_RANK") == str(rank)
-    )
-    return found
-
-
-def one_death(cwd: Path, rank: int) -> tuple[float, float, int]:
-    """(seconds that it cost, seconds of a round before, status)."""
-    stats = cwd / "runs" / "a" / "stats.jsonl"
-    with open(cwd / "log.txt", "w") as log:
-        job = subprocess.Popen(JOB, cwd=cwd, stdout=log, stderr=log, text=True)
-    while len(rounds(stats)) < 50:
-        assert job.poll() is None, (cwd / "log.txt").read_text()
+def measure_kill(cwd: Path, rank: int) -> tuple[float, float, int]:
+    """Return the seconds of the delay, the median seconds of a round before, and the status."""
+    run, log = cwd / "runs" / "a", cwd / "log.txt"
+    with open(log, "w") as file:
+        job = subprocess.Popen(JOB, cwd=cwd, stdout=file, stderr=file, text=True)
+    while len(completed_rounds(run)) < WARM_UP:
+        assert job.poll() is None, log.read_text()
         time.sleep(0.02)
-    process = rank_process(job, rank)
-    os.kill(process, signal.SIGKILL)
+    os.kill(rank_processes(job)[rank], signal.SIGKILL)
     killed = time.perf_counter()
-    while not re.search(r"has died, .* after round (\d+)", told := (cwd / "log.txt").read_text()):
-        assert job.poll() is None, told
+    while not (message := re.search(r"has died, .* after round (\d+)", log.read_text())):
+        assert job.poll() is None, log.read_text()
         time.sleep(0.002)
-    after = int(re.findall(r"has died, .* after round (\d+)", told)[0])
-    while not (now := rounds(stats)) or now[-1]["round"] <= after:
+    last_complete = int(message[1])
+    while not (rounds := completed_rounds(run)) or rounds[-1]["round"] <= last_complete:
         time.sleep(0.002)
     seconds = time.perf_counter() - killed
-    usual = statistics.median(line["seconds"] for line in now[10:50])
-    return seconds, usual, job.wait(120)
+    round_seconds = statistics.median(line["seconds"] for line in rounds[10:WARM_UP])
+    return seconds, round_seconds, job.wait(120)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = common.make_parser(__doc__)
     parser.add_argument("--jobs", type=int, default=5)
     jobs = parser.parse_args().jobs
     results = []
     for number in range(jobs):
         with tempfile.TemporaryDirectory() as cwd:
-            results.append(one_death(Path(cwd), 1 + number % 3))
-    held_up, usual, statuses = zip(*results, strict=True)
-    print(
-        json.dumps({
-            "median, s": round(statistics.median(held_up), 3),
-            "all, s": [round(seconds, 3) for seconds in held_up],
-            "a round, s": round(statistics.median(usual), 4),
+            results.append(measure_kill(Path(cwd), 1 + number % 3))
+    delays, rounds, statuses = zip(*results, strict=True)
+    common.print_json(
+        {
+            "median_s": round(statistics.median(delays), 3),
+            "all_s": [round(seconds, 3) for seconds in delays],
+            "round_s": round(statistics.median(rounds), 4),
             "statuses": statuses,
-        })
-    )  # fmt: skip
+        }
+    )
     sys.exit(max(statuses) > 0)
 
 

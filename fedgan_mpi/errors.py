@@ -1,11 +1,9 @@
-"""The one kind of error that is the user's to mend, and is told in one sentence without a
-traceback."""
+"""Errors that a user can correct. The program prints their message without a traceback."""
 
 
 class UserError(Exception):
-    """A mistake in a file, key or value that the user gave; the message names it and what would be
-    right."""
+    """A wrong file, key or value. The message names it and the right value."""
 
 
 class AgreedError(UserError):
-    """A user's mistake that every rank knows of: one says it, all leave together."""
+    """A UserError that every rank raises at the same point. Only the server prints it."""

@@ -1,15 +1,16 @@
-"""Files that are there whole or not at all."""
+"""Reads and writes files so that a crash or a hostile file does no harm.
+
+A written file is complete or absent. Knows nothing of the content of files.
+"""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
-import signal
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fedgan_mpi.errors import UserError
@@ -17,9 +18,9 @@ from fedgan_mpi.errors import UserError
 
 @contextmanager
 def complete_or_absent(path: Path) -> Iterator[Path]:
-    """Give another name to write under; afterwards sync the file and rename it over `path`.
+    """Yield a temporary path to write to; afterwards sync that file and rename it to `path`.
 
-    Where the writing raises, nothing is left behind.
+    If the block raises, the temporary file is removed and `path` is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -32,116 +33,77 @@ def complete_or_absent(path: Path) -> Iterator[Path]:
 
 
 def write_complete(path: Path, content: bytes | memoryview) -> None:
-    """Write a file, complete or not at all."""
+    """Write a file so that after a crash it has its old content or the new one."""
     with complete_or_absent(path) as temporary:
         temporary.write_bytes(content)
 
 
-def write_over(path: Path, content: bytes | bytearray | memoryview) -> None:
-    """Write a file where nobody looks before all of it is there, and let it begin to go to disk.
-    Over one that is there it is written in place, which costs far less than a new one."""
-
-    def keep(path: str, flags: int) -> int:
-        return os.open(path, flags & ~os.O_TRUNC | os.O_NOFOLLOW, 0o666)
-
-    with open(path, "wb", opener=keep) as file:
+def write_synced(path: Path, content: bytes | bytearray) -> None:
+    """Write a file in place and sync it. For directories that no reader sees yet."""
+    with open(path, "wb") as file:
         file.write(content)
         file.flush()
-        if os.fstat(file.fileno()).st_size != len(content):
-            file.truncate()
-        if hasattr(os, "posix_fadvise"):
-            with suppress(OSError):  # advice only, and no waiting
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        os.fsync(file.fileno())
 
 
-def is_ours_alone(path: Path) -> bool:
-    """Whether a file may be written over unseen: it has no other name, and no process has it open
-    or mapped, as a reader of tensors does. Linux knows that by its leases; False where the file
-    system has none."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
-        found = os.fstat(descriptor)
-        # Who opens it in this moment sends a signal; the usual one would end this process.
-        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        return stat.S_ISREG(found.st_mode) and found.st_nlink == 1
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-
-
-def write_synced(path: Path, content: bytes) -> None:
-    """Write a file where nobody looks before all of it is there, and make it last."""
-    write_over(path, content)
-    sync_content(path)
-
-
-def read_whole(
-    path: Path, *, follow: bool = True, start: int = 0, nbytes: int | None = None
+def read_regular_file(
+    path: Path, *, follow_links: bool = True, start: int = 0, nbytes: int | None = None
 ) -> bytes:
-    """A file's content, or what there is of so many bytes of it. Raises OSError for a pipe or a
-    device, which may never end, and for a link where such are not to be followed."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
+    """Return the content of a file, or up to `nbytes` bytes from the offset `start`.
+
+    Raises OSError for pipes and devices, which may never end, and for links unless `follow_links`.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | (0 if follow_links else os.O_NOFOLLOW)
+    descriptor = os.open(path, flags)
     with open(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file", str(path))
-        file.seek(min(start, found.st_size))
-        return file.read() if nbytes is None else file.read(min(nbytes, found.st_size))
+        file.seek(min(start, status.st_size))
+        return file.read() if nbytes is None else file.read(min(nbytes, status.st_size))
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file's content, in hexadecimal. Raises UserError where it cannot be read."""
+    """Return the SHA-256 of a file in hexadecimal. Raises UserError if it cannot be read."""
     try:
-        return hashlib.sha256(read_whole(path)).hexdigest()
+        return hashlib.sha256(read_regular_file(path)).hexdigest()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what the operating system says into a UserError that names `path`."""
+def explain_write_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError of the block into a UserError that names `path` and the reason."""
     try:
         yield
     except OSError as error:
-        # HDF5 hides the reason in a long text of its own.
+        # HDF5 puts the reason into the middle of a long message.
         full = "o space left" in str(error)
         reason = os.strerror(errno.ENOSPC) if full else error.strerror or error
         raise UserError(f"{path} cannot be written: {reason}") from None
 
 
 def refuse_links(run: Path) -> None:
-    """Raises UserError where a link in a run directory would let the run write elsewhere; its
-    shards are only read."""
+    """Raise UserError if a run directory contains a link, through which it would write elsewhere.
+
+    `shards` may be a link, because shards are only read.
+    """
     for path in run.iterdir():
         if path.is_symlink() and path.name != "shards":
             raise UserError(f"{path} is a link, but a run directory must hold its own files")
 
 
-def sweep(directory: Path) -> None:
-    """Remove what a killed process left of files that it was writing here."""
+def remove_temporary_files(directory: Path) -> None:
+    """Remove the temporary files that a killed process wrote to a directory."""
     for path in directory.glob(".*.tmp"):
         if path.is_file() or path.is_symlink():
             path.unlink()
 
 
 def sync(path: Path) -> None:
-    """Make what was written to a file, or renamed in a directory, last."""
-    _with(path, os.fsync)
-
-
-def sync_content(path: Path) -> None:
-    """The same of a file, but for the time that it was written, which costs more."""
-    _with(path, getattr(os, "fdatasync", os.fsync))
-
-
-def _with(path: Path, act: Callable[[int], None]) -> None:
+    """Flush a file's content, or a directory's entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        act(descriptor)
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)

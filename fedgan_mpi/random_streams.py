@@ -1,7 +1,7 @@
-"""Random streams. Each purpose draws from its own, so that none depends on how many ranks there
-are.
+"""Random streams: one per purpose, so that no result depends on the number of ranks.
 
-A stream is named by the run's seed and a path of integers, as numpy's SeedSequence spawns them.
+A stream is identified by the run's seed and a path of integers, in the way in which numpy's
+SeedSequence spawns children.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ if TYPE_CHECKING:
 
 
 class Purpose(IntEnum):
-    """First integer of a stream's path. Append only: a changed number changes every run."""
+    """The first integer of a stream's path; the comments name the other integers.
+
+    Append only: a changed number changes every run.
+    """
 
     PARAMETERS = 0
     PARTICIPATION = 1
     REAL = 2  # device, epoch
-    FAKE = 3  # device (0: the server)
+    FAKE = 3  # device; 0 is the server
     SCORE = 4  # chunk of images
     GRID = 5
     SPLIT = 6
@@ -30,7 +33,7 @@ class Purpose(IntEnum):
     PRIVACY = 9  # round
     REAL_SCORE = 10  # device
     SUBSET = 11  # subset of images
-    CELL = 12  # of the cell's seed
+    CELL = 12  # seeded by wireless.seed
     FADING = 13  # round
 
 
@@ -39,12 +42,12 @@ def _sequence(seed: int, purpose: Purpose, path: tuple[int, ...]) -> np.random.S
 
 
 def numpy_stream(seed: int, purpose: Purpose, *path: int) -> np.random.Generator:
-    """A fresh numpy generator at the start of the named stream."""
+    """Return a numpy generator at the start of a stream."""
     return np.random.Generator(np.random.PCG64(_sequence(seed, purpose, path)))
 
 
 def torch_stream(seed: int, purpose: Purpose, *path: int, device: str = "cpu") -> torch.Generator:
-    """A fresh torch generator at the start of the named stream."""
+    """Return a torch generator at the start of a stream."""
     import torch
 
     state = int(_sequence(seed, purpose, path).generate_state(1, np.uint64)[0] >> np.uint64(1))

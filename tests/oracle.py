@@ -1,8 +1,8 @@
-"""The paper's method as a plain loop over K devices in one process.
+"""Oracle of the paper's algorithm: a plain loop over K devices in one process.
 
-Written from the algorithm's description and not from the package's code: a network and an optimizer
-object for each device, state dictionaries instead of a flat vector, losses by cross-entropy. Only
-the random draws are the package's.
+Written from the paper and without code of the package: one network and one optimizer per device,
+state dictionaries instead of a flat vector, losses by cross-entropy. Only the random streams are
+shared.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _optimizer(network: nn.Module, config: Config, lr: float) -> torch.optim.Opt
     return torch.optim.Adam(network.parameters(), lr=lr, betas=config.training.betas)
 
 
-def _against(target: float, logits: torch.Tensor) -> torch.Tensor:
+def _bce(target: float, logits: torch.Tensor) -> torch.Tensor:
     return cross_entropy(logits, torch.full_like(logits, target))
 
 
@@ -41,7 +41,7 @@ def ren(
     participants,
     nz: int,
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[int, nn.Module]]:
-    """(state of G, state of D, each device's own D) after so many rounds of the schedule.
+    """Return (state of G, state of D, {device: local D}) after `rounds` rounds of the schedule.
 
     participants: t -> {device: share}.
     """
@@ -58,16 +58,14 @@ def ren(
     noise = {k: torch_stream(seed, Purpose.FAKE, k) for k in shards}
 
     def server_steps() -> None:
-        judge = copy.deepcopy(D)  # what it sees while G trains leaves no trace in D's statistics
+        frozen_D = copy.deepcopy(D)  # G's steps must not change D's statistics
         for _ in range(training.generator_steps):
             z = torch.randn(
                 training.generator_batch_size, nz, generator=noise_g, dtype=torch.float64
             )
-            logits = judge(G(z))
-            if training.loss == "nonsaturating":
-                loss = _against(1.0, logits)
-            else:
-                loss = -_against(0.0, logits)
+            logits = frozen_D(G(z))
+            nonsaturating = training.loss == "nonsaturating"
+            loss = _bce(1.0, logits) if nonsaturating else -_bce(0.0, logits)
             optimizer_g.zero_grad()
             loss.backward()
             optimizer_g.step()
@@ -77,17 +75,17 @@ def ren(
         for k, share in participants(t).items():
             received = D.state_dict()
             if choices.statistics_rule == "local":
-                mine = local[k].state_dict()
-                received = {n: mine[n] if _is_statistic(n) else v for n, v in received.items()}
+                own = local[k].state_dict()
+                received = {n: own[n] if _is_statistic(n) else v for n, v in received.items()}
             local[k].load_state_dict(received)
             if choices.moments == "reset":
                 optimizers[k] = _optimizer(local[k], config, training.discriminator_lr)
-            frozen = copy.deepcopy(G)
+            frozen_G = copy.deepcopy(G)
             for _ in range(training.discriminator_steps):
                 real = torch.from_numpy(batches[k].draw()).double() / 127.5 - 1
                 z = torch.randn(len(real), nz, generator=noise[k], dtype=torch.float64)
-                fake = frozen(z).detach()
-                loss = _against(1.0, local[k](real)) + _against(0.0, local[k](fake))
+                fake = frozen_G(z).detach()
+                loss = _bce(1.0, local[k](real)) + _bce(0.0, local[k](fake))
                 optimizers[k].zero_grad()
                 loss.backward()
                 optimizers[k].step()

@@ -1,4 +1,4 @@
-"""Small networks and shards for tests, and the whole of a rank built from them."""
+"""Toy networks and shards for tests, and an algorithm on one rank built from them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from fedgan_mpi.algorithms import ALGORITHMS
 from fedgan_mpi.algorithms.base import Algorithm
+from fedgan_mpi.algorithms.registry import ALGORITHMS
 from fedgan_mpi.checkpoint.packing import PackedState, restore, unpack
 from fedgan_mpi.comm.link import Link
 from fedgan_mpi.config import Config
@@ -21,6 +21,7 @@ from fedgan_mpi.federation.networks import pack_networks
 from fedgan_mpi.federation.rank import build_rank_state
 from fedgan_mpi.nn.losses import LOSSES, Loss
 from fedgan_mpi.training.loop import run_round
+from fedgan_mpi.training.overlap import Overlap
 from fedgan_mpi.training.state import TrainState
 
 NZ = 3
@@ -28,7 +29,10 @@ CLASSES = 3
 
 
 class ToyGenerator(nn.Module):
-    """z (B, 3) to images (B, 1, 4, 4). No bias before BatchNorm: its gradient is rounding noise."""
+    """Maps z (B, 3) to images (B, 1, 4, 4).
+
+    Layers before BatchNorm have no bias: its gradient would be rounding noise.
+    """
 
     def __init__(self, batchnorm: bool) -> None:
         super().__init__()
@@ -52,7 +56,7 @@ class ToyDiscriminator(nn.Module):
 
 
 class Conditional(nn.Module):
-    """A toy whose output is shifted by the class."""
+    """Adds a class-dependent shift to the output of a network."""
 
     def __init__(self, network: nn.Module, outputs: int) -> None:
         super().__init__()
@@ -71,14 +75,14 @@ def conditional_networks() -> tuple[nn.Module, nn.Module]:
 
 
 def toy_networks(batchnorm: bool = True) -> tuple[nn.Module, nn.Module]:
-    """The same start on every rank and in the oracle, in float64."""
+    """Return (G, D) in float64, with the same parameters on every rank and in the oracles."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         return ToyGenerator(batchnorm).double(), ToyDiscriminator(batchnorm).double()
 
 
 def toy_shards(sizes: list[int], same: bool = False) -> dict[int, Shard]:
-    """Shards of device 1, 2, …; `same`: all hold the same images."""
+    """Return {device: shard} with the given numbers of images. same: equal images everywhere."""
     shards = {}
     for device, size in enumerate(sizes, start=1):
         stream = np.random.default_rng(7 if same else 7 + device)
@@ -90,23 +94,23 @@ def toy_shards(sizes: list[int], same: bool = False) -> dict[int, Shard]:
 
 
 def toy_histogram(shard: Shard) -> list[int]:
-    """Images of each of three classes."""
+    """Return the number of images of each class."""
     assert shard.labels is not None
     return np.bincount(shard.labels, minlength=CLASSES).tolist()
 
 
 def toy_config(**changes: dict[str, Any]) -> Config:
-    """Float64 and small, with sections changed: toy_config(training={"rounds": 3})."""
+    """Return a small float64 configuration with changes: toy_config(training={"rounds": 3})."""
     config = Config()
     name = changes.get("algorithm", {}).get("name", "ren")
-    own_steps = name in ("fedgan", "fegan", "mdgan", "uagan")  # say themselves how often G steps
+    sets_generator_steps = name in ("fedgan", "fegan", "mdgan", "uagan")
     small = {
         "training": {
             "precision": "float64",
             "batch_size": 4,
             "generator_batch_size": 5,
             "discriminator_steps": 2,
-            **({} if own_steps else {"generator_steps": 1}),
+            **({} if sets_generator_steps else {"generator_steps": 1}),
         },
         "link": {"wire_dtype": "float64"},
     }
@@ -128,7 +132,7 @@ def toy_algorithm(
     nz: int = NZ,
     torch_device: str = "cpu",
 ) -> Algorithm:
-    """This rank's part of an algorithm on toys; `shards` are those of all devices."""
+    """Return an algorithm on toy networks for this rank. shards: the shards of all devices."""
     link.configure(config.link)
     if torch_device != "cpu":
         link.choose_route(torch_device)
@@ -148,31 +152,40 @@ def toy_algorithm(
         class_shares=pooled / pooled.sum() if config.model.conditional else None,
     )
     if config.algorithm.name == "centralized":
-        mine = {1: union(list(shards.values()), Path("all"))} if link.is_server else {}
+        hosted = {1: union(list(shards.values()), Path("all"))} if link.is_server else {}
         sizes, histograms = [sum(sizes)], [np.sum(histograms, 0).tolist()]
     else:
-        mine = {k: shards[k] for k in hosted_devices(len(shards), link)}
-    rank_state = build_rank_state(link, config, pair, mine, sizes, histograms)
+        hosted = {k: shards[k] for k in hosted_devices(len(shards), link.rank, link.device_ranks)}
+    rank_state = build_rank_state(link, config, pair, hosted, sizes, histograms)
     return ALGORITHMS[config.algorithm.name](rank_state)
 
 
 def play(
     algorithm: Algorithm, rounds: int, start: int = 0, images_seen: int = 0
 ) -> list[dict[str, Any]]:
-    """Collective. So many rounds; their lines of stats.jsonl. images_seen: before them."""
-    progress = TrainState(images_seen=images_seen)
-    with algorithm.cores.held():
-        return [run_round(algorithm, t, progress) for t in range(start, start + rounds)]
+    """Collective. Run rounds from round `start` and return their lines of `stats.jsonl`.
+
+    images_seen: images drawn before `start`.
+    """
+    state, link = TrainState(images_seen=images_seen), algorithm.link
+    before = list(link.subscribers)
+    overlap = Overlap(algorithm)
+    lines = [
+        run_round(algorithm, t, state, overlap=lambda t=t: overlap.start_device(t + 1))
+        for t in range(start, start + rounds)
+    ]
+    link.subscribers[:] = before
+    return lines
 
 
 def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
-    """A state as a checkpoint gives it back."""
+    """Return a state after a round trip through the checkpoint format."""
     packed = PackedState(state)
     packed.fill(state)
     return restore(unpack(packed.content), state)
 
 
 def vectors(algorithm: Algorithm) -> tuple[torch.Tensor, torch.Tensor]:
-    """Copies of (θ, φ) as they stand on this rank."""
+    """Return copies of this rank's (θ, φ)."""
     flat = algorithm.flat
     return flat.theta.detach().clone(), flat.phi.detach().clone()

@@ -1,8 +1,8 @@
-"""What a checkpoint is: `checkpoints/round_NNNNNN/`, complete or absent, a file a device and one
-for the server, and a manifest that says what they are.
+"""The format of a checkpoint, `checkpoints/round_NNNNNN/`, and reading it.
 
-A file per device and not per rank, so that a run can go on with other ranks. Where one process
-writes for all, their contents stand in one file, one after the other.
+A checkpoint has one safetensors file per device, one for the server, and a manifest with the size
+and SHA-256 of each. Files belong to devices, not to ranks, so that a run can resume on another
+number of ranks. The training loop's own state is JSON in the manifest; its keys are unknown here.
 """
 
 from __future__ import annotations
@@ -22,20 +22,23 @@ from fedgan_mpi.errors import UserError
 from fedgan_mpi.federation.device import Device
 from fedgan_mpi.federation.rank import RankState
 from fedgan_mpi.federation.server import Server
-from fedgan_mpi.files import read_whole
+from fedgan_mpi.files import read_regular_file
 
+FORMAT = 2
+"""The format that is written. Format 1, which is still read, has no version number, and may have
+all states in one file at offsets `at`."""
 MANIFEST = "checkpoint.json"
 SERVER = "server.safetensors"
-TOGETHER = "states.bin"
-"""What all files would hold, where one process wrote them."""
+PACKED = "states.bin"
+"""The file of all states in format 1."""
 
 
 def device_file(device: int) -> str:
     return f"device_{device:04d}.safetensors"
 
 
-def files_of(rank_state: RankState) -> dict[str, Device | Server]:
-    """File name -> whose state it keeps, of this rank."""
+def local_files(rank_state: RankState) -> dict[str, Device | Server]:
+    """Return file name -> owner of the state, for the devices and the server of this rank."""
     return {
         device_file(owner.index) if isinstance(owner, Device) else SERVER: owner
         for owner in rank_state.owners
@@ -47,7 +50,7 @@ def checkpoint_name(round: int) -> str:
 
 
 def checkpoints_of(run: Path) -> list[Path]:
-    """Those of a run, oldest first; a link is none."""
+    """Return the checkpoints of a run, oldest first. Links are ignored."""
     directory = run / "checkpoints"
     try:
         with os.scandir(directory) as entries:
@@ -64,105 +67,121 @@ def checkpoints_of(run: Path) -> list[Path]:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointManifest:
-    """What a checkpoint says of itself."""
+    """The content of checkpoint.json."""
 
     path: Path
-    """Of the checkpoint."""
+    """The checkpoint's directory."""
     round: int
     progress: dict[str, Any]
+    """State of the training loop."""
     configuration: dict[str, Any]
     shards_sha256: str
     files: dict[str, Any]
-    """Name -> bytes and sha256; and at, the byte where it begins, where it is not a file of its
-    own."""
+    """File name -> {"bytes", "sha256"}; in format 1 also "at", the offset in states.bin."""
     lost: list[str] = field(default_factory=list)
-    """Names of devices that died before any checkpoint; they begin anew."""
+    """Files of devices that died before the first checkpoint. They restart from scratch."""
 
 
 def read_manifest(checkpoint: Path) -> CheckpointManifest:
-    """Raises UserError where it is missing or not one."""
+    """Read a checkpoint's manifest.
+
+    Raises UserError if it is missing, damaged or of another format.
+    """
     path = checkpoint / MANIFEST
-    keys = ("round", "progress", "configuration", "shards_sha256", "files")
     try:
-        read = json.loads(read_whole(path, follow=False))
+        table = json.loads(read_regular_file(path, follow_links=False))
+        version = 0 if "server.pt" in table.get("files", {}) else table.get("format", 1)
+        if version not in (1, FORMAT):
+            raise UserError(
+                f"{path} has format {version!r}, but this fedgan_mpi reads formats 1 and {FORMAT}"
+            )
         manifest = CheckpointManifest(
-            path=checkpoint, lost=read.get("lost", []), **{key: read[key] for key in keys}
+            path=checkpoint,
+            round=table["round"],
+            progress=table["progress"],
+            configuration=table["configuration"],
+            shards_sha256=table["shards_sha256"],
+            files=table["files"],
+            lost=table.get("lost", []),
         )
-        if not isinstance(manifest.lost, list):
-            raise TypeError
         tables = (manifest.progress, manifest.configuration, manifest.files)
-        whole = all(isinstance(table, dict) for table in tables)
-        if not whole or checkpoint.name != checkpoint_name(manifest.round):
+        valid = isinstance(manifest.lost, list) and all(isinstance(one, dict) for one in tables)
+        if not valid or checkpoint.name != checkpoint_name(manifest.round):
             raise ValueError
     except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
         raise UserError(f"{path} is missing or damaged") from None
-    if "server.pt" in manifest.files:
-        raise UserError(f"{checkpoint} is of an older fedgan_mpi, which alone can go on from it")
     return manifest
 
 
 def verify_checkpoint(rank_state: RankState, manifest: CheckpointManifest) -> None:
-    """Raises UserError where a file of this rank's is missing or not what the checkpoint
-    recorded."""
-    for name in files_of(rank_state):
+    """Check size and SHA-256 of this rank's files. Raises UserError naming the first bad one."""
+    for name in local_files(rank_state):
         if name not in manifest.lost:
-            _read(manifest, name)
+            _read_tensors(manifest, name)
 
 
 def load_checkpoint(rank_state: RankState, manifest: CheckpointManifest) -> None:
-    """Put this rank's part back. Raises UserError where it is of other networks or devices."""
+    """Overwrite the state of this rank's devices and server with the checkpoint's.
+
+    Raises UserError if the checkpoint is of other networks or devices.
+    """
     try:
-        for name, owner in files_of(rank_state).items():
+        for name, owner in local_files(rank_state).items():
             if name not in manifest.lost:
-                owner.load_state(restore(_read(manifest, name), owner.state()))
-    except (RuntimeError, TypeError, ValueError):  # a stream takes no state but its own
+                owner.load_state(restore(_read_tensors(manifest, name), owner.state()))
+    except (RuntimeError, TypeError, ValueError):  # also from torch, for an invalid random state
         raise UserError(f"{manifest.path} does not hold the states of this run") from None
 
 
-def read_generator_parameters(checkpoint: Path, whole_generator: int) -> Tensor:
-    """G of a checkpoint as it was shown: its first `whole_generator` numbers or their moving
-    average. Raises UserError where the file is damaged or of other networks."""
-    state = _read(read_manifest(checkpoint), SERVER)
-    shown = state.get("average", state.get("vector"))
-    if shown is None or shown.ndim != 1 or len(shown) < whole_generator:
+def read_generator_parameters(checkpoint: Path, length: int) -> Tensor:
+    """Return the generator that is scored, (length,): its moving average if one is kept.
+
+    length: number of parameters and statistics of G. Raises UserError if the file is damaged or of
+    other networks.
+    """
+    state = _read_tensors(read_manifest(checkpoint), SERVER)
+    vector = state.get("average", state.get("vector"))
+    if vector is None or vector.ndim != 1 or len(vector) < length:
         raise UserError(f"{checkpoint} holds other networks than its run's config.toml describes")
-    return shown[:whole_generator]
+    return vector[:length]
 
 
-def fingerprint(content: bytes | bytearray | memoryview) -> dict[str, Any]:
-    """What a manifest says of a file."""
+def fingerprint(content: bytes | bytearray) -> dict[str, Any]:
+    """Return a file's entry in the manifest."""
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def read_content(manifest: CheckpointManifest, name: str) -> bytes:
-    """What a file of a checkpoint holds, its own or its part of all. Raises UserError where that is
-    not what the checkpoint recorded."""
-    recorded, (path, inverse_probability) = manifest.files.get(name), _place(manifest, name)
+    """Return the bytes of a state. Raises UserError if they do not match the manifest."""
+    entry, (path, stretch) = manifest.files.get(name), _locate(manifest, name)
     try:
-        content = read_whole(path, follow=False, **inverse_probability)
+        content = read_regular_file(path, follow_links=False, **stretch)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    at = {"at": recorded["at"]} if recorded and inverse_probability else {}
-    if recorded != {**at, **fingerprint(content)}:
-        whose = f" of {name}" if inverse_probability else ""
-        raise UserError(f"{path} is not what its checkpoint recorded{whose}")
+    offset = {"at": entry["at"]} if entry and stretch else {}
+    if entry != {**offset, **fingerprint(content)}:
+        owner = f" of {name}" if stretch else ""
+        raise UserError(f"{path} is not what its checkpoint recorded{owner}")
     return content
 
 
-def _place(manifest: CheckpointManifest, name: str) -> tuple[Path, dict[str, int]]:
-    """Its own file, or the stretch of the one that holds all; an empty one for what is none."""
-    recorded = manifest.files.get(name)
-    if not isinstance(recorded, dict) or "at" not in recorded:
+def _locate(manifest: CheckpointManifest, name: str) -> tuple[Path, dict[str, int]]:
+    """Return the file of a state and, if it shares the file, its stretch for `read_regular_file`.
+
+    The stretch is empty if the manifest's numbers are impossible.
+    """
+    entry = manifest.files.get(name)
+    if not isinstance(entry, dict) or "at" not in entry:
         return manifest.path / name, {}
-    inverse_probability = {"start": recorded["at"], "nbytes": recorded.get("bytes")}
-    sound = all(type(number) is int and number >= 0 for number in inverse_probability.values())
-    return manifest.path / TOGETHER, inverse_probability if sound else {"start": 0, "nbytes": 0}
+    stretch = {"start": entry["at"], "nbytes": entry.get("bytes")}
+    valid = all(type(number) is int and number >= 0 for number in stretch.values())
+    return manifest.path / PACKED, stretch if valid else {"start": 0, "nbytes": 0}
 
 
-def _read(manifest: CheckpointManifest, name: str) -> dict[str, Tensor]:
+def _read_tensors(manifest: CheckpointManifest, name: str) -> dict[str, Tensor]:
     content = read_content(manifest, name)
     try:
         return unpack(content)
     except ValueError:
-        path, _ = _place(manifest, name)
+        path, _ = _locate(manifest, name)
         raise UserError(f"{path} is not a checkpoint of this program") from None

@@ -1,5 +1,8 @@
-"""A device's or the server's state as bytes, and back: safetensors, which are numbers with names
-and shapes and cannot run code."""
+"""Converts the state of a device or the server to bytes and back.
+
+The bytes are safetensors: named tensors, which cannot run code when they are read. A state is a
+tree of dicts and lists with tensors and integers at its leaves.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +16,16 @@ from torch import Tensor
 
 
 class PackedState:
-    """Bytes of a state of tables and lists of tensors and of integers: made once, as new memory
-    costs more than a copy into it, and filled again and again."""
+    """A state as bytes in a buffer that later states overwrite.
 
-    def __init__(self, state: dict[str, Any], into: memoryview | None = None) -> None:
-        """into: room of the right length; None: of its own."""
+    New memory for each state would cost more time than the copy.
+    """
+
+    def __init__(self, state: dict[str, Any]) -> None:
         leaves = dict(_leaves(state))
-        self.content: bytearray | memoryview = bytearray(save(leaves))
-        if into is not None:
-            into[:] = self.content
-            self.content = into
+        self.content = bytearray(save(leaves))
         start = 8 + int.from_bytes(self.content[:8], "little")
-        header = json.loads(bytes(self.content[8:start]))
+        header = json.loads(self.content[8:start])
         self._tensors = [
             torch.frombuffer(
                 self.content,
@@ -38,33 +39,35 @@ class PackedState:
         ]
 
     def fill(self, state: dict[str, Any]) -> None:
-        """Copy a state made of the same parts."""
-        for mine, leaf in zip(self._tensors, _values(state), strict=True):
+        """Overwrite the bytes with a state of the same structure, shapes and dtypes."""
+        for packed, leaf in zip(self._tensors, _values(state), strict=True):
             if isinstance(leaf, Tensor):
-                mine.copy_(leaf)
+                packed.copy_(leaf)
             else:
-                mine.fill_(leaf)
+                packed.fill_(leaf)
 
 
 def unpack(content: bytes | bytearray) -> dict[str, Tensor]:
-    """The tensors of a packed state, by name. Raises ValueError where it is none."""
+    """Return the tensors in packed bytes by name. Raises ValueError if the bytes are invalid."""
     try:
         return load(bytes(content))
-    except Exception as error:  # of a hostile file, whatever the parser stumbled over
+    except Exception as error:  # the parser raises many types for hostile bytes
         raise ValueError from error
 
 
 def restore(tensors: dict[str, Tensor], like: dict[str, Any]) -> dict[str, Any]:
-    """The state that was packed. Raises ValueError where it is not made of the same parts as
-    `like`."""
+    """Return unpacked tensors as a state with the structure of `like`.
+
+    Raises ValueError if names, dtypes or shapes differ from `like`.
+    """
     if _kinds(tensors) != _kinds(dict(_leaves(like))):
-        raise ValueError("a state of other parts")
+        raise ValueError("the state has another structure")
     state: dict[str, Any] = _rebuild(tensors, like)
     return state
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Each tensor with its place, such as moments.0.first; integers as tensors of one number."""
+    """Yield each leaf with its path, such as moments.0.first. Integers become scalar tensors."""
     if isinstance(value, dict | list):
         pairs: Iterable[Any] = value.items() if isinstance(value, dict) else enumerate(value)
         for key, inner in pairs:
@@ -74,8 +77,7 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def _values(value: Any) -> Iterator[Tensor | int]:
-    """The same without their places, in the same order: in a round, names would cost more than
-    copies."""
+    """Yield the leaves in the order of `_leaves`. Their paths would cost more than the copies."""
     if isinstance(value, dict | list):
         for inner in value.values() if isinstance(value, dict) else value:
             yield from _values(inner)
@@ -85,8 +87,8 @@ def _values(value: Any) -> Iterator[Tensor | int]:
 
 def _rebuild(tensors: dict[str, Tensor], like: Any, name: str = "") -> Any:
     if isinstance(like, dict):
-        inside = f"{name}." if name else ""
-        return {key: _rebuild(tensors, inner, f"{inside}{key}") for key, inner in like.items()}
+        prefix = f"{name}." if name else ""
+        return {key: _rebuild(tensors, inner, f"{prefix}{key}") for key, inner in like.items()}
     if isinstance(like, list):
         return [_rebuild(tensors, inner, f"{name}.{n}") for n, inner in enumerate(like)]
     if isinstance(like, Tensor):

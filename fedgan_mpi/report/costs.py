@@ -71,7 +71,7 @@ def retime(run: History, wireless: WirelessConfig) -> History:
         )
     if wireless.compute == "measured":
         raise UserError("wireless.compute is 'measured', but must be 'macs' to time a stored run")
-    from fedgan_mpi.algorithms import ALGORITHMS
+    from fedgan_mpi.algorithms.registry import ALGORITHMS
     from fedgan_mpi.wireless.clock import make_clock
 
     experiment = replace(run.experiment, wireless=wireless)

@@ -1,12 +1,14 @@
-"""`export`: the trained generator in the formats of other programs, checked to draw the same."""
+"""Exports a trained generator to ONNX or torch.export, and checks that its images are equal."""
 
 from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedgan_mpi.errors import UserError
@@ -14,39 +16,36 @@ from fedgan_mpi.files import complete_or_absent
 from fedgan_mpi.random_streams import Purpose, torch_stream
 from fedgan_mpi.run.generator_file import TrainedGenerator, find_generator, load, to_pixels
 
-_CHECKED = 7  # images; not the number the network was traced with
-_TOLERANCE = 1e-4  # of images in [-1, 1]; far less than half a step of a pixel
+_SUFFIXES = {"onnx": ".onnx", "torchexport": ".pt2"}
+_TRACED_IMAGES = 2
+_CHECKED_IMAGES = 7  # another batch size than the traced one
+_TOLERANCE = 1e-4  # of images in [-1, 1]; a step of a pixel is 80 times as large
 
 
-def convert(run: Path, kind: str, out: Path | None) -> None:
-    """Write the generator of `run` to `out`, by default beside it, as `onnx` or `torchexport`.
+def convert(run: Path, kind: Literal["onnx", "torchexport"], out: Path | None) -> None:
+    """Export the generator of a run directory to `out`; None: beside the generator.
 
-    Its inputs are z (N, nz) and, if it is conditional, classes (N, classes), one-hot; its output
-    images (N, C, H, W) in [-1, 1].
-
-    Raises UserError where a package is missing or the file draws other images.
+    The exported network takes z (N, nz) and, if it is conditional, one-hot classes (N, classes). It
+    returns images (N, C, H, W) in [-1, 1]. Raises UserError if a package is missing, or if the
+    exported network generates other images.
     """
     path = find_generator(run)
     generator = load(path)
     if out is None:
-        out = path.with_suffix({"onnx": ".onnx", "torchexport": ".pt2"}[kind])
+        out = path.with_suffix(_SUFFIXES[kind])
     if not out.parent.is_dir():
-        raise UserError(f"{out.parent} is no directory to write {out.name} in")
+        raise UserError(f"{out.parent} is not a directory, so {out.name} cannot be written to it")
+    export = _export_onnx if kind == "onnx" else _export_torch
     with complete_or_absent(out) as temporary, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporters' own
-        if kind == "onnx":
-            drawn = _onnx(generator, temporary)
-        else:
-            drawn = _torchexport(generator, temporary)
-        inputs = _inputs(generator, _CHECKED)
+        warnings.simplefilter("ignore")  # warnings of the exporters
+        exported = torch.from_numpy(np.asarray(export(generator, temporary)))
         with torch.no_grad():
-            ours = generator.network(*inputs)
-        theirs = torch.from_numpy(np.asarray(drawn))
-        if not torch.allclose(ours, theirs, rtol=0, atol=_TOLERANCE):
-            most = (ours - theirs).abs().max().item()
-            raise UserError(f"{out} was not written: its images differ by up to {most:.2g}")
-        different = (to_pixels(ours) != to_pixels(theirs)).mean()
-    print(f"{out}: the same images ({different:.2%} of the pixels are rounded otherwise)")
+            original = generator.network(*_inputs(generator, _CHECKED_IMAGES))
+        if not torch.allclose(original, exported, rtol=0, atol=_TOLERANCE):
+            difference = (original - exported).abs().max().item()
+            raise UserError(f"{out} was not written: its images differ by up to {difference:.2g}")
+        rounded = (to_pixels(original) != to_pixels(exported)).mean()
+    print(f"{out}: generates the same images ({rounded:.2%} of the pixels differ by rounding)")
 
 
 def _inputs(generator: TrainedGenerator, count: int) -> tuple[Tensor, ...]:
@@ -58,9 +57,10 @@ def _inputs(generator: TrainedGenerator, count: int) -> tuple[Tensor, ...]:
     return z, torch.eye(len(shares))[torch.arange(count) % len(shares)]
 
 
-def _torchexport(generator: TrainedGenerator, path: Path) -> np.ndarray:
+def _export_torch(generator: TrainedGenerator, path: Path) -> NDArray[np.float32]:
+    """Write a torch.export program, and return images that the written file generates."""
     batch = torch.export.Dim("batch")
-    inputs = _inputs(generator, 2)
+    inputs = _inputs(generator, _TRACED_IMAGES)
     program = torch.export.export(
         generator.network, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs)
     )
@@ -69,20 +69,21 @@ def _torchexport(generator: TrainedGenerator, path: Path) -> np.ndarray:
     with open(path, "rb") as file:
         network = torch.export.load(file).module()
     with torch.no_grad():
-        drawn: np.ndarray = network(*_inputs(generator, _CHECKED)).numpy()
-    return drawn
+        images: NDArray[np.float32] = network(*_inputs(generator, _CHECKED_IMAGES)).numpy()
+    return images
 
 
-def _onnx(generator: TrainedGenerator, path: Path) -> np.ndarray:
+def _export_onnx(generator: TrainedGenerator, path: Path) -> NDArray[np.float32]:
+    """Write an ONNX file, and return images that the written file generates."""
     try:
         import onnxruntime
-        import onnxscript  # noqa: F401 - torch's exporter asks for it
+        import onnxscript  # noqa: F401 - needed by torch's exporter
     except ImportError as error:
         raise UserError(
             f"--format onnx needs {error.name}: `pip install onnx onnxscript onnxruntime`"
         ) from None
     batch = torch.export.Dim("batch")
-    inputs = _inputs(generator, 2)
+    inputs = _inputs(generator, _TRACED_IMAGES)
     names = ["z", "classes"][: len(inputs)]
     torch.onnx.export(
         generator.network,
@@ -96,6 +97,7 @@ def _onnx(generator: TrainedGenerator, path: Path) -> np.ndarray:
         verbose=False,
     )
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    tensors = zip(names, _inputs(generator, _CHECKED), strict=True)
-    drawn: np.ndarray = session.run(None, {name: tensor.numpy() for name, tensor in tensors})[0]
-    return drawn
+    tensors = zip(names, _inputs(generator, _CHECKED_IMAGES), strict=True)
+    feed = {name: tensor.numpy() for name, tensor in tensors}
+    images: NDArray[np.float32] = session.run(None, feed)[0]
+    return images

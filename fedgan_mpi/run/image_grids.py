@@ -1,36 +1,38 @@
-"""Grids of images as PNG files."""
+"""Writes grids of images as PNG files and as an animated GIF."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedgan_mpi.cli.commands import Sample
 from fedgan_mpi.files import complete_or_absent
 
-if TYPE_CHECKING:  # it imports torch, which mistakes are told before
+if TYPE_CHECKING:  # it imports torch, which is slow
     from fedgan_mpi.run.generator_file import TrainedGenerator
 
-_FRAMES = 60
+_MAX_FRAMES = 60
 _FRAME_MILLISECONDS = 200
-_GAP = 2  # pixels of the enlarged picture between images, and around them
+_GAP = 2  # pixels between and around enlarged images
 _BACKGROUND = 40
-_SMALLEST = 64  # images are enlarged by a whole factor to at least this many pixels
+_MIN_SIZE = 64  # pixels; smaller images are enlarged by a whole factor to at least this size
+_COLUMNS = 10  # of interpolations
 
 
 def grid(images: NDArray[np.uint8], *, columns: int | None = None) -> Image.Image:
-    """uint8 (N, C, H, W) with C = 1 or 3, row by row; as square as it gets unless columns are
-    given."""
+    """Return images as one picture, row by row.
+
+    images: (N, C, H, W) with C = 1 or 3. columns: None for a nearly square grid.
+    """
     count, channels, height, width = images.shape
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
-    factor = max(1, math.ceil(_SMALLEST / max(height, width)))
+    factor = max(1, math.ceil(_MIN_SIZE / max(height, width)))
     large = images.repeat(factor, axis=2).repeat(factor, axis=3)
     down, right = height * factor + _GAP, width * factor + _GAP
     canvas = np.full((channels, rows * down + _GAP, columns * right + _GAP), _BACKGROUND, np.uint8)
@@ -40,28 +42,43 @@ def grid(images: NDArray[np.uint8], *, columns: int | None = None) -> Image.Imag
     return Image.fromarray(canvas[0] if channels == 1 else canvas.transpose(1, 2, 0))
 
 
-def write_samples(generator: TrainedGenerator, command: Sample) -> None:
-    """The picture that `sample` was asked for. Raises UserError where G knows no classes."""
-    count, seed = command.count, command.seed
-    if command.style == "interpolation":
-        columns = 10
-        images = generator.interpolations(-(-count // columns), columns, seed=seed)
-    elif command.style == "classes":
-        classes = generator.class_names
-        columns = max(1, count // max(len(classes), 1))
-        rows = [generator(columns, seed=seed, label=label) for label in range(len(classes))]
-        images = np.concatenate(rows)
+def write_grid(path: Path, images: NDArray[np.uint8], *, columns: int | None = None) -> None:
+    """Write images (N, C, H, W) as one PNG. columns: None for a nearly square grid."""
+    with complete_or_absent(path) as temporary:
+        grid(images, columns=columns).save(temporary, format="PNG")
+
+
+def write_samples(
+    generator: TrainedGenerator,
+    path: Path,
+    *,
+    style: Literal["grid", "interpolation", "classes"],
+    count: int,
+    seed: int,
+    label: int | None,
+) -> None:
+    """Write a grid of generated images.
+
+    style: `grid` of independent samples, `interpolation` between two noise vectors per row, or
+    `classes`, one per row. label: the class of a `grid`; None: classes as frequent as in the data.
+    Raises UserError if a class is needed and the generator is unconditional.
+    """
+    if style == "interpolation":
+        rows = math.ceil(count / _COLUMNS)
+        write_grid(path, generator.interpolate(rows, _COLUMNS, seed=seed), columns=_COLUMNS)
+    elif style == "classes":
+        labels = range(len(generator.class_names))
+        columns = max(1, count // max(len(labels), 1))
+        images = [generator(columns, seed=seed, label=row_label) for row_label in labels]
+        write_grid(path, np.concatenate(images), columns=columns)
     else:
-        write_grid(command.out, generator(count, seed=seed, label=command.label))
-        return
-    write_grid(command.out, images, columns=columns)
+        write_grid(path, generator(count, seed=seed, label=label))
 
 
-def write_film(path: Path, grids: Sequence[Path]) -> None:
-    """An animated GIF of grids, at most 60 of them; the last one stays."""
-    step = -(-len(grids) // _FRAMES)
-    chosen = [*grids[:-1:step], grids[-1]]
-    frames = [Image.open(grid) for grid in chosen]
+def write_animation(path: Path, grids: Sequence[Path]) -> None:
+    """Write an animated GIF of up to 60 grids and the last one, which is shown longer."""
+    step = math.ceil(len(grids) / _MAX_FRAMES)
+    frames = [Image.open(grid) for grid in [*grids[:-1:step], grids[-1]]]
     durations = [_FRAME_MILLISECONDS] * (len(frames) - 1) + [10 * _FRAME_MILLISECONDS]
     with complete_or_absent(path) as temporary:
         frames[0].save(
@@ -72,10 +89,3 @@ def write_film(path: Path, grids: Sequence[Path]) -> None:
             duration=durations,
             loop=0,
         )
-
-
-def write_grid(path: Path, images: NDArray[np.uint8], *, columns: int | None = None) -> None:
-    """Write uint8 (N, C, H, W) images as one PNG, complete or not at all. columns: None for about
-    a square."""
-    with complete_or_absent(path) as temporary:
-        grid(images, columns=columns).save(temporary, format="PNG")

@@ -1,4 +1,4 @@
-"""One job at a time writes a run directory."""
+"""The run lock: only one job at a time writes a run directory."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ import os
 from pathlib import Path
 
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.files import writing
+from fedgan_mpi.files import explain_write_errors
 
 LOCK = ".lock"
-_held: list[int] = []  # open files: the kernel lets go of their locks when a process ends
+_descriptors: list[int] = []
+"""Open lock files. The kernel releases their locks when the process ends."""
 
 
 def acquire_lock(run: Path) -> None:
-    """Keep other jobs from writing this run until `release`, or the end of the process.
+    """Lock a run directory until `release_lock` or the end of the process.
 
-    Raises UserError where another job has it. Where the file system has no locks, nobody is kept
-    from anything.
+    Raises UserError if another job holds the lock. File systems without locks are not protected.
     """
-    with writing(run):
+    with explain_write_errors(run):
         descriptor = os.open(run / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         raise UserError(
-            f"{run} is being written by another job; wait for its end or give another --run.name "
-            f"(where that job's node has died and its file server holds on, delete {run / LOCK})"
+            f"{run} is being written by another job; wait until it ends, or use another --run.name "
+            f"(if that job's machine has crashed and the lock remains, delete {run / LOCK})"
         ) from None
     except OSError:
         pass
-    _held.append(descriptor)
+    _descriptors.append(descriptor)
 
 
 def release_lock() -> None:
-    """Let other jobs have what this one claimed."""
-    while _held:
-        os.close(_held.pop())
+    """Release every lock of this process."""
+    while _descriptors:
+        os.close(_descriptors.pop())

@@ -1,5 +1,4 @@
-"""How far training is: a bar that moves in a terminal, a line now and then behind a launcher and in
-a log file."""
+"""The progress bar: animated in a terminal, one line every ten seconds in a log file."""
 
 from __future__ import annotations
 
@@ -11,26 +10,28 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 def make_progress_bar(rounds: int, done: int) -> tqdm[None]:
-    """On standard error. done: rounds that a resumed run has behind it."""
-    moves = sys.stderr.isatty()
+    """Return a progress bar on standard error. done: rounds completed by earlier jobs."""
+    animated = sys.stderr.isatty()
     return tqdm(
         total=rounds,
         initial=done,
         unit="round",
-        mininterval=0.2 if moves else _SECONDS_BETWEEN_LINES,
-        dynamic_ncols=moves,
-        file=sys.stderr if moves else _Lines(),
+        mininterval=0.2 if animated else _SECONDS_BETWEEN_LINES,
+        dynamic_ncols=animated,
+        file=sys.stderr if animated else _LineWriter(),
     )
 
 
-class _Lines:
-    """Takes a bar that is drawn over itself, and writes each drawing as a line of its own: behind a
-    launcher and in SLURM's log it stands among all else that is said."""
+class _LineWriter:
+    """A file that prints each drawing of the bar as a separate line.
+
+    Launchers and SLURM mix the bar with other output, so that a carriage return would garble it.
+    """
 
     def write(self, text: str) -> None:
-        drawn = text.strip()
-        if drawn:
-            print(drawn, file=sys.stderr)
+        drawing = text.strip()
+        if drawing:
+            print(drawing, file=sys.stderr)
 
     def flush(self) -> None:
         sys.stderr.flush()

@@ -1,5 +1,4 @@
-"""Reads stats.jsonl, a line a round and a line a score; a damaged one is found here and not in a
-plot."""
+"""Reads stats.jsonl: one line per round, one per score. Damaged lines are refused here."""
 
 from __future__ import annotations
 
@@ -28,44 +27,48 @@ _SCORE: dict[str, tuple[type, ...]] = {
     "floor": (*_NUMBER, type(None)),
     "samples": (int,),
 }
+_MAX = 1e100
+"""Larger numbers would overflow sums and the axes of plots."""
 
 
 def parse_lines(lines: Iterable[str]) -> list[Line]:
-    """Raises ValueError where one is not as `Record` writes it."""
+    """Parse lines of stats.jsonl. Raises ValueError if one is not as `Record` writes it."""
     try:
         parsed = [json.loads(line) for line in lines]
     except RecursionError:
         raise ValueError from None
-    if not all(map(_is_sound, parsed)):
+    if not all(map(_is_valid, parsed)):
         raise ValueError
     return parsed
 
 
 def read_stats(run: Path) -> tuple[list[Line], list[Line]]:
-    """(rounds, scores) of a run. Raises ValueError where the file is damaged or half-written, and
-    OSError."""
+    """Return (rounds, scores) of a run.
+
+    Raises ValueError if stats.jsonl is damaged or incomplete, and OSError if it cannot be read.
+    """
     return split(parse_lines((run / STATS).read_text(encoding="utf-8").splitlines()))
 
 
 def split(lines: Iterable[Line]) -> tuple[list[Line], list[Line]]:
-    """(rounds, scores)."""
-    lines = list(lines)
-    return [line for line in lines if "metric" not in line], [
-        line for line in lines if "metric" in line
-    ]
+    """Return (rounds, scores)."""
+    rounds: list[Line] = []
+    scores: list[Line] = []
+    for line in lines:
+        (scores if "metric" in line else rounds).append(line)
+    return rounds, scores
 
 
-def _is_sound(line: Any) -> bool:
+def _is_valid(line: Any) -> bool:
     if not isinstance(line, dict):
         return False
-    kinds = _SCORE if "metric" in line else _ROUND
-    if not (line.keys() >= kinds.keys() and all(_fits(line[key], kinds[key]) for key in kinds)):
+    types = _SCORE if "metric" in line else _ROUND
+    if not (line.keys() >= types.keys() and all(_fits(line[key], types[key]) for key in types)):
         return False
     return all(_fits(device, (int,)) for device in line.get("participants", ()))
 
 
-def _fits(value: Any, kinds: tuple[type, ...]) -> bool:
-    if not isinstance(value, kinds) or isinstance(value, bool):
-        return False  # to Python, truth is a number
-    # Not NaN, and far from where sums and the axes of plots overflow.
-    return not isinstance(value, _NUMBER) or abs(value) < 1e100
+def _fits(value: Any, types: tuple[type, ...]) -> bool:
+    if not isinstance(value, types) or isinstance(value, bool):  # a bool is an int
+        return False
+    return not isinstance(value, _NUMBER) or abs(value) < _MAX  # False for NaN

@@ -1,4 +1,4 @@
-"""The flat vector of a rank: views, sections that travel, and the order of statistics."""
+"""The flat vector of a rank: views, the sections that are sent, and the order of statistics."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_networks_are_views_of_the_vector(moments):
     assert sum(s.numel() for s in sections) == flat.vector.numel() == flat.gan.numel()
 
 
-def test_sections_that_travel_have_statistics_only_if_asked_for():
+def test_sent_sections_include_statistics_if_configured():
     sizes = {}
     for with_statistics in (True, False):
         G, D = toy_networks()

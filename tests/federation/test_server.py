@@ -1,4 +1,4 @@
-"""The server's round of G, started before the new D arrives or not."""
+"""The server's round of G, with and without an early start, and its checkpointed state."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def make_server(steps: int, **model: float) -> Server:
     return Server(pair, config)
 
 
-def average(server: Server, shift: float) -> None:
-    """Change D in place, as the average of a round does."""
+def change_discriminator(server: Server, shift: float) -> None:
+    """Overwrite D, as the average of a round does."""
     server.pair.flat.discriminator.add_(shift)
 
 
@@ -34,22 +34,21 @@ def trained(server: Server, *, early: bool) -> list[torch.Tensor]:
     for shift in (0.1, -0.2):
         if early:
             server.start_early()
-        average(server, shift)
+        change_discriminator(server, shift)
         losses.append(server.train_generator())
     state = server.state()
-    kept = [state["vector"], state["noise_stream"], *state["moments"].values()]
-    return [torch.as_tensor(value).clone() for value in [losses, *kept, state["average"]]]
+    values = [losses, state["vector"], state["noise_stream"], state["average"]]
+    return [torch.as_tensor(value).clone() for value in [*values, *state["moments"].values()]]
 
 
 @pytest.mark.parametrize("steps", [1, 3])
 def test_an_early_start_changes_no_bit(steps):
     early = trained(make_server(steps, ema=0.9), early=True)
-    whole = trained(make_server(steps, ema=0.9), early=False)
-    for one, other in zip(early, whole, strict=True):
-        assert torch.equal(one, other)
+    plain = trained(make_server(steps, ema=0.9), early=False)
+    assert all(torch.equal(*pair) for pair in zip(early, plain, strict=True))
 
 
-def test_no_steps_draw_no_noise():
+def test_zero_steps_draw_no_noise():
     server = make_server(0)
     before = server.noise_stream.get_state()
     server.start_early()
@@ -61,7 +60,7 @@ def test_an_early_start_trains_against_the_new_discriminator():
     servers = [make_server(1) for _ in range(2)]
     for server, shift in zip(servers, (0.1, 0.5), strict=True):
         server.start_early()
-        average(server, shift)
+        change_discriminator(server, shift)
         server.train_generator()
     assert not torch.equal(*(server.pair.flat.theta for server in servers))
 
@@ -71,14 +70,14 @@ def test_a_rollback_discards_an_early_start():
     start = deepcopy(server.state())
     server.start_early()
     start["noise_stream"] = torch.Generator().manual_seed(5).get_state()
-    for one in (server, fresh):
-        one.load_state(deepcopy(start))
-        one.train_generator()
+    for each in (server, fresh):
+        each.load_state(deepcopy(start))
+        each.train_generator()
     assert torch.equal(server.pair.flat.theta, fresh.pair.flat.theta)
     assert torch.equal(server.noise_stream.get_state(), fresh.noise_stream.get_state())
 
 
-def test_recorded_steps_do_not_start_early():
+def test_steps_recorded_as_cuda_graphs_do_not_start_early():
     server = make_server(1)
     server.pair.recorder = object()  # type: ignore[assignment]
     before = server.noise_stream.get_state()

@@ -1,5 +1,4 @@
-"""The paper's experiment as files: every variant is a valid experiment on equal terms, and the
-tables say what the runs do."""
+"""The experiments of jobs/paper: valid, equal for all algorithms, and tabulated correctly."""
 
 from __future__ import annotations
 
@@ -11,12 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_fairness import DEVICES
-from test_report import make_run
-from whole_jobs import ENVIRONMENT, MPIRUN, SMALL
+from made_up_runs import DEVICES, make_run
 
 from fedgan_mpi.cli.parser import parse_train
 from fedgan_mpi.config import Config
+from fedgan_mpi.testing.jobs import ENVIRONMENT, MPIRUN, SMALL
 
 JOBS = Path(__file__).parents[2] / "jobs"
 sys.path.insert(0, str(JOBS / "paper"))
@@ -25,11 +23,11 @@ from variants import read_variants  # noqa: E402
 
 PAPER = [JOBS / "paper" / f"{name}.toml" for name in ("celeba", "cifar10", "rsna")]
 TABLE = JOBS / "paper" / "small" / "variants.txt"
-SMALL_ONES = [JOBS / "paper" / "small" / f"{name}.toml" for name in ("mnist", "pneumonia")]
+SMALL_FILES = [JOBS / "paper" / "small" / f"{name}.toml" for name in ("mnist", "pneumonia")]
 
 
 def experiments(table: Path, file: Path) -> dict[str, Config]:
-    """Variant -> what it runs on a data set."""
+    """Return variant -> configuration for a data set's file."""
     return {
         name: parse_train([str(file), *flags]).config
         for name, flags in read_variants(table).items()
@@ -38,18 +36,18 @@ def experiments(table: Path, file: Path) -> dict[str, Config]:
 
 @pytest.mark.parametrize(
     ("table", "file"),
-    [(JOBS / "paper" / "variants.txt", PAPER[0]), *((TABLE, file) for file in SMALL_ONES)],
+    [(JOBS / "paper" / "variants.txt", PAPER[0]), *((TABLE, file) for file in SMALL_FILES)],
     ids=lambda path: path.stem,
 )
-def test_all_methods_meet_on_equal_terms(table, file):
-    """Learning rates, moments, batch, loss, networks; steps of D and of G over the whole run;
-    images a score and scores a run. FedGAN's ten devices together see as many fakes a step as the
-    server of ren does. Only the parallel schedule goes on for longer, at the same steps a round."""
-    terms, steps, scores = set(), set(), set()
+def test_all_algorithms_train_under_equal_conditions(table, file):
+    """Equal optimizer, batch, loss, networks, total steps, and scores. A FedGAN step on all ten
+    devices uses as many fakes as a server step of ren. Only the parallel schedule has more rounds.
+    """
+    conditions, steps, scores = set(), set(), set()
     variants = experiments(table, file)
     for name, config in variants.items():
         training, evaluation = config.training, config.evaluation
-        terms.add(
+        conditions.add(
             (
                 training.generator_lr, training.discriminator_lr, training.betas,
                 training.batch_size, training.loss, config.model, evaluation.samples,
@@ -57,44 +55,45 @@ def test_all_methods_meet_on_equal_terms(table, file):
                 config.wireless, config.data.shards,
             )
         )  # fmt: skip
-        of_d = training.rounds * training.discriminator_steps
-        follows = config.algorithm.name == "fedgan"
-        server = 1 if config.algorithm.name == "mdgan" else training.server_steps
-        assert follows or training.rounds * server == of_d
+        steps_on_d = training.rounds * training.discriminator_steps
+        server_steps = 1 if config.algorithm.name == "mdgan" else training.server_steps
+        if config.algorithm.name != "fedgan":
+            assert training.rounds * server_steps == steps_on_d
         if config.algorithm.schedule == "serial":
-            steps.add(of_d)
+            steps.add(steps_on_d)
             scores.add(training.rounds / evaluation.every)
         else:
             assert training.rounds > variants["fedgan"].training.rounds
             assert evaluation.every == variants["fedgan"].evaluation.every
-            assert training.discriminator_steps == server
+            assert training.discriminator_steps == server_steps
         assert config.wireless.on and training.generator_batch_size == 10 * training.batch_size
         assert ("parallel" in name) == (config.algorithm.schedule == "parallel")
-    assert len(terms) == len(steps) == len(scores) == 1
+    assert len(conditions) == len(steps) == len(scores) == 1
     assert {"ren-serial", "ren-parallel", "fedgan", "mdgan", "centralized"} <= set(variants)
     if table != TABLE:
         policies = ("random", "round_robin", "best_channel", "proportional_fair", "importance")
-        for method in ("ren-serial", "ren-parallel", "fedgan"):
+        for name in ("ren-serial", "ren-parallel", "fedgan"):
             for policy in policies:
-                chosen = variants[f"{method}-{policy}"].participation
-                assert (chosen.policy, chosen.participants(10)) == (policy, 5)
+                participation = variants[f"{name}-{policy}"].participation
+                assert (participation.policy, participation.participants(10)) == (policy, 5)
 
 
 @pytest.mark.parametrize("file", PAPER, ids=lambda path: path.stem)
-def test_the_paper_sized_set_is_at_the_papers_size(file):
+def test_large_experiments_have_64_pixels_and_16_bit_numbers(file):
     config = parse_train([str(file)]).config
     assert config.model.size == 64 and config.wireless.bits_per_parameter == 16
     assert config.data.shards == f"shards/{file.stem}"
 
 
-def test_the_extras_are_valid_and_named_apart():
-    extras = experiments(TABLE.with_name("extras.txt"), SMALL_ONES[0])
+def test_the_extras_are_valid_and_have_other_names():
+    extras = experiments(TABLE.with_name("extras.txt"), SMALL_FILES[0])
     assert len(extras) > 5 and not set(extras) & set(read_variants(TABLE))
 
 
+@pytest.mark.slow
 @pytest.mark.jobs
-def test_the_sweep_script_takes_variants_from_a_table(tmp_path):
-    """Without SLURM: its variables are set, and the launcher is mpirun."""
+def test_the_sweep_script_reads_variants_from_a_table(tmp_path):
+    """Without SLURM: the test sets its variables, and mpirun starts the ranks."""
     shutil.copytree(JOBS, tmp_path / "jobs")
     site = tmp_path / "jobs" / "site.sh"
     site.write_text(f'LAUNCH="{MPIRUN} -n 3"\n')
@@ -126,7 +125,9 @@ def test_the_sweep_script_takes_variants_from_a_table(tmp_path):
         assert config.run.seed == int(name[-1])
         assert config.participation.count == (2 if "some" in name else None)
         assert config.algorithm.name == ("fedgan" if "some" in name else "ren")
-    assert task(4).returncode == 1 and "array index 4 is beyond 2" in task(4).stderr
+    refused = task(4)
+    assert refused.returncode == 1
+    assert "array index is 4, but must be below 4: 2 variants, 2 seeds" in refused.stderr
 
 
 # ------------------------------------------------------------ the tables
@@ -134,7 +135,7 @@ def test_the_sweep_script_takes_variants_from_a_table(tmp_path):
 
 @pytest.fixture
 def finished(tmp_path) -> Path:
-    """Two seeds of three methods whose scores are made up; a round costs 2 s and 1.5 MB."""
+    """Two seeds of three algorithms with made-up scores. A round costs 2 s and 1.5 MB."""
     (tmp_path / "runs").mkdir()
     scores = {
         "ren-serial": ({0: 90, 10: 50, 20: 20, 40: 10}, {0: 90, 10: 60, 20: 50, 40: 50}),
@@ -154,32 +155,41 @@ def finished(tmp_path) -> Path:
     return tmp_path
 
 
-def test_ratios_are_costs_to_fedgans_best_score_of_the_same_seed(finished):
+def test_ratios_compare_costs_of_fedgans_best_score_with_the_same_seed(finished):
+    every_run = report.read_runs(finished)
     runs = {
-        name: report.read_runs(finished, f"toy-{name}")
+        name: report.select(every_run, f"toy-{name}")
         for name in ("ren-serial", "ren-parallel", "fedgan")
     }
-    serial, fedgan = runs["ren-serial"], runs["fedgan"]
+    serial, parallel, fedgan = runs.values()
     # FedGAN's best: 30 after round 40 and 45 after round 20.
-    assert report.ratio(serial[0], fedgan[0], "rounds") == 20 / 40
-    assert report.ratio(serial[1], fedgan[1], "rounds") is None
-    assert report.ratio(runs["ren-parallel"][1], fedgan[1], "megabytes") == 1
-    text = report.acquire_lock({name: seeds for name, seeds in runs.items()})
+    assert report.cost_ratios(serial, fedgan, "rounds") == [20 / 40, None]
+    assert report.cost_ratio(parallel[1], fedgan[1], "megabytes") == 1
+    text = report.claim_table(runs)
     lines = {line.split(" | ")[0].strip("| "): line for line in text.splitlines()}
     assert "0.50 (1 of 2)" in lines["ren-serial"] and "no: 1 of 2 seeds" in lines["ren-serial"]
     assert "0.75 ± 0.35" in lines["ren-parallel"]  # 20/40 and 20/20
     assert lines["fedgan"].count("1.00 ± 0.00") >= 3
 
 
-def test_reports_are_written_from_what_is_there(finished):
+def test_reports_cover_the_runs_that_exist(finished):
     names = ["ren-serial", "ren-parallel", "fedgan", "mdgan"]
     report.write_reports(finished, ["toy", "none"], names)
     written = {path.name for path in (finished / "report").iterdir()}
     assert written == {"claim.md", "sensitivity.md", "toy"}
     text = (finished / "report" / "sensitivity.md").read_text()
-    for head in ("Speed of the server", "Bandwidth", "Speed of the devices", "other places"):
-        assert head in text
-    # A fast server leaves nothing to overlap; at the slowest, the round is the server's alone.
+    for heading in ("Speed of the server", "Bandwidth", "Speed of the devices", "placements"):
+        assert heading in text
+    # Overlap saves nothing with a fast server, and most if both branches take equally long.
     rows = [line for line in text.split("Bandwidth")[0].splitlines() if "e+" in line]
     shares = [float(line.split(" | ")[3]) for line in rows]
     assert shares[-1] > 0.99 and min(shares) < 0.75
+
+
+def test_runs_outside_the_variants_are_listed_as_extras(finished):
+    extra = finished / "runs" / "toy-serial-one-seed0"
+    shutil.copytree(finished / "runs" / "toy-ren-serial-seed0", extra)
+    report.write_reports(finished, ["toy"], ["ren-serial", "ren-parallel", "fedgan"])
+    text = (finished / "report" / "extras.md").read_text()
+    (row,) = [line for line in text.splitlines() if "toy-serial-one" in line]
+    assert "| 10.0 | 10.0 |" in row and "| 0.50 | 40 to 40 | 1.00 |" in row

@@ -1,5 +1,7 @@
-"""Whole jobs of algorithms, participants, wires and scores that a job must treat otherwise than the
-default ones, and how they go on with another number of ranks."""
+"""Whole jobs with other algorithms, participation policies, wire types and scores than the default.
+
+Most of them are also resumed with one rank less, to the same bits.
+"""
 
 from __future__ import annotations
 
@@ -10,32 +12,32 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from company import RANKS, Company
+from in_process_jobs import RANKS, InProcessJobs
 from mpi4py import MPI
-from whole_jobs import (
-    SMALL,
-    copy_without_last_checkpoint,
-    generator,
-    lines,
-    lines_but_for_time,
-    losses,
-)
 
 from fedgan_mpi.checkpoint.format import checkpoints_of
 from fedgan_mpi.hardware.cpu import multiplies_bfloat16
+from fedgan_mpi.testing.jobs import SMALL, SMALL_NETWORKS
+from fedgan_mpi.testing.runs import (
+    copy_without_last_checkpoint,
+    generator_bytes,
+    losses,
+    stats_lines,
+    stats_without_seconds,
+)
 
 pytestmark = pytest.mark.mpi(min_size=3)
 
 
 @pytest.fixture
 def run():
-    """What starts a job; the test itself is the first rank's."""
-    company = Company()
+    """Runs a job on the ranks of this test. Rank 0 runs the test itself; the others skip it."""
+    jobs = InProcessJobs()
     if MPI.COMM_WORLD.rank > 0:
-        company.follow()
-        pytest.skip("the first rank conducts")
-    yield company.run
-    company.dismiss()
+        jobs.serve()
+        pytest.skip("rank 0 runs the test")
+    yield jobs.run
+    jobs.close()
 
 
 FLAGS = [
@@ -47,85 +49,89 @@ FLAGS = [
 ]
 
 
-def in_one_go_and_resumed(run, cwd: Path, *flags: str) -> tuple[Path, Path, str]:
-    """Runs of six rounds, the second of which went on from its third with a rank less: the same
-    bits. And what the first one said."""
+def run_and_resume(run, cwd: Path, *flags: str) -> tuple[Path, Path, str]:
+    """Run six rounds, and resume a copy after round 3 with one rank less. Assert the same bits.
+
+    Returns both run directories and the output of the first job.
+    """
     done = run(
         RANKS, "--run.name=a", "--training.rounds=6", "--checkpoint.every=3", *flags, cwd=cwd
     )
     assert done.returncode == 0, done.stderr
-    whole, cut = cwd / "runs" / "a", cwd / "runs" / "b"
-    copy_without_last_checkpoint(whole, cut)
-    (cut / "generator.safetensors").unlink()
+    finished_run, resumed_run = cwd / "runs" / "a", cwd / "runs" / "b"
+    copy_without_last_checkpoint(finished_run, resumed_run)
+    (resumed_run / "generator.safetensors").unlink()
     resumed = run(RANKS - 1, "--resume", "runs/b", cwd=cwd)
     assert resumed.returncode == 0, resumed.stderr
-    assert losses(whole) == losses(cut) and len(losses(cut)) == 6
-    assert generator(whole) == generator(cut)
-    return whole, cut, done.stdout
+    assert losses(finished_run) == losses(resumed_run) and len(losses(resumed_run)) == 6
+    assert generator_bytes(finished_run) == generator_bytes(resumed_run)
+    return finished_run, resumed_run, done.stdout
 
 
 @pytest.mark.parametrize(
     ("policy", "algorithm"),
     [
         ("importance", "ren"),
-        ("importance", "fedgan"),
-        ("proportional_fair", "ren"),
-        ("best_channel", "mdgan"),
+        pytest.param("importance", "fedgan", marks=pytest.mark.slow),
+        pytest.param("proportional_fair", "ren", marks=pytest.mark.slow),
+        pytest.param("best_channel", "mdgan", marks=pytest.mark.slow),
     ],
 )
-def test_a_run_resumes_bitwise_on_other_ranks(run, tmp_path, policy, algorithm):
-    """Norms of updates and what devices have had of the channel come back; so do participants, and
-    wireless seconds."""
+def test_participation_resumes_bitwise_on_fewer_ranks(run, tmp_path, policy, algorithm):
+    """The checkpoint restores update norms and mean channel rates. The participants and the
+    wireless seconds are the same."""
     flags = [f"--participation.policy={policy}", f"--algorithm.name={algorithm}", *FLAGS]
-    whole, cut, said = in_one_go_and_resumed(run, tmp_path, *flags)
-    assert "devices took part in" in said and "(Jain); classes seen" in said
-    rounds = [line for line in lines_but_for_time(whole) if "participants" in line]
-    assert [line for line in lines_but_for_time(cut) if "participants" in line] == rounds
+    finished_run, resumed_run, output = run_and_resume(run, tmp_path, *flags)
+    assert "Participation: " in output and "Class balance seen in training" in output
+    rounds = [line for line in stats_without_seconds(finished_run) if "participants" in line]
+    assert [line for line in stats_without_seconds(resumed_run) if "participants" in line] == rounds
     assert all(line["wireless_seconds"] > 0 for line in rounds)
     assert len({tuple(line["participants"]) for line in rounds}) > 1
-    assert (whole / "cell.png").exists()
-    checkpoint = json.loads(
-        (whole / "checkpoints" / "round_000003" / "checkpoint.json").read_text()
-    )
+    assert (finished_run / "cell.png").exists()
+    manifest = Path("checkpoints") / "round_000003" / "checkpoint.json"
+    checkpoint = json.loads((finished_run / manifest).read_text())
     assert ("update_norms" in checkpoint["progress"]) == (policy == "importance")
 
     checkpoint["progress"]["update_norms"] = [1.0, -2.0, 0.0, 0.0, 0.0]
-    shutil.rmtree(cut / "checkpoints" / "round_000006")
-    (cut / "checkpoints" / "round_000003" / "checkpoint.json").write_text(json.dumps(checkpoint))
+    shutil.rmtree(resumed_run / "checkpoints" / "round_000006")
+    (resumed_run / manifest).write_text(json.dumps(checkpoint))
     done = run(RANKS - 1, "--resume", "runs/b", cwd=tmp_path)
     assert done.returncode == 1 and "checkpoint.json is damaged" in done.stderr
 
 
-def test_measured_seconds_can_be_the_clocks(run, tmp_path):
+@pytest.mark.slow
+def test_the_wireless_clock_can_use_measured_seconds(run, tmp_path):
     flags = ["--wireless.compute=measured", "--wireless.bandwidth_hz=1e15", *FLAGS[1:]]
     done = run(3, "--run.name=a", "--training.rounds=3", *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    rounds = [line for line in lines(tmp_path / "runs" / "a") if "participants" in line]
-    # Nearly nothing is left of the radio.
+    rounds = [line for line in stats_lines(tmp_path / "runs" / "a") if "participants" in line]
+    # At this bandwidth, transmission takes almost no time.
     computed = [line["wireless_seconds"] - line["seconds_server"] for line in rounds]
     local = [line["seconds_local"] for line in rounds]
-    # A rank's devices, three at most, work one after the other.
+    # A rank runs its devices, three at most, one after the other.
     for t in range(3):
         assert computed[t] < local[t] + 0.01
         assert local[t] < 3 * computed[t]
 
 
-def test_no_work_falls_between_rounds(run, tmp_path):
-    """Where the server draws a grid after each, devices do not begin the next meanwhile."""
+@pytest.mark.slow
+def test_local_seconds_never_exceed_the_round(run, tmp_path):
+    """Devices do not start the next round while the server draws a grid: that time is in no
+    round."""
     flags = ["--training.batch_size=512", "--training.generator_steps=1", "--training.rounds=6"]
     long = ["--data.devices=2", "--training.generator_batch_size=8", "--evaluation.every=0"]
     done = run(3, "--run.name=a", "--record.grid_every=1", *flags, *long, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    rounds = [line for line in lines(tmp_path / "runs" / "a") if "participants" in line]
+    rounds = [line for line in stats_lines(tmp_path / "runs" / "a") if "participants" in line]
     assert len(rounds) == 6
     assert all(line["seconds_local"] <= line["seconds"] for line in rounds)
 
 
-def test_a_list_of_rates_that_fits_no_devices_is_refused(run, tmp_path):
+def test_rates_for_another_number_of_devices_are_refused(run, tmp_path):
     flags = ["--wireless.device_macs_per_second=[1e9,2e9]", *FLAGS[1:]]
     done = run(3, *flags, cwd=tmp_path)
     assert done.returncode == 1
-    assert "wireless.device_macs_per_second has 2 numbers, but must have one" in done.stderr
+    assert "wireless.device_macs_per_second has 2 values, but must have one" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -134,20 +140,21 @@ CLASSES_AND_SWAPS = [
     "--model.conditional=true",
     "--participation.policy=balanced",
     "--participation.count=3",
-    "--training.batch_size=192",  # a swap every other round
+    "--training.batch_size=192",  # the discriminators swap every second round
     *SMALL,
 ]
 
 
-def test_a_conditional_run_with_swaps_resumes_bitwise_on_other_ranks(run, tmp_path):
-    """Own discriminators, their swaps, balanced rounds and classes come back."""
-    whole, _, _ = in_one_go_and_resumed(run, tmp_path, *CLASSES_AND_SWAPS)
-    rounds = [line for line in lines(whole) if "seconds" in line]
+@pytest.mark.slow
+def test_a_conditional_run_with_swaps_resumes_bitwise_on_fewer_ranks(run, tmp_path):
+    """The checkpoint restores each device's discriminator, the swaps and the balanced policy."""
+    finished_run, _, _ = run_and_resume(run, tmp_path, *CLASSES_AND_SWAPS)
+    rounds = [line for line in stats_lines(finished_run) if "seconds" in line]
     assert len({line["bytes_up"] for line in rounds}) == 2  # with a swap, and without
 
     from fedgan_mpi.run.generator_file import load
 
-    trained = load(whole)
+    trained = load(finished_run)
     sevens = trained(9, label=7, seed=1)
     assert not np.array_equal(sevens, trained(9, label=1, seed=1))
     assert np.array_equal(sevens, trained(9, label=7, seed=1))
@@ -155,24 +162,24 @@ def test_a_conditional_run_with_swaps_resumes_bitwise_on_other_ranks(run, tmp_pa
         trained(1, label=10)
 
 
-def test_a_private_run_tells_what_it_spends(run, tmp_path):
+def test_a_private_run_reports_epsilon(run, tmp_path):
     options = ["--algorithm.name=dp_fedavg_gan", "--algorithm.noise=2", "--algorithm.clip=0.01"]
     done = run(
-        3, "--run.name", "a", "--training.rounds", "2", *options, *SMALL[:4],
+        3, "--run.name", "a", "--training.rounds", "2", *options, *SMALL_NETWORKS,
         "--evaluation.every", "1", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    spent = [line["epsilon"] for line in lines(tmp_path / "runs" / "a") if "epsilon" in line]
+    spent = [line["epsilon"] for line in stats_lines(tmp_path / "runs" / "a") if "epsilon" in line]
     assert spent == sorted(spent) and spent[0] == 0 and spent[-1] > spent[3] > 0
     assert f"after 2 rounds ε = {spent[-1]:.4g} for a device" in done.stdout
 
     done = run(3, *options, "--algorithm.epsilon_budget=1", *SMALL, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.count("algorithm.epsilon_budget is 1, but 600 rounds") == 1
-    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["a"]  # nothing was written
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["a"]
 
 
-NARROW = [
+SIXTEEN_BITS = [
     "--link.wire_dtype=bfloat16",
     "--link.error_feedback=true",
     "--training.memory_format=channels_last",
@@ -183,46 +190,51 @@ NARROW = [
 ]
 
 
-def test_a_narrow_run_resumes_bitwise_on_other_ranks_and_sends_what_it_announced(run, tmp_path):
-    """Residuals of devices and server come back, and kernels that lie channels last."""
-    options = NARROW
+@pytest.mark.slow
+def test_a_16_bit_run_resumes_bitwise_and_sends_the_planned_bytes(run, tmp_path):
+    """The checkpoint restores error-feedback residuals, also with channels_last networks."""
+    options = SIXTEEN_BITS
     if multiplies_bfloat16():
-        options = [*NARROW, "--training.autocast=bfloat16"]
-    whole, _, _ = in_one_go_and_resumed(run, tmp_path, *options)
+        options = [*SIXTEEN_BITS, "--training.autocast=bfloat16"]
+    finished_run, _, _ = run_and_resume(run, tmp_path, *options)
 
-    announced = run(1, "--dry-run", *options, cwd=tmp_path).stdout
-    wide = run(1, "--dry-run", *SMALL, *options[3:6], cwd=tmp_path).stdout
-    (line,) = [line for line in lines(whole) if line.get("round") == 2 and "bytes_up" in line]
-    for way, key in (("down", "bytes_down"), ("up", "bytes_up")):
-        number = re.compile(rf"bytes {way} a round +([\d,]+)")
-        narrow, full = (int(number.search(t)[1].replace(",", "")) for t in (announced, wide))
-        assert line[key] == narrow == full // 2 > 0
+    plan_16 = run(1, "--dry-run", *options, cwd=tmp_path).stdout
+    plan_32 = run(1, "--dry-run", *SMALL, *options[3:6], cwd=tmp_path).stdout
+    rounds = [line for line in stats_lines(finished_run) if "bytes_up" in line]
+    (line,) = [line for line in rounds if line["round"] == 2]
+    for direction, key in (("down", "bytes_down"), ("up", "bytes_up")):
+        number = re.compile(rf"bytes {direction} a round +([\d,]+)")
+        planned, full = (int(number.search(t)[1].replace(",", "")) for t in (plan_16, plan_32))
+        assert line[key] == planned == full // 2 > 0
 
     done = run(RANKS - 1, "--resume", "runs/b", "--link.wire_dtype", "float16", cwd=tmp_path)
     assert done.returncode == 1
     assert "link.wire_dtype is 'float16', but must be 'bfloat16' as in" in done.stderr
 
 
-def test_patience_ends_a_run_after_scores_that_are_no_better(run, tmp_path):
-    """Learning rates at which nothing can get better."""
+@pytest.mark.slow
+def test_patience_ends_a_run_without_better_scores(run, tmp_path):
+    """At these learning rates no score improves."""
     options = ["--evaluation.every=1", "--evaluation.patience=2", "--training.generator_lr=1e-30"]
-    options += ["--model.ema=0", "--training.rounds=30", "--run.name=a", *SMALL[:4]]
+    options += ["--model.ema=0", "--training.rounds=30", "--run.name=a", *SMALL_NETWORKS]
     done = run(3, *options, "--model.initialization=dcgan", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     directory = tmp_path / "runs" / "a"
-    played = [line for line in lines(directory) if "metric" not in line]
-    assert 3 <= len(played) < 25
-    assert f"so training ends after round {len(played)}" in done.stdout
-    last = f"round_{len(played):06d}"
+    rounds = [line for line in stats_lines(directory) if "metric" not in line]
+    assert 3 <= len(rounds) < 25
+    assert f"so training ends after round {len(rounds)}" in done.stdout
+    last = f"round_{len(rounds):06d}"
     assert (directory / "checkpoints" / last).is_dir()
-    assert [line["round"] for line in lines(directory) if "metric" in line][-1] == len(played)
+    scored = [line["round"] for line in stats_lines(directory) if "metric" in line]
+    assert scored[-1] == len(rounds)
     before = (directory / "stats.jsonl").read_bytes()
-    done = run(3, "--resume", "runs/a", cwd=tmp_path)  # as a resubmitted script does
+    done = run(3, "--resume", "runs/a", cwd=tmp_path)  # as a batch script that is submitted again
     assert done.returncode == 0, done.stderr
     assert (directory / "stats.jsonl").read_bytes() == before
 
 
-def test_the_best_checkpoint_and_the_clock(run, tmp_path):
+@pytest.mark.slow
+def test_keep_best_and_checkpoints_by_minutes(run, tmp_path):
     done = run(
         2, "--run.name", "a", *SMALL, "--training.rounds", "12", "--evaluation.every", "3",
         "--checkpoint.every", "0", "--checkpoint.keep_last", "1", "--checkpoint.keep_best", "true",
@@ -242,15 +254,15 @@ def test_the_best_checkpoint_and_the_clock(run, tmp_path):
     assert names == [f"round_{t:06d}" for t in (0, 1, 2, 3)]
 
 
-def test_centralized_trains_in_one_process_and_in_company(run, tmp_path):
+@pytest.mark.slow
+def test_centralized_is_equal_on_one_and_three_ranks(run, tmp_path):
     options = ["--algorithm.name=centralized", "--training.rounds=3", "--checkpoint.every=0"]
     options += [*SMALL, "--link.average=gather"]
     for ranks, name in ((1, "one"), (3, "three")):
         done = run(ranks, "--run.name", name, *options, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     one, three = (tmp_path / "runs" / name for name in ("one", "three"))
-    assert losses(one) == losses(three) and generator(one) == generator(three)
-    assert lines(one)[-1]["metric"] == "class_total_variation"
-    assert all(
-        line["bytes_down"] == line["bytes_up"] == 0 for line in lines(one) if "seconds" in line
-    )
+    assert losses(one) == losses(three) and generator_bytes(one) == generator_bytes(three)
+    assert stats_lines(one)[-1]["metric"] == "class_total_variation"
+    rounds = [line for line in stats_lines(one) if "seconds" in line]
+    assert all(line["bytes_down"] == line["bytes_up"] == 0 for line in rounds)

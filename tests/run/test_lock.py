@@ -1,4 +1,4 @@
-"""Two jobs that would write one run directory."""
+"""Two jobs that would write the same run directory."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from fedgan_mpi.run.lock import acquire_lock, release_lock
 OTHER_JOB = """
 import sys
 from pathlib import Path
-from fedgan_mpi.run.lock import claim
-claim(Path(sys.argv[1]))
-print("here", flush=True)
+from fedgan_mpi.run.lock import acquire_lock
+acquire_lock(Path(sys.argv[1]))
+print("locked", flush=True)
 sys.stdin.read()
 """
 
@@ -28,7 +28,7 @@ def config(tmp_path) -> Config:
     return replace(Config(), run=replace(Config().run, name="a", directory=str(tmp_path)))
 
 
-def test_the_second_is_refused_until_the_first_has_ended(config, tmp_path):
+def test_a_second_job_is_refused_until_the_first_ends(config, tmp_path):
     run = make_run_directory(config, "toy")
     release_lock()
     other = subprocess.Popen(
@@ -37,13 +37,13 @@ def test_the_second_is_refused_until_the_first_has_ended(config, tmp_path):
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert other.stdout is not None and other.stdout.readline() == "here\n"
+    assert other.stdout is not None and other.stdout.readline() == "locked\n"
     with pytest.raises(UserError, match="a is being written by another job"):
         acquire_lock(run)
     with pytest.raises(UserError, match="a is being written by another job"):
         put_aside(config)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
-    other.kill()  # without a word
+    other.kill()  # it cannot release the lock itself
     other.wait()
     acquire_lock(run)
     release_lock()
@@ -52,7 +52,7 @@ def test_the_second_is_refused_until_the_first_has_ended(config, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a-unfinished-1"]
 
 
-def test_who_makes_a_run_directory_has_it(config):
+def test_a_new_run_directory_is_locked(config):
     run = make_run_directory(config, "toy")
     with pytest.raises(UserError, match="another job"):
         acquire_lock(run)
@@ -61,10 +61,10 @@ def test_who_makes_a_run_directory_has_it(config):
     release_lock()
 
 
-def test_where_there_are_no_locks_nobody_is_refused(config, monkeypatch):
-    def none(*arguments):
+def test_a_file_system_without_locks_is_accepted(config, monkeypatch):
+    def fail(*arguments):
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr("fedgan_mpi.run.lock.fcntl.flock", none)
+    monkeypatch.setattr("fedgan_mpi.run.lock.fcntl.flock", fail)
     acquire_lock(make_run_directory(config, "toy"))
     release_lock()

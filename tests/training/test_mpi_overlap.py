@@ -1,4 +1,4 @@
-"""Early starts of local rounds: results keep their bits, seconds count in the right round."""
+"""Early starts of local rounds: equal bits, fewer waits, and seconds in the right round."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CASES = [
 @pytest.mark.parametrize("transport", ["mpi", "shared_memory"])
 @pytest.mark.parametrize("settings", CASES, ids=lambda settings: "-".join(settings.values()))
 def test_overlap_changes_no_bit(comm, settings, transport):
-    """With hosted devices, a participant missing in every round, and unequal shards."""
+    """With hosted devices of unequal shards, one of them absent in each round."""
     results = []
     for overlap in (True, False):
         link = Link(comm, transport=transport)
@@ -35,38 +35,38 @@ def test_overlap_changes_no_bit(comm, settings, transport):
         )
         algorithm = toy_algorithm(link, config, toy_shards(UNEQUAL))
         lines = play(algorithm, 5)
-        losses = [(line["d_loss"], line["g_loss"], line["bytes_down"]) for line in lines]
-        results.append((losses, vectors(algorithm)))
-    (losses, one), (other_losses, other) = results
-    assert losses == other_losses
+        numbers = [(line["d_loss"], line["g_loss"], line["bytes_down"]) for line in lines]
+        results.append((numbers, vectors(algorithm)))
+    (numbers, overlapped), (plain_numbers, plain) = results
+    assert numbers == plain_numbers
     if link.is_server:
-        assert all(map(torch.equal, one, other))
+        assert all(map(torch.equal, overlapped, plain))
 
 
-def test_a_device_that_starts_early_waits_for_no_other(comm, monkeypatch):
-    """Device 1 is still in the real half of a step while device 2 is in the fake half."""
+def test_devices_that_start_early_do_not_wait_for_each_other(comm, monkeypatch):
+    """Device 1 begins the real half of a step after device 2 has begun the fake half."""
     link = Link(comm, transport="shared_memory")
     algorithm = toy_algorithm(link, toy_config(), toy_shards([10] * link.device_ranks))
     play(algorithm, 1)
     local_round, train = Device.discriminator_round, Device.train_discriminator
-    sent = []
+    requests = []
 
     def start_late(device, t):
         if device.index == 1 and t == 2:
             assert comm.recv(source=2, tag=7) == t
         return local_round(device, t)
 
-    def train_early(device, t):
+    def notify_device_1(device, t):
         if device.index == 2 and t == 2:
             assert device.early_start.has_started
-            sent.append(comm.isend(t, 1, tag=7))
+            requests.append(comm.isend(t, 1, tag=7))
         return train(device, t)
 
     monkeypatch.setattr(Device, "discriminator_round", start_late)
-    monkeypatch.setattr(Device, "train_discriminator", train_early)
+    monkeypatch.setattr(Device, "train_discriminator", notify_device_1)
     play(algorithm, 2, start=1)
-    assert len(sent) == (link.rank == 2)
-    for request in sent:
+    assert len(requests) == (link.rank == 2)
+    for request in requests:
         request.wait()
 
 
@@ -86,7 +86,7 @@ def test_seconds_of_an_early_start_count_in_its_round(comm, schedule, overlap):
         for device in algorithm.rank_state.devices:
             assert device.early_start.has_started == starts
     assert algorithm.metrics.seconds_server == 0
-    play(algorithm, 1, start=1)  # round 2 is started again
+    play(algorithm, 1, start=1)  # round 2 starts early again
     algorithm.start_over()
     assert algorithm.metrics.seconds_local == 0 and not algorithm.metrics.seconds_of_device
     assert not any(device.early_start.has_started for device in algorithm.rank_state.devices)
@@ -94,21 +94,20 @@ def test_seconds_of_an_early_start_count_in_its_round(comm, schedule, overlap):
 
 @pytest.mark.parametrize("transport", ["mpi", "polling"])
 def test_the_server_starts_before_the_average_of_the_serial_schedule(comm, transport):
-    """Where ranks do not share cores; the fakes then exist before the new D does."""
+    """If ranks do not share cores. It then makes its fakes before it has the new D."""
     link = Link(comm, transport=transport)
     link.shared_cores = []
     algorithm = toy_algorithm(link, toy_config(), toy_shards([10] * link.device_ranks))
-    started = []
+    has_started = {}
     overlap = Overlap(algorithm)
-    link.subscribers.append(
-        lambda verb: started.append(
-            (verb, link.is_server and algorithm.server.early_start.has_started)
-        )
-    )
+
+    def record(verb):
+        has_started[verb] = link.is_server and algorithm.server.early_start.has_started
+
+    link.subscribers.append(record)
     algorithm.round(0)
-    verbs = dict(started)
-    assert not verbs["broadcast"]
-    assert verbs["average"] == verbs["reduce"] == link.is_server
+    assert not has_started["broadcast"]
+    assert has_started["average"] == has_started["reduce"] == link.is_server
     assert overlap is not None
 
 
@@ -118,6 +117,6 @@ def test_an_absent_device_does_not_start(comm):
     algorithm = toy_algorithm(link, config, toy_shards([10] * link.device_ranks))
     for t in range(4):
         play(algorithm, 1, start=t)
-        following = algorithm.rank_state.participation.participants(t + 1)
+        next_participants = algorithm.rank_state.participation.participants(t + 1)
         for k, device in algorithm.devices.items():
-            assert device.early_start.has_started == (k in following)
+            assert device.early_start.has_started == (k in next_participants)

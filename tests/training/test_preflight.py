@@ -1,4 +1,4 @@
-"""Checks of a rank's machine before training."""
+"""Checks of this rank's machine before training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fedgan_mpi.errors import UserError
 from fedgan_mpi.training import preflight
 
 
-def test_a_cpu_without_bfloat16_is_refused(monkeypatch):
+def test_bfloat16_on_a_cpu_without_it_is_refused(monkeypatch):
     training = replace(Config().training, autocast="bfloat16", device="cpu")
     config = replace(Config(), training=training)
     monkeypatch.setattr(preflight, "multiplies_bfloat16", lambda: True)

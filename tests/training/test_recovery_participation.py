@@ -1,27 +1,28 @@
-"""Devices that die while others are chosen by channel and by update."""
+"""Deaths of devices under participation policies with state."""
 
 from __future__ import annotations
 
 import re
 
 import pytest
-from test_recovery import exact, job, needs_ulfm, same
+from dying_ranks import approximate_scores, needs_ulfm, run_job
 
-from fedgan_mpi.testing.runs import generator_bytes
+from fedgan_mpi.testing.runs import generator_bytes, stats_without_seconds
 
 pytestmark = pytest.mark.jobs
 
 
 @needs_ulfm
 @pytest.mark.parametrize("policy", ["importance", "proportional_fair"])
-def test_the_others_are_chosen_as_if_it_had_left(tmp_path, policy):
-    """Norms go back to the round that all have finished."""
+def test_participants_are_chosen_as_after_a_removal(tmp_path, policy):
+    """The rollback restores the update norms of the last round that all ranks have finished."""
     flags = ["--participation.policy", policy, "--participation.count", "2"]
-    done = job(tmp_path, "--run.name", "a", *flags, DIES="2:19")
+    done = run_job(tmp_path, "--run.name", "a", *flags, dies="2:19")
     assert done.returncode == 0, done.stderr
-    (told,) = re.findall(r"with device 2; .*after round (\d+)", done.stdout)
-    oracle = job(tmp_path, "--run.name", "b", *flags, ulfm=False, LEAVES=f"2:{told}")
+    (last_round,) = re.findall(r"with device 2; .*after round (\d+)", done.stderr)
+    oracle = run_job(tmp_path, "--run.name", "b", *flags, survive=False, leaves=f"2:{last_round}")
     assert oracle.returncode == 0, oracle.stderr
     runs = tmp_path / "runs"
-    assert exact(runs / "a") == same(runs / "b") and 0 < int(told) < 8
+    assert stats_without_seconds(runs / "a") == approximate_scores(runs / "b")
+    assert 0 < int(last_round) < 8
     assert generator_bytes(runs / "a") == generator_bytes(runs / "b")

@@ -1,4 +1,4 @@
-"""What shards cannot serve is told before torch is imported; in one process, without MPI ranks."""
+"""Checks of the configuration against shards, in one process and before torch is imported."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import pytest
 
 from fedgan_mpi.cli.commands import parse
 from fedgan_mpi.cli.parser import Train
+from fedgan_mpi.config import Config
 from fedgan_mpi.data import Manifest
 from fedgan_mpi.data.loading import check_samples
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.training.preflight import check_manifest
 
 
-def test_mistakes_are_told_before_torch_is_imported():
-    """Nine ranks that import it on two cores take many seconds."""
+def test_checks_run_before_torch_is_imported():
+    """Its import takes nine ranks on two cores many seconds."""
     code = (
         "import sys; import fedgan_mpi.cli.commands, fedgan_mpi.training.setup; "
         "print(sorted({'torch', 'scipy', 'matplotlib'} & sys.modules.keys()))"
@@ -27,7 +28,7 @@ def test_mistakes_are_told_before_torch_is_imported():
     assert done.stdout.strip() == "[]"
 
 
-def manifest(size: int = 32, labels: bool = True) -> Manifest:
+def make_manifest(size: int = 32, labels: bool = True) -> Manifest:
     return Manifest(
         format_version=1,
         dataset="toy",
@@ -46,7 +47,17 @@ def manifest(size: int = 32, labels: bool = True) -> Manifest:
     )
 
 
-WITHOUT_LABELS = {
+def config_of(*flags: str) -> Config:
+    command = parse(list(flags))
+    assert isinstance(command, Train)
+    return command.config
+
+
+def check(manifest: Manifest, *flags: str) -> None:
+    check_manifest(config_of(*flags), Path("shards"), manifest)
+
+
+NEED_LABELS = {
     "model.conditional is True": ["--model.conditional=true"],
     "participation.policy is 'balanced'": [
         "--participation.policy=balanced",
@@ -54,44 +65,37 @@ WITHOUT_LABELS = {
     ],
     "algorithm.name is 'fegan'": ["--algorithm.name=fegan"],
 }
+"""Beginning of the message -> flags."""
 
 
-def check(manifest: Manifest, *arguments: str) -> None:
-    command = parse(list(arguments))
-    assert isinstance(command, Train)
-    check_manifest(command.config, Path("shards"), manifest)
-
-
-@pytest.mark.parametrize("sentence", WITHOUT_LABELS)
-def test_classes_need_labels(sentence):
-    check(manifest(), *WITHOUT_LABELS[sentence])
+@pytest.mark.parametrize("message", NEED_LABELS)
+def test_classes_need_labels(message):
+    check(make_manifest(), *NEED_LABELS[message])
     with pytest.raises(UserError) as error:
-        check(manifest(labels=False), *WITHOUT_LABELS[sentence])
-    assert str(error.value) == f"{sentence}, but the shards in shards have no labels"
+        check(make_manifest(labels=False), *NEED_LABELS[message])
+    assert str(error.value) == f"{message}, but the shards in shards have no labels"
 
 
-def test_shares_by_distance_need_no_labels():
-    check(manifest(labels=False), "--algorithm.name=fegan", "--algorithm.preset=ifl")
+def test_shares_by_discrepancy_need_no_labels():
+    check(make_manifest(labels=False), "--algorithm.name=fegan", "--algorithm.preset=ifl")
 
 
-@pytest.mark.parametrize(("held", "metrics"), [(1, "frechet"), (5, "frechet,prdc")])
-def test_a_score_needs_some_held_out_images(held, metrics):
-    command = parse(["--evaluation.metrics", json.dumps(metrics.split(","))])
-    assert isinstance(command, Train)
-    config = command.config
-    with pytest.raises(UserError, match=rf"x holds {held} images, but a score needs at least"):
-        check_samples(config, held, "x")
-    check_samples(config, held + 1, "x")
+@pytest.mark.parametrize(("heldout", "metrics"), [(1, "frechet"), (5, "frechet,prdc")])
+def test_scores_need_a_minimum_of_held_out_images(heldout, metrics):
+    config = config_of("--evaluation.metrics", json.dumps(metrics.split(",")))
+    with pytest.raises(UserError, match=rf"x holds {heldout} images, but a score needs at least"):
+        check_samples(config, heldout, "x")
+    check_samples(config, heldout + 1, "x")
 
 
-def test_the_residual_pair_is_for_two_sizes():
-    check(manifest(32), "--model.architecture=sngan")
-    check(manifest(64), "--model.architecture=sngan")
+def test_the_residual_networks_take_two_sizes():
+    check(make_manifest(32), "--model.architecture=sngan")
+    check(make_manifest(64), "--model.architecture=sngan")
     with pytest.raises(UserError, match=r"'sngan', which is for 32 and 64 pixels, but .* have 16"):
-        check(manifest(16), "--model.architecture=sngan")
+        check(make_manifest(16), "--model.architecture=sngan")
 
 
-def test_no_more_batches_of_fakes_than_devices():
-    check(manifest(), "--algorithm.name=mdgan", "--algorithm.fake_batches=3")
+def test_more_fake_batches_than_devices_are_refused():
+    check(make_manifest(), "--algorithm.name=mdgan", "--algorithm.fake_batches=3")
     with pytest.raises(UserError, match="fake_batches is 4, but must be at most 3"):
-        check(manifest(), "--algorithm.name=mdgan", "--algorithm.fake_batches=4")
+        check(make_manifest(), "--algorithm.name=mdgan", "--algorithm.fake_batches=4")

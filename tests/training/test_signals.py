@@ -1,4 +1,4 @@
-"""What a process does that is told to end, or crashes; whole jobs are in tests/jobs."""
+"""Crashes of libraries. Tests in tests/jobs send other signals to whole jobs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 
 @pytest.mark.parametrize("crash", ["SIGSEGV", "SIGBUS", "SIGABRT"])
-def test_a_crash_in_a_library_shows_where_python_was(crash):
+def test_a_crash_in_a_library_prints_the_python_stack(crash):
     program = f"""
 import os, signal
 from fedgan_mpi.training import signals

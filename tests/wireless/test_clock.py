@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from shannon import rate
 
-from fedgan_mpi.algorithms import ALGORITHMS
+from fedgan_mpi.algorithms.registry import ALGORITHMS
 from fedgan_mpi.config import (
     AlgorithmConfig,
     Config,

@@ -1,4 +1,4 @@
-"""Sentences of the papers whose D's stay with the devices: MD-GAN and UA-GAN."""
+"""Invariants of MD-GAN and UA-GAN, whose discriminators never leave the devices."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedgan_mpi.nn.steps import Batch, feedback, logits_and_input_gradients
 pytestmark = pytest.mark.mpi(min_size=3)
 
 
-def test_one_device_swaps_with_nobody(comm):
+def test_a_single_device_never_swaps(comm):
     link = link_of(comm, 2)
     if link is None:
         return
@@ -22,29 +22,29 @@ def test_one_device_swaps_with_nobody(comm):
     assert len({line["bytes_up"] for line in lines}) == 1
 
 
-def test_equal_discriminators_give_every_algorithm_the_same_generator_gradient(comm):
-    """All modes of uagan, mdgan's feedback, and a plain step through D."""
+def test_equal_discriminators_give_the_generator_gradient_of_one(comm):
+    """In all modes of uagan and from mdgan's feedback, against back-propagation through D."""
     config = toy_config(algorithm={"name": "uagan"})
     algorithm = toy_algorithm(Link(comm), config, toy_shards(UNEQUAL), batchnorm=False)
     G, D = toy_networks(batchnorm=False)
     loss = algorithm.rank_state.pair.loss
     z = torch.randn(6, NZ, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     loss.generator(D(G(z))).mean().backward()
-    plain = torch.cat([p.grad.flatten() for p in G.parameters()])
+    expected = torch.cat([p.grad.flatten() for p in G.parameters()])
 
-    def through(gradient):
+    def back_propagate(gradient):
         G.zero_grad()
         G(z).backward(gradient)
         return torch.cat([p.grad.flatten() for p in G.parameters()])
 
     fake = Batch(G(z).detach())
     _, gradient = feedback(D, loss, fake)
-    assert_close(through(gradient), plain)
+    assert_close(back_propagate(gradient), expected)
     logits, input_gradients = logits_and_input_gradients(D, fake)
-    pi = torch.tensor([0.1, 0.2, 0.3, 0.25, 0.15], dtype=torch.float64)[:, None].log()
+    log_pi = torch.tensor([0.1, 0.2, 0.3, 0.25, 0.15], dtype=torch.float64)[:, None].log()
     for mode in ("mean", "max", "softmax", "odds"):
         algorithm.config = toy_config(algorithm={"name": "uagan", "mode": mode}).algorithm
         table = logits.repeat(5, 1).requires_grad_()
-        (weights,) = torch.autograd.grad(algorithm.generator_loss(table, pi), table)
-        mixed = (weights[..., None, None, None] * input_gradients).sum(0)
-        assert_close(through(mixed), plain)
+        (weights,) = torch.autograd.grad(algorithm.generator_loss(table, log_pi), table)
+        mixture = (weights[..., None, None, None] * input_gradients).sum(0)
+        assert_close(back_propagate(mixture), expected)

@@ -1,0 +1,138 @@
+"""The record of a run: stats.jsonl, sample grids, the progress bar and messages.
+
+On device ranks a record does nothing, so that callers need no condition on the rank.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from fedgan_mpi.errors import UserError
+from fedgan_mpi.files import read_regular_file, remove_temporary_files, write_complete
+from fedgan_mpi.run.image_grids import write_grid
+from fedgan_mpi.run.progress_bar import make_progress_bar
+from fedgan_mpi.run.stats import STATS, parse_lines, split
+from fedgan_mpi.run.tensorboard import TensorBoard
+
+
+class Record:
+    """Writes what a job reports while it trains."""
+
+    def __init__(
+        self, run: Path | None, *, rounds: int, done: int = 0, tensorboard: bool = False
+    ) -> None:
+        """Open the record. Of a resumed run, `rewind_record` must have been called before.
+
+        run: the run directory; None on device ranks. rounds: number of rounds of the whole run.
+        done: rounds completed by earlier jobs.
+        """
+        self.run = run
+        if run is None:
+            return
+        self._stats = open(run / STATS, "a", encoding="utf-8")  # noqa: SIM115 - closed by `close`
+        self._bar = make_progress_bar(rounds, done)
+        self._postfix: dict[str, str] = {}
+        self._reported_devices: set[int] = set()
+        self._board = TensorBoard(run, done) if tensorboard else None
+
+    def round(self, stats: dict[str, Any]) -> None:
+        """Write a round's line of stats.jsonl and advance the progress bar."""
+        if self.run is None:
+            return
+        self._write(stats)
+        for k in set(stats.get("skipped", [])) - self._reported_devices:
+            self._reported_devices.add(k)
+            self.log(
+                f"The update of device {k} is not finite in round {stats['round']}: the device "
+                "counts as absent."
+            )
+        for key in ("d_loss", "g_loss"):
+            if stats[key] is not None:
+                self._postfix[key] = f"{stats[key]:.3f}"
+        if self._board is not None:
+            self._board.round(stats)
+        self._bar.set_postfix(self._postfix, refresh=False)
+        self._bar.update()
+
+    def score(self, score: dict[str, Any]) -> None:
+        """Write a score's line of stats.jsonl, and show Fréchet distances in the progress bar."""
+        if self.run is None:
+            return
+        self._write(score)
+        if self._board is not None:
+            self._board.score(score)
+        if score["metric"].startswith("frechet"):
+            self._postfix["score"] = f"{score['value']:.1f}"
+            self._bar.set_postfix(self._postfix, refresh=False)
+
+    def grid(self, round: int, images: NDArray[np.uint8]) -> None:
+        """Write samples/round_NNNNNN.png. images: (N, C, H, W)."""
+        if self.run is None:
+            return
+        write_grid(self.run / "samples" / f"round_{round:06d}.png", images)
+        if self._board is not None:
+            self._board.grid(round, images)
+
+    def log(self, line: str) -> None:
+        """Print a line to standard output, above the progress bar."""
+        if self.run is not None:
+            tqdm.write(line)
+            sys.stdout.flush()
+
+    def close(self) -> None:
+        """Close the files and end the progress bar."""
+        if self.run is None:
+            return
+        self._bar.close()
+        if self._board is not None:
+            self._board.close()
+        self._stats.close()
+
+    def _write(self, line: dict[str, Any]) -> None:
+        # JSON has no NaN: a number that is not finite becomes null.
+        finite = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in line.items()
+        }
+        self._stats.write(json.dumps(finite, allow_nan=False) + "\n")
+        self._stats.flush()
+
+
+def rewind_record(run: Path, done: int, scored: int) -> None:
+    """Remove the lines of stats.jsonl that a resumed run writes again, and temporary files.
+
+    done: completed rounds at the checkpoint. scored: round of the last score then; -1 if none.
+    Raises UserError if stats.jsonl is damaged or lacks a completed round.
+    """
+    for directory in (run, run / "samples"):
+        remove_temporary_files(directory)
+    path = run / STATS
+    try:
+        lines = read_regular_file(path).decode().splitlines(keepends=True) if path.exists() else []
+        # A kill may have cut the last line.
+        lines = [line for line in lines if line.endswith("}\n")]
+        parsed = parse_lines(lines)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise UserError(f"{path} is damaged; restore it from a copy, or start a new run") from None
+    kept = [
+        (text, line)
+        for text, line in zip(lines, parsed, strict=True)
+        if line["round"] <= (scored if "metric" in line else done)
+    ]
+    rounds, _ = split(line for _, line in kept)
+    if [line["round"] for line in rounds] != list(range(1, done + 1)):
+        raise UserError(
+            f"{path} lacks some of the {done} completed rounds; "
+            "restore it from a copy, or start a new run"
+        )
+    write_complete(path, "".join(text for text, _ in kept).encode())

@@ -1,0 +1,109 @@
+"""Uplinks of several ranks and the link's average."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from rounds import UNEQUAL, assert_close
+from torch import Tensor
+from toys import toy_algorithm, toy_config, toy_shards
+
+from fedgan_mpi.algorithms.aggregation.transforms import UpdateTransform, Upload
+from fedgan_mpi.algorithms.aggregation.uplink import Uplink
+from fedgan_mpi.algorithms.local_metrics import LocalMetrics
+from fedgan_mpi.comm.link import Link
+
+pytestmark = pytest.mark.mpi(min_size=3)
+
+SHARES = {1: 0.1, 2: 0.3, 3: 0.2, 4: 0.25, 5: 0.15}
+
+
+class Ranks:
+    """One rank of a world with five devices, which upload given vectors in place of training."""
+
+    def __init__(self, comm, transforms=(), *, average="gather", transport=None, **options) -> None:
+        self.link = Link(comm, transport=transport)
+        config = toy_config(
+            link={"average": average, "wire_dtype": "float64"},
+            training={"non_finite": options.pop("non_finite", "stop")},
+        )
+        algorithm = toy_algorithm(self.link, config, toy_shards(UNEQUAL))
+        self.rank_state, self.vector = algorithm.rank_state, algorithm.flat.discriminator
+        self.uplink = Uplink(self.rank_state, self.vector, transforms, **options)
+
+    def random(self, k: int) -> Tensor:
+        """Return the vector of device k; 0 stands for the server."""
+        stream = torch.Generator().manual_seed(k)
+        return torch.randn(len(self.vector), generator=stream, dtype=self.vector.dtype)
+
+    def round(self, t: int, uploads: dict[int, Tensor]) -> Tensor:
+        """Run round t and return the new vector, the same on every rank."""
+        self.link.broadcast(self.vector)
+        self.uplink.begin(t)
+        for device in self.rank_state.devices:
+            if device.index in uploads:
+                self.uplink.restore_received()
+                self.vector.copy_(uploads[device.index])
+                self.uplink.add(device, SHARES[device.index], LocalMetrics())
+        self.link.average(self.uplink, into=self.vector)
+        self.link.broadcast(self.vector)
+        return self.vector.clone()
+
+
+@pytest.mark.parametrize("average", ["gather", "reduce"])
+@pytest.mark.parametrize("transport", ["mpi", "polling", "shared_memory"])
+def test_the_average_is_the_weighted_sum_of_the_participants(comm, average, transport):
+    """Numbers that absent devices sent in an earlier round do not count."""
+    ranks = Ranks(comm, average=average, transport=transport)
+    uploads = {k: ranks.random(k) for k in SHARES}
+    expected = sum(share * uploads[k] for k, share in SHARES.items())
+    assert_close(ranks.round(0, uploads), expected)
+    infinite = {k: torch.full_like(uploads[k], math.inf) for k in SHARES}
+    assert ranks.round(1, infinite).isinf().all()
+    assert_close(ranks.round(2, {2: uploads[2]}), 0.3 * uploads[2])
+    assert not ranks.round(3, {}).any()
+
+
+@pytest.mark.parametrize("average", ["gather", "reduce"])
+def test_shares_of_skipped_devices_are_distributed_over_all_ranks(comm, average):
+    ranks = Ranks(comm, average=average, non_finite="skip")
+    uploads = {k: ranks.random(k) for k in (1, 3, 4)}
+    total = SHARES[1] + SHARES[3] + SHARES[4]
+    expected = sum(SHARES[k] / total * vector for k, vector in uploads.items())
+    assert_close(ranks.round(0, uploads), expected)
+
+
+class Record(UpdateTransform):
+    """Records its calls, and adds 1 to the server's vector."""
+
+    def __init__(self) -> None:
+        self.devices: list[int] = []
+        self.server_rounds: list[int] = []
+        self.vector: Tensor | None = None
+
+    def on_device(self, upload: Upload) -> None:
+        self.devices.append(upload.device.index)
+
+    def on_server(self, t: int) -> None:
+        self.server_rounds.append(t)
+        assert self.vector is not None
+        self.vector.add_(1.0)
+
+
+@pytest.mark.parametrize("average", ["gather", "reduce"])
+def test_updates_are_averaged_and_transforms_run_once(comm, average):
+    """v + Σ w_k (v_k - v) on the server, where absent devices count as no change."""
+    record = Record()
+    ranks = Ranks(comm, [record], average=average, sends_updates=True)
+    record.vector = ranks.vector
+    if ranks.link.is_server:
+        ranks.vector.copy_(ranks.random(0))
+    uploads = {k: ranks.random(k) for k in (2, 5)}
+    before = ranks.random(0)
+    expected = before + 0.3 * (uploads[2] - before) + 0.15 * (uploads[5] - before) + 1.0
+    assert_close(ranks.round(7, uploads), expected)
+    hosted = [device.index for device in ranks.rank_state.devices]
+    assert record.devices == [k for k in hosted if k in uploads]
+    assert record.server_rounds == ([7] if ranks.link.is_server else [])

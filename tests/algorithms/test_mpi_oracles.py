@@ -1,0 +1,238 @@
+"""Every algorithm on ranks against a plain loop over devices in one process."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import oracle
+import oracle_algorithms
+import pytest
+import torch
+from rounds import UNEQUAL, assert_close, oracle_shares, trained
+from toys import (
+    NZ,
+    conditional_networks,
+    play,
+    toy_algorithm,
+    toy_config,
+    toy_histogram,
+    toy_networks,
+    toy_shards,
+)
+
+from fedgan_mpi.comm.link import Link
+
+pytestmark = pytest.mark.mpi(min_size=3)
+
+# ---------------------------------------------------------------- ren
+
+REN_CASES = {
+    "defaults": {},
+    "sgd": {"training": {"optimizer": "sgd", "discriminator_lr": 0.05, "generator_lr": 0.05}},
+    "saturating": {"training": {"loss": "saturating"}},
+    "reset moments": {"algorithm": {"moments": "reset"}},
+    "local statistics": {"algorithm": {"batchnorm": "local"}},
+    "shares by batch": {"algorithm": {"shares": "batch"}},
+    "uniform shares": {"algorithm": {"shares": "uniform"}},
+    "three server steps": {"training": {"generator_steps": 3}},
+    "round robin": {"participation": {"policy": "round_robin", "count": 2}},
+    "random": {"participation": {"policy": "random", "count": 2}},
+    "gather": {"link": {"average": "gather"}},
+}
+
+
+@pytest.mark.parametrize("schedule", ["serial", "parallel"])
+@pytest.mark.parametrize("changes", REN_CASES.values(), ids=REN_CASES.keys())
+def test_ren_equals_its_oracle(comm, schedule, changes):
+    """Five devices with unequal shards, hosted on all device ranks."""
+    changes = {**changes, "algorithm": {**changes.get("algorithm", {}), "schedule": schedule}}
+    config = toy_config(**changes)
+    shards = toy_shards(UNEQUAL)
+    link = Link(comm)
+    algorithm = toy_algorithm(link, config, shards)
+    G, D = toy_networks()
+    rounds = 4
+    play(algorithm, rounds)
+    expected_g, expected_d, local = oracle.ren(
+        G, D, shards, config, rounds, oracle_shares(config, UNEQUAL), NZ
+    )
+    assert_server_equals(algorithm, expected_g, expected_d)
+    if config.algorithm.statistics_rule == "local":
+        for device in algorithm.rank_state.devices:
+            norm = local[device.index].norm
+            assert_close(device.local.own[0], torch.cat([norm.running_mean, norm.running_var]))
+
+
+# ---------------------------------------------------------------- the other algorithms
+
+CASES = {
+    "fedgan": {},
+    "fedgan sgd": {"training": {"optimizer": "sgd", "discriminator_lr": 0.1, "generator_lr": 0.1}},
+    "fedgan alternating": {"algorithm": {"local_update": "alternating"}},
+    "fedgan local": {"algorithm": {"batchnorm": "local"}},
+    "fedgan reset": {"algorithm": {"moments": "reset"}},
+    "fedgan fl_gan": {
+        "algorithm": {"preset": "fl_gan", "epochs": 2},
+        "training": {"discriminator_steps": 1},
+    },
+    "fedgan round_robin": {"participation": {"policy": "round_robin", "count": 2}},
+    "fedgan lsgan": {"training": {"loss": "lsgan"}},
+    "fedgan conditional": {"model": {"conditional": True}},
+    "fedgan wgan-gp": {"training": {"loss": "wgan-gp"}},
+    "fedgan wgan-gp alternating": {
+        "training": {"loss": "wgan-gp"},
+        "algorithm": {"local_update": "alternating"},
+    },
+    "fegan": {},
+    "fegan up": {"algorithm": {"kl_sign": 1}},
+    "fegan balanced": {"participation": {"policy": "balanced", "count": 2}},
+    "fegan ifl": {"algorithm": {"preset": "ifl"}},
+    "fegan ifl gather": {"algorithm": {"preset": "ifl"}, "link": {"average": "gather"}},
+    "mdgan": {},
+    "mdgan one batch": {"algorithm": {"fake_batches": 1}},
+    "mdgan three batches": {"algorithm": {"fake_batches": 3}},
+    "mdgan no swap": {"algorithm": {"epochs": 0}},
+    "mdgan reset": {"algorithm": {"moments": "reset"}},
+    "mdgan round_robin": {"participation": {"policy": "round_robin", "count": 3}},
+    "mdgan hinge": {"training": {"loss": "hinge"}},
+    "mdgan conditional": {"model": {"conditional": True}},
+    "uagan": {},
+    "uagan mean": {"algorithm": {"mode": "mean"}},
+    "uagan max": {"algorithm": {"mode": "max"}},
+    "uagan softmax": {"algorithm": {"mode": "softmax", "sharpness": 3.0}},
+    "uagan uniform": {"algorithm": {"shares": "uniform"}},
+    "uagan saturating": {"training": {"loss": "saturating"}},
+    "uagan hinge": {"training": {"loss": "hinge"}, "algorithm": {"mode": "max"}},
+    "uagan random": {"participation": {"policy": "random", "count": 2}},
+    "uagan conditional": {"model": {"conditional": True}},
+    "uagan wgan-gp": {"training": {"loss": "wgan-gp"}, "algorithm": {"mode": "mean"}},
+    "dp_fedavg_gan": {"algorithm": {"clip": 0.002}},
+    "dp_fedavg_gan more noise": {"algorithm": {"clip": 0.01, "noise": 3.0}},
+    "dp_fedavg_gan average": {"algorithm": {"clip": 0.001, "noise": 0.0, "batchnorm": "average"}},
+    "dp_fedavg_gan round_robin": {"participation": {"policy": "round_robin", "count": 2}},
+    "dp_fedavg_gan conditional": {"model": {"conditional": True}},
+}
+"""Name of the algorithm and of the case -> changes of the configuration."""
+
+
+def configure(case: str):
+    """Return the configuration of a case and a function that makes its networks.
+
+    Networks for wgan-gp and conditional ones have no BatchNorm.
+    """
+    name, changes = case.split()[0], copy.deepcopy(CASES[case])
+    changes["algorithm"] = {"name": name, **changes.get("algorithm", {})}
+    if changes.get("training", {}).get("loss") == "wgan-gp":
+        changes["model"] = {"discriminator_norm": "none"}
+    if changes.get("model", {}).get("conditional", False):
+        return toy_config(**changes), conditional_networks
+    return toy_config(**changes), lambda: toy_networks(batchnorm="model" not in changes)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_ranks_equal_the_oracle(comm, case):
+    config, make_networks = configure(case)
+    shards = toy_shards(UNEQUAL)
+    algorithm = toy_algorithm(Link(comm), config, shards, networks=make_networks())
+    rounds = 6  # mdgan swaps after every third or fourth
+    play(algorithm, rounds)
+    expected_g, expected_d, players = run_oracle(config, shards, make_networks(), rounds)
+    assert_server_equals(algorithm, expected_g, expected_d)
+    if config.algorithm.traits.devices_keep_discriminator:
+        pair = algorithm.rank_state.pair
+        for device in algorithm.rank_state.devices:
+            pair.flat.whole_discriminator.copy_(device.local.own[0])
+            for key, value in pair.D.state_dict().items():
+                if value.is_floating_point():
+                    assert_close(value, players[device.index].D.state_dict()[key])
+
+
+@pytest.mark.parametrize(
+    ("case", "other_case"),
+    [
+        ("fedgan", "fedgan alternating"),
+        ("fedgan", "fedgan reset"),
+        ("fedgan", "fedgan fl_gan"),
+        ("fegan", "fegan up"),
+        ("fegan", "fegan ifl"),
+        ("mdgan", "mdgan no swap"),
+        ("mdgan", "mdgan three batches"),
+        ("uagan", "uagan mean"),
+        ("uagan mean", "uagan max"),
+        ("uagan mean", "uagan softmax"),
+        ("uagan", "uagan uniform"),
+        ("dp_fedavg_gan", "dp_fedavg_gan more noise"),
+    ],
+)
+def test_an_option_changes_the_generator(comm, case, other_case):
+    """An option without effect in package and oracle would pass the tests above."""
+    link = Link(comm)
+    results = []
+    for each in (case, other_case):
+        config, make_networks = configure(each)
+        results.append(trained(link, config, toy_shards(UNEQUAL), 7, networks=make_networks()))
+    if link.is_server:
+        assert (results[0][0] - results[1][0]).abs().max() > 1e-9
+
+
+# ---------------------------------------------------------------- oracles
+
+
+def assert_server_equals(algorithm, expected_g, expected_d) -> None:
+    """Compare the server's networks with states of the oracle, except for local statistics."""
+    if not algorithm.link.is_server:
+        return
+    pair, is_local = algorithm.rank_state.pair, algorithm.config.statistics_rule == "local"
+    for network, expected in ((pair.G, expected_g), (pair.D, expected_d)):
+        for key, value in network.state_dict().items():
+            if value.is_floating_point() and not (is_local and "running" in key):
+                assert_close(value, expected[key])
+
+
+def run_oracle(config, shards, networks, rounds):
+    """Return (state of G, state of D, {device: trainer}) of the configured algorithm."""
+    arguments = (*networks, shards, config, rounds)
+    if config.participation.policy == "balanced":
+        shares_of_round = None
+        participants = balanced_participants(config, shards)
+    else:
+        shares_of_round = oracle_shares(config, UNEQUAL)
+        participants = lambda t: sorted(shares_of_round(t))  # noqa: E731
+    name = config.algorithm.name
+    if name in ("fedgan", "fegan"):
+        histograms = {k: np.array(toy_histogram(shard)) for k, shard in shards.items()}
+
+        def shares(t, players):
+            if name == "fedgan":
+                return shares_of_round(t)
+            if config.algorithm.preset == "ifl" and players is not None:
+                return oracle_algorithms.ifl_shares(players)
+            return oracle_algorithms.kl_shares(
+                histograms, config.algorithm.kl_sign, participants(t)
+            )
+
+        return oracle_algorithms.fedgan(*arguments, shares, NZ)
+    if name == "mdgan":
+        return oracle_algorithms.mdgan(*arguments, participants, NZ)
+    if name == "uagan":
+        return oracle_algorithms.uagan(*arguments, shares_of_round, NZ)
+    return oracle_algorithms.dp_fedavg_gan(*arguments, participants, NZ)
+
+
+def balanced_participants(config, shards):
+    """Return t -> devices, by FeGAN's rule for class-balanced rounds."""
+    histograms = {k: toy_histogram(shard) for k, shard in shards.items()}
+    queue, images_seen, rounds = list(shards), [0, 0, 0], []
+    for _ in range(10):
+        chosen: list[int] = []
+        for _ in range(config.participation.count):
+            free = [k for k in queue if k not in chosen]
+            held = [c for c in range(3) if any(histograms[k][c] for k in free)]
+            rarest = min(held, key=lambda c: (images_seen[c], c))
+            device = next(k for k in free if histograms[k][rarest])
+            chosen.append(device)
+            images_seen = [a + b for a, b in zip(images_seen, histograms[device], strict=True)]
+            queue = [k for k in queue if k != device] + [device]
+        rounds.append(sorted(chosen))
+    return lambda t: rounds[t]

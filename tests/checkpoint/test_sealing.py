@@ -1,0 +1,106 @@
+"""Manifests of checkpoints: their content, and which checkpoints are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from fedgan_mpi.checkpoint.format import (
+    checkpoint_name,
+    checkpoints_of,
+    read_content,
+    read_manifest,
+)
+from fedgan_mpi.checkpoint.sealing import Seal
+from fedgan_mpi.errors import UserError
+
+ABOUT = {"configuration": {}, "shards_sha256": ""}
+PROGRESS = {"images_seen": 3}
+
+
+def seal(
+    run: Path, round: int, *, keep_last: int, best: int | None = None, lost: tuple[str, ...] = ()
+) -> list[int]:
+    """Complete a checkpoint with one file. Return the rounds of all checkpoints afterwards."""
+    temporary = run / "checkpoints" / f".{checkpoint_name(round)}.tmp"
+    temporary.mkdir()
+    (temporary / "server.safetensors").write_bytes(b"new")
+    Seal(
+        directory=run / "checkpoints",
+        temporary=temporary,
+        round=round,
+        progress=PROGRESS,
+        files={},
+        about=ABOUT,
+        lost=lost,
+        keep_last=keep_last,
+        best=best,
+    ).run()
+    return [int(path.name.removeprefix("round_")) for path in checkpoints_of(run)]
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    for round in (5, 10, 25, 30):
+        (tmp_path / "checkpoints" / checkpoint_name(round)).mkdir(parents=True)
+    return tmp_path
+
+
+# ------------------------------------------------------------ checkpoints that are kept
+
+
+def test_keep_last_counts_no_checkpoints_of_later_rounds(run):
+    """A run that resumed before round 25 must not count its damaged checkpoints 25 and 30."""
+    assert seal(run, 12, keep_last=2) == [10, 12, 25, 30]
+    assert seal(run, 14, keep_last=2) == [12, 14, 25, 30]
+    assert seal(run, 30, keep_last=2) == [25, 30]
+    manifest = read_manifest(checkpoints_of(run)[-1])
+    assert manifest.round == 30 and manifest.progress == PROGRESS
+    assert [path.name for path in (run / "checkpoints").glob(".*")] == []
+
+
+def test_the_best_checkpoint_is_kept(run):
+    assert seal(run, 31, keep_last=1, best=10) == [10, 31]
+
+
+# ------------------------------------------------------------ devices that have died
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "separate"])
+def test_the_state_of_a_dead_device_is_copied_from_the_previous_checkpoint(run, packed):
+    """Also from a checkpoint of format 1 that has all states in one file."""
+    name, content = "device_0002.safetensors", b"2"
+    entry = {"bytes": 1, "sha256": hashlib.sha256(content).hexdigest()}
+    previous = run / "checkpoints" / checkpoint_name(30)
+    (previous / ("states.bin" if packed else name)).write_bytes(b"012" if packed else content)
+    files = {name: {**entry, "at": 2} if packed else entry}
+    manifest = {"round": 30, "progress": {}, **ABOUT, "files": files}
+    (previous / "checkpoint.json").write_text(json.dumps(manifest))
+    lost = (name, "device_0003.safetensors")
+    assert seal(run, 31, keep_last=1, lost=lost) == [31]
+    manifest = read_manifest(run / "checkpoints" / checkpoint_name(31))
+    assert manifest.lost == ["device_0003.safetensors"] and manifest.files == {name: entry}
+    assert read_content(manifest, name) == content
+    (manifest.path / name).write_bytes(b"3")
+    with pytest.raises(
+        UserError, match=r"^no checkpoint of round 32: .*31/device_0002.* is not what"
+    ):
+        seal(run, 32, keep_last=1, lost=lost)
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["round_000031"]
+
+
+# ------------------------------------------------------------ formats
+
+
+@pytest.mark.parametrize("version", [0, 3, None, "2", [2]])
+def test_another_format_is_refused_by_its_version(run, version):
+    seal(run, 31, keep_last=1)
+    path = run / "checkpoints" / checkpoint_name(31) / "checkpoint.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": version}))
+    with pytest.raises(UserError) as refused:
+        read_manifest(path.parent)
+    expected = f"{path} has format {version!r}, but this fedgan_mpi reads formats 1 and 2"
+    assert str(refused.value) == expected

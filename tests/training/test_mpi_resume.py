@@ -1,0 +1,69 @@
+"""Training that continues from the checkpointed states of its devices and its server."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from rounds import FEDERATED, UNEQUAL
+from toys import play, through_a_file, toy_algorithm, toy_config, toy_shards, vectors
+
+from fedgan_mpi.comm.link import Link
+from fedgan_mpi.config import Config
+
+pytestmark = pytest.mark.mpi(min_size=3)
+
+ROUNDS, CHECKPOINT = 6, 3
+
+
+def train_and_resume(link: Link, config: Config, resumed_config: Config):
+    """Train without interruption, and again with a checkpoint in the middle.
+
+    Returns the metrics of the rounds after the checkpoint, without seconds, and the server's
+    vectors, of the uninterrupted and of the resumed run.
+    """
+    uninterrupted = toy_algorithm(link, config, toy_shards(UNEQUAL))
+    lines = play(uninterrupted, ROUNDS)
+    interrupted = toy_algorithm(link, config, toy_shards(UNEQUAL))
+    play(interrupted, CHECKPOINT)
+    resumed = toy_algorithm(link, resumed_config, toy_shards(UNEQUAL))
+    owners = zip(interrupted.rank_state.owners, resumed.rank_state.owners, strict=True)
+    for owner, new_owner in owners:
+        new_owner.load_state(through_a_file(owner.state()))
+    images_seen = lines[CHECKPOINT - 1]["images_seen"]
+    resumed_lines = play(resumed, ROUNDS - CHECKPOINT, start=CHECKPOINT, images_seen=images_seen)
+    return [
+        (
+            [{key: line[key] for key in line if "seconds" not in key} for line in each],
+            vectors(algorithm) if link.is_server else (),
+        )
+        for algorithm, each in ((uninterrupted, lines[CHECKPOINT:]), (resumed, resumed_lines))
+    ]
+
+
+def assert_equal(expected, actual) -> None:
+    assert actual[0] == expected[0]
+    assert all(map(torch.equal, actual[1], expected[1]))
+
+
+@pytest.mark.parametrize("name", FEDERATED)
+def test_a_resumed_run_is_the_uninterrupted_one_bitwise(comm, name):
+    link = Link(comm)
+    config = toy_config(algorithm={"name": name}, participation={"policy": "random", "count": 3})
+    assert_equal(*train_and_resume(link, config, config))
+
+
+@pytest.mark.parametrize("transport", ["mpi", "shared_memory"])
+@pytest.mark.parametrize("name", FEDERATED)
+@pytest.mark.parametrize("overlap", [True, False], ids=["on-off", "off-on"])
+def test_a_run_resumes_bitwise_with_another_value_of_overlap(comm, overlap, name, transport):
+    """A checkpoint contains no part of an early start or of a prefetch."""
+    config, resumed_config = (
+        toy_config(
+            algorithm={"name": name},
+            participation={"policy": "random", "count": 3},
+            training={"overlap": value},
+        )
+        for value in (overlap, not overlap)
+    )
+    link = Link(comm, transport=transport)
+    assert_equal(*train_and_resume(link, config, resumed_config))
