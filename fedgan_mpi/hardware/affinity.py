@@ -1,8 +1,9 @@
 """CPU affinity for one machine with more ranks than cores.
 
-While the server computes, all other ranks wait for its result. A rank that starts its next local
-round meanwhile must not take time from the server's core. `Affinity` follows the verbs of the link:
-from the average of a round to the next broadcast, device ranks use the other cores only.
+The Linux scheduler balances too slowly for steps of a few milliseconds. So each rank is pinned to a
+core, also while it waits: it then wakes where it computes. While the server computes, all other
+ranks wait for its result, so no other rank uses its core. `Affinity` follows the verbs of the link:
+the server computes from the average of a round to the next broadcast.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from contextlib import contextmanager, suppress
 
 
 class Affinity:
-    """The cores that this rank's main thread may use, by the phase of a round."""
+    """The core of this rank's main thread, by the phase of a round."""
 
-    def __init__(self, cores: Sequence[int], *, is_server: bool, server_overlaps: bool) -> None:
+    def __init__(self, cores: Sequence[int], *, rank: int, server_overlaps: bool) -> None:
         """cores: those that all ranks share, the server's first; none: affinity stays unchanged.
         server_overlaps: the server computes at the same time as the devices, in every phase."""
-        self._cores, self._is_server = list(cores), is_server
+        self._cores, self._rank = list(cores), rank
         self._server_overlaps = server_overlaps
         self._pinned = False
 
@@ -54,10 +55,11 @@ class Affinity:
     def _use_phase(self, *, server_computes: bool) -> None:
         if not self._pinned:
             return
-        if self._is_server:
-            use_cores(self._cores[:1])
+        rank, cores = self._rank, len(self._cores)
+        if rank > 0 and (server_computes or self._server_overlaps):
+            use_cores([self._cores[1 + (rank - 1) % (cores - 1)]])
         else:
-            use_cores(self._cores[1:] if server_computes or self._server_overlaps else self._cores)
+            use_cores([self._cores[rank % cores]])
 
 
 def use_cores(cores: Sequence[int]) -> None:

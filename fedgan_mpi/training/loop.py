@@ -126,7 +126,7 @@ class Loop:
             if not self.hooks.is_busy_after(t + 1):
                 self.overlap.start_device(t + 1)
 
-        return run_round(
+        stats = run_round(
             self.algorithm,
             t,
             self.hooks.state,
@@ -135,6 +135,8 @@ class Loop:
             overlap=start_early,
             clock=self.clock,
         )
+        self.overlap.seconds_server = stats["seconds_server"]
+        return stats
 
 
 def run_round(
@@ -213,7 +215,7 @@ def make_affinity(algorithm: Algorithm) -> Affinity:
     else:
         cores = []
     parallel = algorithm.config.schedule == "parallel"
-    return Affinity(cores, is_server=link.is_server, server_overlaps=parallel)
+    return Affinity(cores, rank=link.rank, server_overlaps=parallel)
 
 
 def make_clock_of(algorithm: Algorithm, context: RunContext) -> Clock | None:

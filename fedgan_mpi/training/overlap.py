@@ -18,6 +18,9 @@ class Overlap:
     def __init__(self, algorithm: Algorithm) -> None:
         self._algorithm = algorithm
         self._enabled = algorithm.training.overlap
+        self.seconds_server = 0.0
+        """Duration of the server's steps on G in the last round; 0 if unknown."""
+        self._cpu_seconds = 0.0  # of the last early start
         link = algorithm.link
         link.prefetches &= self._enabled
         # On shared cores, the server would take time from the devices.
@@ -41,12 +44,27 @@ class Overlap:
             return
         present = participation.participants(t)
         device = next((d for k, d in algorithm.devices.items() if k in present), None)
-        if device is not None and algorithm.training.discriminator_steps > 0:
+        if (
+            device is not None
+            and algorithm.training.discriminator_steps > 0
+            and self._has_time(present.index(device.index))
+        ):
             algorithm.before_local_rounds(t)
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.thread_time()
             with algorithm.timed("seconds_local"):
                 device.early_start.start(device.discriminator_round(t))
+            self._cpu_seconds = time.thread_time() - cpu_start
             algorithm.metrics.add_device_seconds(device.index, time.perf_counter() - start)
+
+    def _has_time(self, before: int) -> bool:
+        """Whether one more early start fits beside the server's steps, after `before` others.
+
+        A rank that starts too late would delay its own round. Who starts changes no result.
+        """
+        cores = len(self._algorithm.link.shared_cores)
+        if not cores or not self.seconds_server:
+            return True
+        return before * self._cpu_seconds < self.seconds_server * (cores - 1)
 
     def _on_verb(self, verb: str) -> None:
         """Start the server's round of G before it waits for the devices."""

@@ -25,25 +25,26 @@ def now() -> set[int]:
     return os.sched_getaffinity(0)
 
 
-def affinity(*, is_server: bool = False, server_overlaps: bool = False) -> Affinity:
-    return Affinity(SHARED, is_server=is_server, server_overlaps=server_overlaps)
+def affinity(rank: int, *, server_overlaps: bool = False) -> Affinity:
+    return Affinity(SHARED, rank=rank, server_overlaps=server_overlaps)
 
 
-def test_a_device_rank_leaves_the_servers_core_from_average_to_broadcast():
-    device = affinity()
+@pytest.mark.parametrize("rank", [1, 2, 3, 4])
+def test_a_device_rank_leaves_the_servers_core_from_average_to_broadcast(rank):
+    device, core = affinity(rank), SHARED[rank % 2]
     with device.pinned():
-        assert now() == set(SHARED)
+        assert now() == {core}
         device.on_verb("average")
         assert now() == {SHARED[1]}
         device.on_verb("prefetch")
         device.on_verb("sum")
         assert now() == {SHARED[1]}
         device.on_verb("broadcast")
-        assert now() == set(SHARED)
+        assert now() == {core}
 
 
 def test_the_server_stays_on_its_core():
-    server = affinity(is_server=True)
+    server = affinity(0)
     with server.pinned():
         for verb in ("broadcast", "average", "sum", "broadcast"):
             server.on_verb(verb)
@@ -52,7 +53,7 @@ def test_the_server_stays_on_its_core():
 
 
 def test_device_ranks_always_leave_the_core_of_a_server_that_overlaps():
-    device = affinity(server_overlaps=True)
+    device = affinity(2, server_overlaps=True)
     with device.pinned():
         for verb in ("broadcast", "average", "sum", "broadcast"):
             assert now() == {SHARED[1]}
@@ -60,7 +61,7 @@ def test_device_ranks_always_leave_the_core_of_a_server_that_overlaps():
 
 
 def test_all_cores_are_free_between_rounds_and_after_an_error():
-    device = affinity(server_overlaps=True)
+    device = affinity(2, server_overlaps=True)
     with pytest.raises(ZeroDivisionError), device.pinned():
         with device.unpinned():
             assert now() == set(SHARED)
@@ -74,7 +75,7 @@ def test_all_cores_are_free_between_rounds_and_after_an_error():
 @pytest.mark.parametrize("cores", [[], ALL[:1]])
 def test_without_shared_cores_nothing_is_pinned(cores):
     before = now()
-    device = Affinity(cores, is_server=False, server_overlaps=True)
+    device = Affinity(cores, rank=1, server_overlaps=True)
     with device.pinned():
         device.on_verb("average")
         assert now() == before
@@ -82,7 +83,7 @@ def test_without_shared_cores_nothing_is_pinned(cores):
 
 def test_outside_of_rounds_verbs_change_nothing():
     before = now()
-    affinity().on_verb("average")
+    affinity(1).on_verb("average")
     assert now() == before
 
 
@@ -94,7 +95,7 @@ def test_a_thread_inherits_the_affinity_and_can_leave_it():
         use_cores(SHARED)
         seen.append(now())
 
-    device = affinity(server_overlaps=True)
+    device = affinity(2, server_overlaps=True)
     with device.pinned():
         thread = threading.Thread(target=run)
         thread.start()
