@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fedgan_mpi.callbacks import Callback
     from fedgan_mpi.config import Config
     from fedgan_mpi.run.generator_file import TrainedGenerator
-    from fedgan_mpi.training.result import Result
+    from fedgan_mpi.run.result import Result
 
 
 def train(

@@ -154,7 +154,6 @@ def _train(link: Link, command: Train) -> int:
     from fedgan_mpi.training.api import run_training
 
     config = command.config
-    log.start(link.rank, config.log.level, config.log.per_rank)
     if command.dry_run:
         with importing():
             from fedgan_mpi.cli.dry_run import dry_run

@@ -24,6 +24,7 @@ LAYERS = [
     {"wireless"},
     {"federation"},
     {"run"},
+    {"callbacks"},
     {"checkpoint"},
     {"algorithms", "evaluation"},
     {"data_prep", "report"},

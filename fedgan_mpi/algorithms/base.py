@@ -108,8 +108,8 @@ class Algorithm(ABC):
         rollback."""
         self.metrics = LocalMetrics()
         self.link.discard_prefetched()
-        for device in self.devices.values():
-            device.early_start.discard()
+        for owner in self.rank_state.owners:
+            owner.early_start.discard()
 
     @contextmanager
     def timed(self, key: Literal["seconds_local", "seconds_server"]) -> Iterator[None]:

@@ -23,6 +23,10 @@ class DPFedAvgGAN(Ren):
             # N(0, (z C / N)²) on the mean of N updates.
             deviation = config.noise * config.clip / self.rank_state.participation.count
             transforms.append(GaussianNoise(phi, deviation, self.rank_state.config.run.seed))
-        uplink = Uplink(self.rank_state, self.flat.discriminator, transforms, sends_updates=True)
-        uplink.normalizes = False  # ε assumes a mean over N, also if participants are skipped
-        return uplink
+        return Uplink(
+            self.rank_state,
+            self.flat.discriminator,
+            transforms,
+            sends_updates=True,
+            normalizes=False,  # ε assumes a mean over N, also if participants are skipped
+        )

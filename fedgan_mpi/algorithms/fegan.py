@@ -12,6 +12,7 @@ import numpy as np
 
 from fedgan_mpi.algorithms.aggregation.discrepancy import DiscrepancyShare
 from fedgan_mpi.algorithms.aggregation.transforms import UpdateTransform
+from fedgan_mpi.algorithms.aggregation.uplink import Uplink
 from fedgan_mpi.algorithms.fedgan import FedGAN
 from fedgan_mpi.federation.rank import RankState
 
@@ -21,11 +22,15 @@ class FeGAN(FedGAN):
 
     def __init__(self, rank_state: RankState) -> None:
         super().__init__(rank_state)
-        if self.config.preset == "ifl":
-            self.uplink.normalizes = True  # exp(MMD) is a softmax without its denominator
-        else:
+        if self.config.preset != "ifl":
             participation = rank_state.participation
             participation.sizes = kl_weights(participation.histograms, self.config.kl_sign)
+
+    def make_uplink(self) -> Uplink:
+        # exp(MMD) is a softmax without its denominator.
+        normalizes = True if self.config.preset == "ifl" else None
+        transforms = self.make_transforms()
+        return Uplink(self.rank_state, self.flat.gan, transforms, normalizes=normalizes)
 
     def make_transforms(self) -> list[UpdateTransform]:
         shares = [DiscrepancyShare(self.rank_state.pair)] if self.config.preset == "ifl" else []

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedgan_mpi.training.result import Result
+    from fedgan_mpi.run.result import Result
 
 
 class Callback:
@@ -26,21 +26,22 @@ class Callback:
     """
 
     def on_run_begin(self, run: Path, done: int) -> None:
-        """Called before the first round.
+        """Called before the first round, and again after a rollback (`link.survive`).
 
-        run: the run directory. done: rounds that a resumed run has completed.
+        run: the run directory. done: rounds that are completed already.
         """
 
-    def on_round_end(self, t: int, metrics: Mapping[str, Any]) -> bool | None:
-        """Called after each round with its line of stats.jsonl, equal on every rank except for
-        `wireless_seconds`, which only the server has.
+    def on_round_end(self, round: int, metrics: Mapping[str, Any]) -> bool | None:
+        """Called after each round with its line of stats.jsonl.
 
-        t: the round, counted from 1. Return True on any rank to end the training after the round
-        that follows; the run is then complete, with its final generator and scores.
+        round: counted from 1. metrics: equal on every rank, except that each rank has its own
+        `seconds` and only the server has `wireless_seconds`. Return True on any rank to end the
+        training after the round that follows; the run is then complete, with its final generator
+        and scores.
         """
 
     def on_score(self, scores: Sequence[Mapping[str, Any]]) -> None:
         """Called with the lines of stats.jsonl of one score, equal on every rank."""
 
     def on_run_end(self, result: Result) -> None:
-        """Called when the run directory is complete, or a signal has stopped the run."""
+        """Called when the run directory is complete."""

@@ -242,6 +242,12 @@ class Communicator:
         sys.stderr.flush()
         os._exit(status)
 
+    def close(self) -> None:
+        """Free the communicator, a duplicate, and end the use of the link. Collective."""
+        self.detector.stop()
+        self.subscribers.clear()
+        self._comm.Free()
+
     @staticmethod
     def library() -> str:
         """Return the MPI library's name and version."""

@@ -1,4 +1,4 @@
-"""The only road between ranks: verbs that move vectors and sums of numbers.
+"""The link between ranks: verbs that move vectors and sums of numbers.
 
 Only contiguous 1-D vectors of one dtype travel, unchanged or rounded to 16 bits. The link counts
 the bytes that one participant sends and receives, and the seconds of its verbs. The other modules
@@ -43,7 +43,7 @@ class Uplink(Protocol):
 
 
 class Link(Transfers):
-    """One rank's end of the road."""
+    """One rank's end of the link. All communication of a run passes through it."""
 
     def __init__(self, comm: MPI.Comm | None = None, *, transport: Transport | None = None) -> None:
         super().__init__(comm, transport=transport)

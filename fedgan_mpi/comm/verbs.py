@@ -29,10 +29,10 @@ def verb(method: Method) -> Method:
 
     @functools.wraps(method)
     def registered(self: Any, *arguments: Any, **named: Any) -> Any:
-        board = self.detector.board
-        outer = 0 if board is None else board.enter(number)
         for subscriber in self.subscribers:
             subscriber(method.__name__)
+        board = self.detector.board
+        outer = 0 if board is None else board.enter(number)
         try:
             return method(self, *arguments, **named)
         except MPI.Exception as error:

@@ -30,7 +30,8 @@ class LinkConfig:
     ranks if all use the same OMP_NUM_THREADS (default 1)."""
     deadline: float | None = 1800.0
     """Seconds without progress after which a rank counts as hanging. The job then ends and names
-    the rank. Must exceed the longest local computation. None, written null: no limit."""
+    the rank. A local step or a chunk of a score is progress; on several machines it must exceed
+    the longest score. None, written null: no limit."""
     survive: bool = False
     """Continue without the devices of a rank that dies. Needs Open MPI 5 and `mpirun --with-ft
     ulfm`. False: the job ends."""

@@ -62,8 +62,8 @@ class TrainingConfig:
     """Start the half of the next local step that needs only D while the server trains G. Results
     are bitwise the same either way."""
     pin: bool = True
-    """If ranks outnumber the cores of a single machine, pin each computing rank to a core and
-    rebalance. Set to false if other programs use these cores."""
+    """If ranks outnumber the cores of a single machine, pin each rank to a core. Applies to serial
+    rounds of all devices. Set to false if other programs use these cores."""
 
     @property
     def server_steps(self) -> int:

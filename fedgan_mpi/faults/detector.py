@@ -77,9 +77,12 @@ class FailureDetector:
         self._watchdog.start()
 
     def stop(self) -> None:
-        """Stop the watchdog."""
+        """Stop the watchdog, after every rank has finished the run or before another start."""
         if self._watchdog is not None:
             self._watchdog.stop()
+            self._watchdog.sign_off(ends_job=False)
+            atexit.unregister(self.sign_off)
+            self._watchdog = None
 
     def sign_off(self, *, ends_job: bool = False) -> None:
         """Announce that this process exits in order, or that it ends the whole job."""

@@ -6,7 +6,7 @@ received parameters.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -36,8 +36,16 @@ from fedgan_mpi.random_streams import Purpose, torch_stream
 class Device:
     """A device on the rank that hosts it."""
 
-    def __init__(self, index: int, batches: Batches, pair: NetworkPair, config: Config) -> None:
-        """index: k, counted from 1."""
+    def __init__(
+        self,
+        index: int,
+        batches: Batches,
+        pair: NetworkPair,
+        config: Config,
+        heartbeat: Callable[[], None] = lambda: None,
+    ) -> None:
+        """index: k, counted from 1. heartbeat: called once per step, to show activity."""
+        self._heartbeat = heartbeat
         self.index, self.batches, self.pair = index, batches, pair
         self.images = Images(batches.shard, pair.flat.vector)
         self.training = config.training
@@ -85,7 +93,7 @@ class Device:
     def discriminator_round(self, t: int) -> LocalRound[float]:
         """Local round t of D. The part before the `yield` needs φ_t but not θ_t.
 
-        Whatever happens before the `yield` is not part of a checkpoint.
+        A run that is resumed repeats the part before the `yield`, with the same result.
         """
         steps = self.training.discriminator_steps
         self.local.enter(steps_before=t * steps)
@@ -108,6 +116,7 @@ class Device:
         steps = self.training.discriminator_steps
         loss, real = self._zero(), self.real_batch()
         for _ in range(steps):
+            self._heartbeat()
             loss += self.steps.against(real, fake, self.eps())[0]
         return float(loss) / steps if steps else None
 
@@ -149,6 +158,7 @@ class Device:
 
     def real_batch(self) -> Batch:
         """Draw the next real images, (B, C, H, W) in [-1, 1]."""
+        self._heartbeat()
         shard, indices = self.batches.shard, self.batches.next()
         images = self.images.batch(indices)
         if self.pair.class_shares is None:

@@ -39,5 +39,5 @@ class EarlyStart(Generic[T]):
             return result
 
     def discard(self) -> None:
-        """Forget a waiting local round; it leaves no trace in any checkpointed state."""
+        """Forget a waiting local round. A new one gives the same result."""
         self._waiting = None

@@ -34,7 +34,7 @@ class LocalState:
         self.own = [section.clone() for section in sections]
         """The device's values of the sections."""
         self._can_undo = can_undo
-        self._before: tuple[list[dict[str, Any]], list[Tensor]] = [], []
+        self._before: tuple[list[dict[str, Any]], list[Tensor]] | None = None
 
     def enter(self, steps_before: int) -> None:
         """Copy the own sections into the vector and prepare the moments for a local round.
@@ -60,7 +60,8 @@ class LocalState:
 
     def undo(self) -> None:
         """Restore moments and own sections as they were before the last local round."""
-        self.load(*self._before)
+        if self._before is not None:  # no local round has run otherwise
+            self.load(*self._before)
 
     def moments(self) -> list[dict[str, Any]]:
         """Return the optimizers' states, not copied."""

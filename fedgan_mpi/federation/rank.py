@@ -112,8 +112,8 @@ def build_rank_state(
         batches = Batches(
             shard, batch_size=config.training.batch_size, seed=config.run.seed, device=index
         )
-        devices.append(Device(index, batches, pair, config))
-    server = Server(pair, config) if link.is_server else None
+        devices.append(Device(index, batches, pair, config, link.heartbeat))
+    server = Server(pair, config, link.heartbeat) if link.is_server else None
     if server is not None and server.residual is not None:
         link.wire.enable_error_feedback(pair.flat.vector, server.residual)
     link.check_lengths(pair.flat.gan, pair.flat.discriminator)

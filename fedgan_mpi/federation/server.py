@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,11 @@ from fedgan_mpi.random_streams import Purpose, torch_stream
 class Server:
     """G's optimizer, its noise stream, and the exponential moving average of G."""
 
-    def __init__(self, pair: NetworkPair, config: Config) -> None:
+    def __init__(
+        self, pair: NetworkPair, config: Config, heartbeat: Callable[[], None] = lambda: None
+    ) -> None:
+        """heartbeat: called once per step, to show activity."""
+        self._heartbeat = heartbeat
         self.pair, self.training = pair, config.training
         self.optimizer = make_optimizer(
             pair.flat.theta,
@@ -73,6 +77,7 @@ class Server:
             self.update_ema()
             steps -= 1
         for _ in range(steps):
+            self._heartbeat()
             z = self.pair.noise(self.training.generator_batch_size, self.noise_stream)
             loss += self._recorded_step(z)[0]
             self.update_ema()

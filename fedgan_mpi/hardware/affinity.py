@@ -16,11 +16,9 @@ from contextlib import contextmanager, suppress
 class Affinity:
     """The core of this rank's main thread, by the phase of a round."""
 
-    def __init__(self, cores: Sequence[int], *, rank: int, server_overlaps: bool) -> None:
-        """cores: those that all ranks share, the server's first; none: affinity stays unchanged.
-        server_overlaps: the server computes at the same time as the devices, in every phase."""
+    def __init__(self, cores: Sequence[int], *, rank: int) -> None:
+        """cores: those that all ranks share, the server's first; none: affinity stays unchanged."""
         self._cores, self._rank = list(cores), rank
-        self._server_overlaps = server_overlaps
         self._pinned = False
 
     @contextmanager
@@ -56,7 +54,7 @@ class Affinity:
         if not self._pinned:
             return
         rank, cores = self._rank, len(self._cores)
-        if rank > 0 and (server_computes or self._server_overlaps):
+        if rank > 0 and server_computes:
             use_cores([self._cores[1 + (rank - 1) % (cores - 1)]])
         else:
             use_cores([self._cores[rank % cores]])

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Training: setup, loop, hooks, metrics, resume, recovery and overlap."""

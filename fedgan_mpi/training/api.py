@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedgan_mpi import log
 from fedgan_mpi.callbacks import Callback
 from fedgan_mpi.comm.link import Link
 from fedgan_mpi.config import Config
 from fedgan_mpi.config.io import check_resumable, config_table, read_config
 from fedgan_mpi.config.parsing import make_config, parse_tables
 from fedgan_mpi.errors import UserError
+from fedgan_mpi.files import explain_write_errors
 from fedgan_mpi.run.lock import release_lock
+from fedgan_mpi.run.result import Result
 from fedgan_mpi.training.environment import importing
-from fedgan_mpi.training.result import Result
 from fedgan_mpi.training.setup import prepare_run
 
 if TYPE_CHECKING:
     from mpi4py import MPI
+
+logger = logging.getLogger(__name__)
 
 
 def train(
@@ -34,7 +39,8 @@ def train(
     from mpi4py import MPI
 
     link = Link((MPI.COMM_WORLD if comm is None else comm).Dup())
-    link.check_world()
+    if comm is None:
+        link.check_world()
 
     def read() -> Config:
         experiment = to_config(config)
@@ -46,7 +52,17 @@ def train(
         return experiment
 
     run = None if resume is None else Path(resume)
-    return run_training(link, link.from_server(read), callbacks, resume=run)
+    try:
+        result = run_training(link, link.from_server(read), callbacks, resume=run)
+    except (UserError, SystemExit):  # the same on every rank
+        raise
+    except BaseException:
+        if link.size > 1:  # the other ranks wait for this one
+            logger.exception("the training failed on this rank, and the job ends")
+            link.abort()
+        raise
+    link.close()
+    return result
 
 
 def run_training(
@@ -62,14 +78,20 @@ def run_training(
     replace: a run directory of this name without checkpoints may be put aside.
     """
     try:
+        link.on_every_rank(lambda: _start_log(link, config))
         with importing():  # torch, which the checks or the loop import
             context = prepare_run(link, config, resume=resume, replace=replace)
             from fedgan_mpi.training.loop import train_run
 
         return train_run(link, context, callbacks)
     finally:
-        link.detector.stop()  # a script may go on without exchanges
         release_lock()
+
+
+def _start_log(link: Link, config: Config) -> None:
+    directory = config.log.per_rank
+    with explain_write_errors(Path(directory or ".")):
+        log.start(link.rank, config.log.level, directory)
 
 
 def to_config(config: str | Path | Mapping[str, Any] | Config) -> Config:

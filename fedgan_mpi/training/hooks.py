@@ -74,6 +74,7 @@ class TrainingHooks:
         self.completed_rounds, self._ends_early = done, False
         if self.state.ended_early:
             self.last_round = done
+            self.record.log(f"evaluation.patience has ended this run after round {done}.")
         for callback in self.callbacks:
             callback.on_run_begin(self.context.run, done)
         self._keep_best()
@@ -118,7 +119,7 @@ class TrainingHooks:
             self.last_round, self.state.ended_early = round, True
         if self.flags.end and round < self.last_round:
             self.record.log(f"Training ends after round {round}, as a callback asked.")
-            self.last_round, self.state.ended_early = round, True
+            self.last_round = round
         is_last = round == self.last_round
         if is_last or self._draws_after(round):
             self._draw_grid(round)
@@ -163,12 +164,14 @@ class TrainingHooks:
         complete: no rank has died. Otherwise a checkpoint that is being written is abandoned,
         because a part of it may be missing.
         """
-        if not complete:
+        problem = None
+        if complete:
+            problem = self.checkpoints.complete()
+        else:
             self.checkpoints.abandon()
-            return
-        problem = self.checkpoints.complete()
         if problem is not None:
             self.record.log(problem)
+        self.record.close()
 
     # ---------------------------------------------------------------- checkpoints and flags
 

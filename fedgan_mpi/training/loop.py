@@ -23,10 +23,10 @@ from fedgan_mpi.federation.rank import RankState, build_rank_state
 from fedgan_mpi.hardware.affinity import Affinity
 from fedgan_mpi.hardware.placement import choose_torch_device, set_threads
 from fedgan_mpi.run.record import Record, rewind_record
+from fedgan_mpi.run.result import Result
 from fedgan_mpi.training.hooks import TrainingHooks
 from fedgan_mpi.training.overlap import Overlap
 from fedgan_mpi.training.recovery import Recovery
-from fedgan_mpi.training.result import Result
 from fedgan_mpi.training.resume import resume
 from fedgan_mpi.training.round_metrics import allreduce_metrics, check_finite, round_stats
 from fedgan_mpi.training.setup import RunContext, describe_run
@@ -53,9 +53,10 @@ def train_run(link: Link, context: RunContext, callbacks: Sequence[Callback] = (
             f"work: mpirun -n {ranks} python -m fedgan_mpi …"
         )
     hooks = TrainingHooks(rank_state, context, record, state, callbacks)
-    # A deadline that the user has set must hold; the default may be dropped with a warning.
-    required = config.link.deadline != LinkConfig().deadline
-    link.watch(config.link.deadline, required=required)
+    # The default deadline may be dropped with a warning. One process alone waits for nobody.
+    is_default = config.link.deadline == LinkConfig().deadline
+    deadline = None if is_default and link.size == 1 else config.link.deadline
+    link.watch(deadline, required=not is_default)
     loop = Loop(algorithm, hooks, make_clock_of(algorithm, context))
     recovery = Recovery(rank_state) if config.link.survive else None
     complete = True  # no rank has died since the last rollback
@@ -72,6 +73,7 @@ def train_run(link: Link, context: RunContext, callbacks: Sequence[Callback] = (
                 hooks.on_run_end(time.perf_counter() - began)
             hooks.record.close()
             link.final_barrier()
+            link.detector.stop()
             result = Result(
                 path=context.run,
                 rounds=hooks.last_round if hooks.exit_status is None else hooks.completed_rounds,
@@ -149,8 +151,9 @@ def run_round(
     overlap: Callable[[], None] = lambda: None,
     clock: Clock | None = None,
 ) -> dict[str, Any]:
-    """Run round t and return its line of stats.jsonl, the same on every rank except for the
-    server's wireless clock. Collective.
+    """Run round t and return its line of stats.jsonl. Collective.
+
+    The line is equal on every rank, except for `seconds` and the server's wireless clock.
 
     on_computed: called with the number of rounds after this rank's part, before it waits.
     flags: float64, overwritten with the sum over ranks.
@@ -205,17 +208,20 @@ def make_affinity(algorithm: Algorithm) -> Affinity:
     import torch
 
     link, training = algorithm.link, algorithm.training
-    cores = link.shared_cores
+    participation = algorithm.rank_state.participation
+    cores: list[int] = []
+    parallel = algorithm.config.schedule == "parallel"
+    # Ranks without participants would leave cores idle; so would the server of a parallel round.
+    everyone = participation.count == participation.devices
+    if link.shared_cores and training.pin and everyone and not parallel:
+        # Two jobs on one machine should not both have their server on the first core.
+        first = link.from_server(lambda: os.getpid() % len(link.shared_cores))
+        cores = [*link.shared_cores[first:], *link.shared_cores[:first]]
     on_cpu = algorithm.rank_state.pair.torch_device.type == "cpu"
     # A pool's threads would keep the affinity that the main thread has when they start.
-    if cores and training.pin and on_cpu and torch.get_num_threads() == 1:
-        # Two jobs on one machine should not both have their server on the first core.
-        first = link.from_server(lambda: os.getpid() % len(cores))
-        cores = [*cores[first:], *cores[:first]]
-    else:
+    if not on_cpu or torch.get_num_threads() > 1:
         cores = []
-    parallel = algorithm.config.schedule == "parallel"
-    return Affinity(cores, rank=link.rank, server_overlaps=parallel)
+    return Affinity(cores, rank=link.rank)
 
 
 def make_clock_of(algorithm: Algorithm, context: RunContext) -> Clock | None:

@@ -20,7 +20,7 @@ class Overlap:
         self._enabled = algorithm.training.overlap
         self.seconds_server = 0.0
         """Duration of the server's steps on G in the last round; 0 if unknown."""
-        self._cpu_seconds = 0.0  # of the last early start
+        self._cpu_seconds = 0.0  # of the fastest early start
         link = algorithm.link
         link.prefetches &= self._enabled
         # On shared cores, the server would take time from the devices.
@@ -53,7 +53,8 @@ class Overlap:
             start, cpu_start = time.perf_counter(), time.thread_time()
             with algorithm.timed("seconds_local"):
                 device.early_start.start(device.discriminator_round(t))
-            self._cpu_seconds = time.thread_time() - cpu_start
+            spent = time.thread_time() - cpu_start
+            self._cpu_seconds = min(self._cpu_seconds or spent, spent)
             algorithm.metrics.add_device_seconds(device.index, time.perf_counter() - start)
 
     def _has_time(self, before: int) -> bool:
@@ -64,7 +65,10 @@ class Overlap:
         cores = len(self._algorithm.link.shared_cores)
         if not cores or not self.seconds_server:
             return True
-        return before * self._cpu_seconds < self.seconds_server * (cores - 1)
+        if before * self._cpu_seconds < self.seconds_server * (cores - 1):
+            return True
+        self._cpu_seconds *= 0.99  # so that one slow measurement does not count for ever
+        return False
 
     def _on_verb(self, verb: str) -> None:
         """Start the server's round of G before it waits for the devices."""

@@ -34,7 +34,7 @@ class Ranks:
         self.uplink = Uplink(self.rank_state, self.vector, transforms, **options)
 
     def random(self, k: int) -> Tensor:
-        """Return the vector of device k; 0 stands for the server."""
+        """Return the vector of device k; index 0 is the server."""
         stream = torch.Generator().manual_seed(k)
         return torch.randn(len(self.vector), generator=stream, dtype=self.vector.dtype)
 

@@ -25,8 +25,8 @@ def now() -> set[int]:
     return os.sched_getaffinity(0)
 
 
-def affinity(rank: int, *, server_overlaps: bool = False) -> Affinity:
-    return Affinity(SHARED, rank=rank, server_overlaps=server_overlaps)
+def affinity(rank: int) -> Affinity:
+    return Affinity(SHARED, rank=rank)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3, 4])
@@ -52,16 +52,8 @@ def test_the_server_stays_on_its_core():
     assert now() == set(SHARED)
 
 
-def test_device_ranks_always_leave_the_core_of_a_server_that_overlaps():
-    device = affinity(2, server_overlaps=True)
-    with device.pinned():
-        for verb in ("broadcast", "average", "sum", "broadcast"):
-            assert now() == {SHARED[1]}
-            device.on_verb(verb)
-
-
 def test_all_cores_are_free_between_rounds_and_after_an_error():
-    device = affinity(2, server_overlaps=True)
+    device = affinity(1)
     with pytest.raises(ZeroDivisionError), device.pinned():
         with device.unpinned():
             assert now() == set(SHARED)
@@ -75,7 +67,7 @@ def test_all_cores_are_free_between_rounds_and_after_an_error():
 @pytest.mark.parametrize("cores", [[], ALL[:1]])
 def test_without_shared_cores_nothing_is_pinned(cores):
     before = now()
-    device = Affinity(cores, rank=1, server_overlaps=True)
+    device = Affinity(cores, rank=1)
     with device.pinned():
         device.on_verb("average")
         assert now() == before
@@ -95,7 +87,7 @@ def test_a_thread_inherits_the_affinity_and_can_leave_it():
         use_cores(SHARED)
         seen.append(now())
 
-    device = affinity(2, server_overlaps=True)
+    device = affinity(1)
     with device.pinned():
         thread = threading.Thread(target=run)
         thread.start()

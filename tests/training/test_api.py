@@ -35,10 +35,10 @@ class Recorder(Callback):
     def on_run_begin(self, run: Path, done: int) -> None:
         self.calls.append(("begin", done))
 
-    def on_round_end(self, t: int, metrics: Mapping[str, Any]) -> bool:
-        assert metrics["round"] == t and metrics["d_loss"] > 0
-        self.calls.append(("round", t))
-        return t == self.end_after
+    def on_round_end(self, round: int, metrics: Mapping[str, Any]) -> bool:
+        assert metrics["round"] == round and metrics["d_loss"] > 0
+        self.calls.append(("round", round))
+        return round == self.end_after
 
     def on_score(self, scores: Any) -> None:
         self.calls.append(("score", scores[0]["round"]))
@@ -124,7 +124,7 @@ def test_mistakes_are_one_sentence(config, message):
 
 def test_a_failing_callback_is_reported_as_it_is(tmp_path):
     class Broken(Callback):
-        def on_round_end(self, t, metrics):
+        def on_round_end(self, round, metrics):
             raise ZeroDivisionError("in a callback")
 
     with pytest.raises(ZeroDivisionError, match="in a callback"):

@@ -17,6 +17,7 @@ CASES = [
     *({"name": name} for name in FEDERATED),
     {"name": "ren", "schedule": "parallel"},
     {"name": "ren", "moments": "averaged"},
+    {"name": "ren", "moments": "reset"},
     {"name": "ren", "batchnorm": "local"},
 ]
 

@@ -31,13 +31,15 @@ class Uplink:
         transforms: Sequence[UpdateTransform] = (),
         *,
         sends_updates: bool = False,
+        normalizes: bool | None = None,
     ) -> None:
         """vector: the slice of the rank's vector that is averaged.
-        sends_updates: upload v_k - v instead of v_k, and add the mean to v."""
+        sends_updates: upload v_k - v instead of v_k, and add the mean to v.
+        normalizes: divide by the sum of the shares; None: if participants may be skipped."""
         self.link, self.vector, self.transforms = rank_state.link, vector, list(transforms)
         self._sends_updates = sends_updates
-        self.normalizes = rank_state.config.skips_non_finite
-        """Whether the shares of a round may not sum to 1 and need a division."""
+        skips = rank_state.config.skips_non_finite
+        self.normalizes = skips if normalizes is None else normalizes
         self._shares_sum = 0.0  # over this rank's participants
         self._round: int | None = None
 
