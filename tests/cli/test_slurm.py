@@ -73,7 +73,7 @@ def wait_for_state(job: str, *states: str, seconds: float = 200) -> dict[str, st
 
 def wait_for_rounds(job: str, log: Path, run: Path, rounds: int) -> None:
     deadline = time.monotonic() + 200
-    while completed_rounds(run) < rounds:
+    while len(completed_rounds(run)) < rounds:
         text = log.read_text() if log.exists() else "no log"
         assert time.monotonic() < deadline, (describe(job), text)
         time.sleep(0.2)
@@ -202,7 +202,7 @@ def test_a_killed_rank_ends_the_job_and_a_requeued_job_resumes(slurm):
     assert wait_for_state(job, "COMPLETED", "FAILED", seconds=20)["JobState"] == "FAILED"
     assert "of this machine has died, and the job ends" in log.read_text()
     # The requeued job finds the shared memory of its dead ranks.
-    rounds = completed_rounds(run) + 9
+    rounds = len(completed_rounds(run)) + 9
     subprocess.run(["scontrol", "requeue", job], check=True)
     wait_for_rounds(job, log, run, rounds)
     subprocess.run(["scancel", job], check=True)

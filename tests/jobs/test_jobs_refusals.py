@@ -80,7 +80,6 @@ MISTAKES: dict[str, tuple[int, list[str], Callable[[Path], None] | None, str]] =
     "unknown flag": (2, ["--training.rouns", "3"], None, "unknown flag --training.rouns"),
     "wrong type": (2, ["--training.rounds", "x"], None, "training.rounds is x"),
     "no rounds": (2, ["--training.rounds", "0"], None, "training.rounds is 0"),
-    "one rank": (1, [], None, "this job has 1 rank"),
     "too many ranks": (5, ["SHARDS"], None, "there are 4 device ranks for 3 devices"),
     "too many participants": (
         2,
@@ -156,7 +155,7 @@ MISTAKES: dict[str, tuple[int, list[str], Callable[[Path], None] | None, str]] =
     ),
     "cuda route": (2, ["--link.route", "cuda"], None, "link.route is 'cuda'"),
     "cuda device": (2, ["--training.device", "cuda"], None, "training.device is 'cuda'"),
-    "cuda graphs": (2, ["--training.graphs", "on"], None, "training.graphs is 'on', but there is"),
+    "cuda graphs": (2, ["--training.graphs", "on"], None, "training.graphs is 'on', but this machine has no GPU"),
 }
 QUICK = ("unknown flag", "truncated shard", "existing run")
 
