@@ -155,7 +155,12 @@ MISTAKES: dict[str, tuple[int, list[str], Callable[[Path], None] | None, str]] =
     ),
     "cuda route": (2, ["--link.route", "cuda"], None, "link.route is 'cuda'"),
     "cuda device": (2, ["--training.device", "cuda"], None, "training.device is 'cuda'"),
-    "cuda graphs": (2, ["--training.graphs", "on"], None, "training.graphs is 'on', but this machine has no GPU"),
+    "cuda graphs": (
+        2,
+        ["--training.graphs", "on"],
+        None,
+        "training.graphs is 'on', but this machine has no GPU",
+    ),
 }
 QUICK = ("unknown flag", "truncated shard", "existing run")
 
