@@ -203,7 +203,7 @@ def test_a_16_bit_run_resumes_bitwise_and_sends_the_planned_bytes(run, tmp_path)
     rounds = [line for line in stats_lines(finished_run) if "bytes_up" in line]
     (line,) = [line for line in rounds if line["round"] == 2]
     for direction, key in (("down", "bytes_down"), ("up", "bytes_up")):
-        number = re.compile(rf"bytes {direction} a round +([\d,]+)")
+        number = re.compile(rf"bytes {direction} per round +([\d,]+)")
         planned, full = (int(number.search(t)[1].replace(",", "")) for t in (plan_16, plan_32))
         assert line[key] == planned == full // 2 > 0
 
@@ -222,7 +222,7 @@ def test_patience_ends_a_run_without_better_scores(run, tmp_path):
     directory = tmp_path / "runs" / "a"
     rounds = [line for line in stats_lines(directory) if "metric" not in line]
     assert 3 <= len(rounds) < 25
-    assert f"so training ends after round {len(rounds)}" in done.stdout
+    assert f"Training ends after round {len(rounds)}: evaluation.patience is 2" in done.stdout
     last = f"round_{len(rounds):06d}"
     assert (directory / "checkpoints" / last).is_dir()
     scored = [line["round"] for line in stats_lines(directory) if "metric" in line]
