@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,7 +81,9 @@ def run_training(
     """
     try:
         link.on_every_rank(lambda: _start_log(link, config))
-        with importing():  # torch, which the checks or the loop import
+        # The checks or the loop import torch. In a second run, `importing` would only freeze the
+        # garbage of the first.
+        with nullcontext() if "torch" in sys.modules else importing():
             context = prepare_run(link, config, resume=resume, replace=replace)
             from fedgan_mpi.training.loop import train_run
 

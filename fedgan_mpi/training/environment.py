@@ -49,13 +49,11 @@ def importing() -> Iterator[None]:
     Modules are never freed. Torch has half a million objects: searching them for cycles takes a
     fifth of its import, and a second when the process ends.
     """
-    first = "torch" not in sys.modules  # later, garbage of a finished run would be frozen
     enabled = gc.isenabled()  # False inside another `importing`
     gc.disable()
     try:
         yield
     finally:
-        if first:
-            gc.freeze()
+        gc.freeze()
         if enabled:
             gc.enable()
