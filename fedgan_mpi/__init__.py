@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
     from typing import Any
 
@@ -26,6 +26,8 @@ def train(
     callbacks: Sequence[Callback] = (),
     comm: MPI.Comm | None = None,
     resume: str | Path | None = None,
+    networks: str | Callable[..., Any] | None = None,
+    algorithm: str | type[Any] | None = None,
 ) -> Result:
     """Train a GAN. Collective over the communicator; one process without mpirun is enough.
 
@@ -33,21 +35,35 @@ def train(
     shards: overrides `data.shards`. callbacks: called on every rank, in order.
     comm: an mpi4py communicator, which is duplicated; None for all ranks of the job. Rank 0 is the
     server. resume: a run directory to continue with this configuration.
+    networks: your own networks, `build(image_shape, nz, classes, **options) -> (G, D)`, or their
+    import string. algorithm: your own subclass of `Algorithm`, or its import string.
 
     Raises UserError on every rank for a mistake in configuration, shards or run directory.
     """
     from fedgan_mpi.training import environment  # noqa: F401 - settings, before numpy and torch
     from fedgan_mpi.training.api import train as train_from_python
 
-    return train_from_python(config, shards=shards, callbacks=callbacks, comm=comm, resume=resume)
+    return train_from_python(
+        config,
+        shards=shards,
+        callbacks=callbacks,
+        comm=comm,
+        resume=resume,
+        networks=networks,
+        algorithm=algorithm,
+    )
 
 
-def load_generator(path: str | Path) -> TrainedGenerator:
+def load_generator(
+    path: str | Path, networks: str | Callable[..., Any] | None = None
+) -> TrainedGenerator:
     """Load a trained generator; needs no MPI.
 
     path: a run directory, for its best generator, or a `.safetensors` file. Call the result with a
-    number of images: it returns uint8 (N, C, H, W). Raises UserError if there is no generator.
+    number of images: it returns uint8 (N, C, H, W). networks: the build function of networks that
+    are neither built in nor installed, or its import string; the file does not choose what code
+    runs. Raises UserError if there is no generator, or if its networks must be named.
     """
     from fedgan_mpi.run.generator_file import load
 
-    return load(path)
+    return load(path, networks)

@@ -16,7 +16,15 @@ if __name__ == "__main__":
 
 from fedgan_mpi import log
 from fedgan_mpi.cli.commands import Evaluate, Memorization, MpiCommand, is_local, parse
-from fedgan_mpi.cli.local_commands import Compare, Export, Jobs, LocalCommand, Sample, Watch
+from fedgan_mpi.cli.local_commands import (
+    Compare,
+    Export,
+    Jobs,
+    LocalCommand,
+    Plugins,
+    Sample,
+    Watch,
+)
 from fedgan_mpi.cli.parser import Train, wants_help
 from fedgan_mpi.comm.launcher import announced_rank
 from fedgan_mpi.errors import AgreedError, UserError
@@ -61,7 +69,7 @@ def _run_local(command: MpiCommand | LocalCommand) -> None:
 
         with explain_write_errors(command.out):
             write_samples(
-                load(command.run),
+                load(command.run, command.networks),
                 command.out,
                 style=command.style,
                 count=command.count,
@@ -73,7 +81,7 @@ def _run_local(command: MpiCommand | LocalCommand) -> None:
         with importing():
             from fedgan_mpi.run.exporters import convert
 
-        convert(command.run, command.kind, command.out)
+        convert(command.run, command.kind, command.out, command.networks)
     elif isinstance(command, Compare):
         from fedgan_mpi.report.comparison import print_table, write_comparison
 
@@ -83,6 +91,10 @@ def _run_local(command: MpiCommand | LocalCommand) -> None:
         from fedgan_mpi.report.watch import watch
 
         watch(command.run, seconds=command.seconds, once=command.once)
+    elif isinstance(command, Plugins):
+        from fedgan_mpi.cli.plugin_list import print_plugins
+
+        print_plugins()
     elif isinstance(command, Jobs):
         from fedgan_mpi.cli.slurm_script import slurm_script
 
@@ -136,6 +148,7 @@ def _run_on_every_rank(link: Link, command: MpiCommand | LocalCommand) -> None:
             samples=command.samples,
             metrics=command.metrics,
             inception_weights=command.inception_weights,
+            networks=command.networks,
         )
     elif isinstance(command, Memorization):
         with importing():
@@ -147,6 +160,7 @@ def _run_on_every_rank(link: Link, command: MpiCommand | LocalCommand) -> None:
             shards=command.shards,
             count=command.count,
             show_images=command.show_images,
+            networks=command.networks,
         )
 
 

@@ -7,19 +7,28 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import ClassVar, Literal
 
 from fedgan_mpi.algorithms.aggregation.uplink import Uplink
 from fedgan_mpi.algorithms.local_metrics import LocalMetrics
+from fedgan_mpi.config.algorithm_traits import AlgorithmTraits
 from fedgan_mpi.federation.device import Device
 from fedgan_mpi.federation.flat_parameters import is_finite
 from fedgan_mpi.federation.rank import RankState
+from fedgan_mpi.run.stats import ROUND_KEYS
 from fedgan_mpi.wireless.cell import RadioRound
 from fedgan_mpi.wireless.cost import ComputeCost, CostModel, Payload, Sizes
 
 
 class Algorithm(ABC):
-    """One rank's part in every round. Every rank calls the same link verbs in the same order."""
+    """One rank's part in every round. Every rank calls the same link verbs in the same order.
+
+    A subclass outside of this program defines `round` and `local_round`. Options in
+    `algorithm.options` are keywords of its constructor, after `rank_state`.
+    """
+
+    traits: ClassVar[AlgorithmTraits] = AlgorithmTraits()
+    """Properties that the program depends on."""
 
     def __init__(self, rank_state: RankState) -> None:
         self.rank_state, self.link = rank_state, rank_state.link
@@ -28,6 +37,7 @@ class Algorithm(ABC):
         self.config = rank_state.config.algorithm
         self.training = rank_state.config.training
         self.metrics = LocalMetrics()
+        self._player: int | None = 0 if self.server else None  # whose value `log` takes
 
     @abstractmethod
     def round(self, t: int) -> None:
@@ -42,23 +52,29 @@ class Algorithm(ABC):
     # ---------------------------------------------------------------- costs
 
     @staticmethod
-    @abstractmethod
-    def payload(sizes: Sizes) -> Payload:
-        """Return the numbers that a participant sends and receives in a round."""
+    def payload(sizes: Sizes) -> Payload | None:
+        """Return the numbers that a participant sends and receives in a round; None: stats.jsonl
+        has the bytes that the link counts."""
+        return None
 
-    def payload_of_round(self, t: int, sizes: Sizes) -> Payload:
+    def payload_of_round(self, t: int, sizes: Sizes) -> Payload | None:
         """Return the payload of round t, for algorithms whose rounds differ."""
         return self.payload(sizes)
 
-    @staticmethod
-    @abstractmethod
-    def compute_cost(cost_model: CostModel) -> ComputeCost:
-        """Return the multiply-accumulates of a round."""
+    @classmethod
+    def has_cost_model(cls) -> bool:
+        """Whether the algorithm can be timed in the simulated cell (`wireless.on`)."""
+        return cls.wireless_seconds is not Algorithm.wireless_seconds
 
     @staticmethod
-    @abstractmethod
+    def compute_cost(cost_model: CostModel) -> ComputeCost:
+        """Return the multiply-accumulates of a round."""
+        raise NotImplementedError
+
+    @staticmethod
     def wireless_seconds(cost_model: CostModel, radio: RadioRound, t: int) -> float:
         """Return the duration of round t in the simulated cell."""
+        raise NotImplementedError
 
     # ---------------------------------------------------------------- steps of a round
 
@@ -70,6 +86,7 @@ class Algorithm(ABC):
             for k, device in self.devices.items():
                 if k in shares:
                     start = time.perf_counter()
+                    self._player = k
                     losses = self.local_round(device, t)
                     if self._is_valid(device, *losses):
                         self.metrics.set_loss(self.metrics.d_loss, k, losses[0])
@@ -78,6 +95,7 @@ class Algorithm(ABC):
                     else:
                         self.reject(device)
                     self.metrics.add_device_seconds(k, time.perf_counter() - start)
+            self._player = 0 if self.server else None
 
     def train_generator(self) -> None:
         """Take the server's n_g steps on G, against the D in its vector."""
@@ -102,6 +120,18 @@ class Algorithm(ABC):
         """Treat a participant as absent: its loss or update is not finite."""
         device.local.undo()
         self.metrics.skipped.append(device.index)
+
+    def log(self, name: str, value: float) -> None:
+        """Put a number into the round's line of stats.jsonl, the progress bar and TensorBoard.
+
+        In a local round it is the participant's; values of participants are averaged by share. On
+        the server outside of local rounds it is the server's, with weight 1. Elsewhere it is
+        ignored. Raises ValueError for a name that stats.jsonl has already.
+        """
+        if name in ROUND_KEYS:
+            raise ValueError(f"{name} is a key of stats.jsonl; log under another name")
+        if self._player is not None:
+            self.metrics.logged.setdefault(name, {})[self._player] = float(value)
 
     def start_over(self) -> None:
         """Discard prefetched state. Called before the first round, after a resume and after a

@@ -19,6 +19,8 @@ class LocalMetrics:
     """Device -> norm of its update, if the participation policy depends on it."""
     seconds_of_device: dict[int, float] = field(default_factory=dict)
     """Device -> seconds of its local round."""
+    logged: dict[str, dict[int, float]] = field(default_factory=dict)
+    """Name -> device -> value, from `Algorithm.log`; device 0 stands for the server."""
     images_drawn_before: int = 0
     """Real images that devices hosted here had drawn before the round."""
     seconds_local: float = 0.0

@@ -9,6 +9,7 @@ from pathlib import Path
 from fedgan_mpi.cli.local_commands import LOCAL_PARSERS, LocalCommand
 from fedgan_mpi.cli.parser import (
     Train,
+    add_architecture,
     check_minimum,
     new_parser,
     optional_path,
@@ -29,6 +30,7 @@ class Evaluate:
     samples: int | None
     metrics: tuple[str, ...] | None
     inception_weights: str | None
+    networks: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,7 @@ class Memorization:
     shards: Path | None
     count: int
     show_images: bool
+    networks: str | None
 
 
 MpiCommand = Train | Evaluate | Memorization
@@ -90,6 +93,7 @@ def _parse_evaluate(arguments: list[str]) -> Evaluate:
         samples=args.samples,
         metrics=None if args.metrics is None else _parse_metrics(args.metrics),
         inception_weights=args.inception_weights,
+        networks=getattr(args, "model.architecture"),
     )
 
 
@@ -123,6 +127,7 @@ def _parse_memorization(arguments: list[str]) -> Memorization:
         shards=optional_path(args.shards),
         count=args.count,
         show_images=args.show_images,
+        networks=getattr(args, "model.architecture"),
     )
 
 
@@ -130,6 +135,7 @@ def _add_run_and_shards(parser: Parser) -> None:
     parser.add_argument("run", type=str, help="run directory")
     shards_help = "directory of the run's shards, if it has moved"
     parser.add_argument("--shards", type=str, default=None, help=shards_help)
+    add_architecture(parser)
 
 
 _MPI_PARSERS: dict[str, Callable[[list[str]], MpiCommand]] = {

@@ -26,7 +26,7 @@ def dry_run(link: Link, config: Config) -> None:
 
 
 def _describe(link: Link, config: Config) -> str:
-    from fedgan_mpi.algorithms.registry import ALGORITHMS
+    from fedgan_mpi.algorithms.registry import algorithm_class
     from fedgan_mpi.nn.registry import build, count_parameters
     from fedgan_mpi.wireless.cost import payload_sizes
 
@@ -34,10 +34,19 @@ def _describe(link: Link, config: Config) -> str:
     G, D = build(config.model, image_shape, classes if config.model.conditional else 0)
     theta, phi = count_parameters(G), count_parameters(D)
     sizes = payload_sizes(config, image_shape, theta, phi)
-    payload = ALGORITHMS[config.algorithm.name].payload(sizes)
+    payload = algorithm_class(config.algorithm.name).payload(sizes)
     bytes_per_number = {"float32": 4, "float64": 8}.get(config.link.wire_dtype, 2)
     participants = config.participation.participants(len(images))
-    down, up = payload.down * bytes_per_number, payload.up * bytes_per_number
+    if payload is None:
+        traffic = [
+            f"bytes per round         measured in training: {config.algorithm.name} has no formula"
+        ]
+    else:
+        down, up = payload.down * bytes_per_number, payload.up * bytes_per_number
+        traffic = [
+            f"bytes down per round    {down * participants:,} ({down:,} per participant)",
+            f"bytes up per round      {up * participants:,} ({up:,} per participant)",
+        ]
     channels, height, width = image_shape
     lines = [
         tomli_w.dumps(config_table(config)),
@@ -46,8 +55,7 @@ def _describe(link: Link, config: Config) -> str:
         f"parameters of G         {theta:,}",
         f"parameters of D         {phi:,}",
         f"participants per round  {participants} of {len(images)}",
-        f"bytes down per round    {down * participants:,} ({down:,} per participant)",
-        f"bytes up per round      {up * participants:,} ({up:,} per participant)",
+        *traffic,
         f"ranks                   {_describe_ranks(link, len(images))}",
     ]
     return "\n".join(lines)

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fedgan_mpi.cli.parser import check_minimum, new_parser, optional_path, parse_flags
+from fedgan_mpi.cli.parser import (
+    add_architecture,
+    check_minimum,
+    new_parser,
+    optional_path,
+    parse_flags,
+)
 from fedgan_mpi.errors import UserError
 
 
@@ -21,6 +27,7 @@ class Sample:
     seed: int
     label: int | None
     style: Literal["grid", "interpolation", "classes"]
+    networks: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +37,7 @@ class Export:
     run: Path
     kind: Literal["onnx", "torchexport"]
     out: Path | None
+    networks: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +67,12 @@ class Jobs:
     time: str
 
 
-LocalCommand = Sample | Export | Compare | Watch | Jobs
+@dataclass(frozen=True, kw_only=True)
+class Plugins:
+    """The command `plugins`."""
+
+
+LocalCommand = Sample | Export | Compare | Watch | Jobs | Plugins
 """Commands that one process executes without MPI."""
 
 _GENERATOR_HELP = "run directory, or a generator's .safetensors file"
@@ -81,6 +94,7 @@ def _parse_sample(arguments: list[str]) -> Sample:
         help="grid: independent images; interpolation: each row interpolates between two images; "
         "classes: one row per class",
     )
+    add_architecture(parser)
     args = parse_flags(parser, arguments)
     if args.label is not None:
         check_minimum("--label", args.label, 0)
@@ -95,6 +109,7 @@ def _parse_sample(arguments: list[str]) -> Sample:
         seed=args.seed,
         label=args.label,
         style=args.style,
+        networks=getattr(args, "model.architecture"),
     )
 
 
@@ -113,8 +128,14 @@ def _parse_export(arguments: list[str]) -> Export:
     parser.add_argument(
         "--out", type=str, default=None, help="file to write; if omitted, next to the generator"
     )
+    add_architecture(parser)
     args = parse_flags(parser, arguments)
-    return Export(run=Path(args.run), kind=args.format, out=optional_path(args.out))
+    return Export(
+        run=Path(args.run),
+        kind=args.format,
+        out=optional_path(args.out),
+        networks=getattr(args, "model.architecture"),
+    )
 
 
 def _parse_compare(arguments: list[str]) -> Compare:
@@ -168,11 +189,20 @@ def _parse_jobs(arguments: list[str]) -> Jobs:
     return Jobs(devices=args.devices, gpus_per_node=args.gpus_per_node, time=args.time)
 
 
+def _parse_plugins(arguments: list[str]) -> Plugins:
+    parser = new_parser(
+        "plugins", "List built-in and installed algorithms, networks, losses and optimizers."
+    )
+    parse_flags(parser, arguments)
+    return Plugins()
+
+
 LOCAL_PARSERS: dict[str, Callable[[list[str]], LocalCommand]] = {
     "sample": _parse_sample,
     "export": _parse_export,
     "compare": _parse_compare,
     "watch": _parse_watch,
     "jobs": _parse_jobs,
+    "plugins": _parse_plugins,
 }
 """Name of a command -> its parser."""

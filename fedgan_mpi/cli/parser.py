@@ -14,6 +14,7 @@ from typing import Any
 
 import jsonargparse
 
+from fedgan_mpi import plugins
 from fedgan_mpi.config import Config
 from fedgan_mpi.config.io import check_resumable, config_table, read_config, read_values
 from fedgan_mpi.config.parsing import (
@@ -35,6 +36,7 @@ COMMANDS = """commands:
   watch RUN                   follow a running job (without MPI)
   sample RUN --count 64       draw images from a trained generator (without MPI)
   export RUN --format onnx    convert a generator for other programs (without MPI)
+  plugins                       list algorithms, networks and other parts by name (without MPI)
   jobs --devices 32 --gpus-per-node 4 --time 04:00:00   print a SLURM script (without MPI)
   Each command has its own --help.
 
@@ -63,9 +65,26 @@ def wants_help(arguments: list[str]) -> bool:
     return any(argument in {"-h", "--help"} for argument in arguments)
 
 
+def allow_named(arguments: list[str]) -> None:
+    """Permit the import strings that flags on the command line give."""
+    for key in plugins.KEYS:
+        for n, argument in enumerate(arguments):
+            if argument == f"--{key}" and n + 1 < len(arguments):
+                plugins.allow([arguments[n + 1]])
+            elif argument.startswith(f"--{key}="):
+                plugins.allow([argument.partition("=")[2]])
+
+
 def parse_train(arguments: list[str]) -> Train:
     """Parse the arguments after `train`. Raises UserError, and SystemExit after printing help."""
+    allow_named(arguments)
     flags = parse_flags(_train_parser(DEFAULTS), arguments)
+    if flags.file and flags.resume in (
+        None,
+        AUTO,
+    ):  # the user's own file, not one of a run directory
+        values = read_values(Path(flags.file))
+        plugins.allow(values[key] for key in plugins.KEYS)
     if flags.resume == AUTO:
         return _parse_resume_auto(flags, arguments)
     if flags.file and flags.resume:
@@ -122,6 +141,18 @@ def check_minimum(flag: str, value: float, minimum: float) -> None:
     """Raise UserError naming the flag if its value is below the minimum or NaN."""
     if not value >= minimum:
         raise UserError(f"{flag} is {value}, but must be at least {minimum}")
+
+
+def add_architecture(parser: Parser) -> None:
+    """Add the flag that names the networks of a run whose code is outside of the program."""
+    parser.add_argument(
+        "--model.architecture",
+        type=str,
+        default=None,
+        metavar="FILE.py:NAME",
+        help="import string of the run's networks, if they are neither built in nor installed; "
+        "their code runs only if it is named here",
+    )
 
 
 class _HelpFormatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):

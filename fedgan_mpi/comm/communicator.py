@@ -126,6 +126,12 @@ class Communicator:
         return self._comm.allreduce(number, MPI.MIN)
 
     @verb
+    def allgather(self, value: T) -> list[T]:
+        """Return every rank's value on every rank; pickled, for small objects."""
+        self._arrive()
+        return self._comm.allgather(value)
+
+    @verb
     def any(self, flag: bool) -> bool:
         """Return the logical OR over ranks on every rank."""
         self._arrive()

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
+from fedgan_mpi import plugins
 from fedgan_mpi.config.algorithm_traits import KNOWN_BY, TRAITS, AlgorithmTraits
 from fedgan_mpi.config.require import require
+from fedgan_mpi.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlgorithmConfig:
     """The algorithm and its own options."""
 
-    name: Literal["ren", "fedgan", "mdgan", "uagan", "dp_fedavg_gan", "fegan", "centralized"] = (
-        "ren"
-    )
-    """Training algorithm. ren: devices train D, the server averages D and trains G. fedgan: devices
-    train both networks, the server averages both. mdgan: devices keep their D and swap them
-    after whole epochs; the server trains G with their gradients. uagan: devices keep their D; the
-    server combines their answers and trains G. dp_fedavg_gan: ren with clipped updates and noise.
-    fegan: fedgan with shares by label histogram. centralized: one process trains on all shards, as
-    a reference."""
+    name: str = "ren"
+    """Training algorithm, also an installed one or an import string. ren: devices train D, the
+    server averages D and trains G. fedgan: devices train both networks, the server averages both.
+    mdgan: devices keep their D and swap them after whole epochs; the server trains G with their
+    gradients. uagan: devices keep their D; the server combines their answers and trains G.
+    dp_fedavg_gan: ren with clipped updates and noise. fegan: fedgan with shares by label histogram.
+    centralized: one process trains on all shards, as a reference."""
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+    """Own options of an algorithm that is not built in: keywords of its constructor."""
     schedule: Literal["serial", "parallel"] = "serial"
     """ren: order of a round. serial: the server trains G after the devices, against the new average
     D. parallel: at the same time as the devices, against the D that they start from."""
@@ -71,8 +73,15 @@ class AlgorithmConfig:
 
     @property
     def traits(self) -> AlgorithmTraits:
-        """Properties of the chosen algorithm."""
-        return TRAITS[self.name]
+        """Properties of the chosen algorithm. The defaults, if its code may not be loaded."""
+        if self.name in TRAITS:
+            return TRAITS[self.name]
+        if not plugins.may_load("algorithm.name", self.name):
+            return AlgorithmTraits()
+        traits = getattr(plugins.load("algorithm.name", self.name), "traits", None)
+        if isinstance(traits, AlgorithmTraits):
+            return traits
+        raise UserError(f"algorithm.name is {self.name!r}, but must be a subclass of Algorithm")
 
     @property
     def statistics_rule(self) -> Literal["average", "local", "recalibrate"]:
@@ -85,12 +94,16 @@ class AlgorithmConfig:
         return self.shares or ("uniform" if self.preset == "fl_gan" else self.traits.shares)
 
     def __post_init__(self) -> None:
+        plugins.find("algorithm.name", self.name)
         traits = self.traits
+        valid = self.name not in TRAITS or not self.options
+        right = f"left out for {self.name}, whose options are keys of the section algorithm"
+        require(valid, "algorithm.options", self.options, right)
         default = {option.name: option.default for option in fields(self)}
         for key, names in KNOWN_BY.items():
             right = f"left out for {self.name}; it belongs to {', '.join(names)}"
             value = getattr(self, key)
-            valid = self.name in names or value == default[key]
+            valid = self.name in names or key in traits.keys or value == default[key]
             require(valid, f"algorithm.{key}", value, right)
         right = f"{traits.preset!r} or left out for {self.name}"
         require(self.preset in {None, traits.preset}, "algorithm.preset", self.preset, right)

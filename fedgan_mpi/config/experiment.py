@@ -78,7 +78,7 @@ class Config:
 
     def _check_losses(self) -> None:
         loss, mode = self.training.loss, self.algorithm.mode
-        probabilities = loss in ("nonsaturating", "saturating")
+        probabilities = loss not in ("lsgan", "hinge", "wgan-gp")
         valid = "mode" not in self.algorithm.traits.keys or probabilities or mode in ("mean", "max")
         right = f"'mean' or 'max' when training.loss is {loss!r}, whose D gives no probabilities"
         require(valid, "algorithm.mode", mode, right)
@@ -104,7 +104,11 @@ class Config:
         right = "'float64'" if precision == "float64" else "'float32', 'bfloat16' or 'float16'"
         right += f" when training.precision is {precision!r}"
         require(valid, "link.wire_dtype", wire_dtype, right)
-        averages_adam = algorithm.moments == "averaged" and self.training.optimizer == "adam"
+        optimizer = self.training.optimizer
+        valid = algorithm.moments != "averaged" or optimizer in ("adam", "sgd")
+        right = f"'persistent' or 'reset' for the optimizer {optimizer}"
+        require(valid, "algorithm.moments", algorithm.moments, right)
+        averages_adam = algorithm.moments == "averaged" and optimizer == "adam"
         for quantity, is_sent in (
             (f"{algorithm.name}'s gradients", traits.devices_keep_discriminator),
             ("averaged moments", averages_adam),

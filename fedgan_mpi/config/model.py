@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
+from fedgan_mpi import plugins
 from fedgan_mpi.config.require import require
 
 NETWORK_SIZES = (16, 32, 64, 128)
@@ -17,12 +18,14 @@ SNGAN_SIZES = (32, 64)
 class ModelConfig:
     """The generator G and the discriminator D."""
 
-    architecture: Literal["dcgan", "sngan"] = "dcgan"
-    """Networks. dcgan: DCGAN for 16 to 128 pixels. sngan: residual networks with spectral
-    normalization in D, for 32 and 64 pixels."""
-    size: Literal[16, 32, 64, 128] | None = None
+    architecture: str = "dcgan"
+    """Networks, also installed ones or an import string. dcgan: DCGAN for 16 to 128 pixels. sngan:
+    residual networks with spectral normalization in D, for 32 and 64 pixels."""
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+    """Own options of networks that are not built in: keywords of their build function."""
+    size: int | None = None
     """Image height and width, pixels. None: read from the shards."""
-    channels: Literal[1, 3] | None = None
+    channels: int | None = None
     """Image channels. None: read from the shards."""
     nz: int = 100
     """Length of the latent vector z."""
@@ -42,7 +45,28 @@ class ModelConfig:
     """Initial parameters. fan_in: torch's default, scaled by fan-in. dcgan: N(0, 0.02), suited to
     widths of 64 and more."""
 
+    @property
+    def is_built_in(self) -> bool:
+        """Whether the networks are part of this program."""
+        return plugins.is_built_in("model.architecture", self.architecture)
+
     def __post_init__(self) -> None:
+        plugins.find("model.architecture", self.architecture)
+        if self.is_built_in:
+            right = f"left out for {self.architecture}; its options are model.width and others"
+            require(not self.options, "model.options", self.options, right)
+            valid = self.size is None or self.size in NETWORK_SIZES
+            require(valid, "model.size", self.size, "one of 16, 32, 64, 128")
+            valid = self.channels in (None, 1, 3)
+            require(valid, "model.channels", self.channels, "1 or 3")
+        else:
+            right = f"left out for {self.architecture}, which has its own in model.options"
+            for key in ("width", "discriminator_norm"):
+                value = getattr(self, key)
+                require(value is None, f"model.{key}", value, right)
+            right = f"left out for {self.architecture}, which initializes its own parameters"
+            kind = self.initialization
+            require(kind == "fan_in", "model.initialization", kind, right)
         require(self.nz >= 1, "model.nz", self.nz, "at least 1")
         require(self.width is None or self.width >= 1, "model.width", self.width, "at least 1")
         require(0 <= self.ema < 1, "model.ema", self.ema, "from 0 to below 1")

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import jsonargparse
 
 from fedgan_mpi.config.experiment import Config
+from fedgan_mpi.config.options import OPTIONS
 from fedgan_mpi.errors import UserError
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -26,6 +27,7 @@ SECTIONS = {
 }
 """Section name -> its dataclass."""
 
+_OPTION_TABLES = frozenset(OPTIONS.values())
 # jsonargparse's names of types -> words for users
 _TYPE_NAMES = {"tuple": "a list, such as [0.5, 0.9]", "NoneType": "null"}
 
@@ -109,7 +111,7 @@ def describe_refusal(message: str) -> str:
 
 def _leaves(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in table.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and value and prefix + key not in _OPTION_TABLES:
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value

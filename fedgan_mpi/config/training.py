@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
+from fedgan_mpi import plugins
 from fedgan_mpi.config.require import require
 
 
@@ -30,12 +31,17 @@ class TrainingConfig:
     """Learning rate of D."""
     betas: tuple[float, float] = (0.5, 0.999)
     """adam: decay rates of the first and second moment."""
-    optimizer: Literal["adam", "sgd"] = "adam"
-    """Optimizer of both networks. sgd has no momentum."""
-    loss: Literal["nonsaturating", "saturating", "lsgan", "hinge", "wgan-gp"] = "nonsaturating"
-    """Adversarial loss. nonsaturating: G minimizes -log D(G(z)). saturating: G minimizes
-    log(1 - D(G(z))). lsgan: least squares. hinge: hinge loss. wgan-gp: Wasserstein loss with
-    gradient penalty."""
+    optimizer: str = "adam"
+    """Optimizer of both networks, also an installed one or an import string. sgd has no
+    momentum."""
+    optimizer_options: dict[str, Any] = field(default_factory=dict, hash=False)
+    """Own options of an optimizer that is not built in: keywords of its constructor."""
+    loss: str = "nonsaturating"
+    """Adversarial loss, also an installed one or an import string. nonsaturating: G minimizes -log
+    D(G(z)). saturating: G minimizes log(1 - D(G(z))). lsgan: least squares. hinge: hinge loss.
+    wgan-gp: Wasserstein loss with gradient penalty."""
+    loss_options: dict[str, Any] = field(default_factory=dict, hash=False)
+    """Own options of a loss that is not built in: keywords of the function that makes it."""
     gradient_penalty: float = 10.0
     """wgan-gp: weight λ of the gradient penalty."""
     non_finite: Literal["stop", "skip"] = "stop"
@@ -71,6 +77,12 @@ class TrainingConfig:
         return 3 if self.generator_steps is None else self.generator_steps
 
     def __post_init__(self) -> None:
+        for key in ("optimizer", "loss"):
+            name, options = getattr(self, key), getattr(self, f"{key}_options")
+            plugins.find(f"training.{key}", name)
+            valid = not options or not plugins.is_built_in(f"training.{key}", name)
+            right = f"left out for {name}, which has none"
+            require(valid, f"training.{key}_options", options, right)
         require(self.rounds >= 1, "training.rounds", self.rounds, "at least 1")
         for key in ("discriminator_steps", "generator_steps"):
             steps = getattr(self, key)

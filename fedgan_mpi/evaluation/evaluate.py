@@ -34,14 +34,16 @@ def evaluate(
     samples: int | None = None,
     metrics: Sequence[str] | None = None,
     inception_weights: str | None = None,
+    networks: str | None = None,
 ) -> None:
     """Score each generator of a run and print all its scores. Collective.
 
     shards: the directory of the shards; None: as in the run's config.toml, like all other options.
+    networks: import string of the run's networks, if they are neither built in nor installed.
     Raises AgreedError if a file is missing or damaged.
     """
     options = {"samples": samples, "metrics": metrics, "inception_weights": inception_weights}
-    opened = open_run(link, run, shards, options)
+    opened = open_run(link, run, shards, options, networks)
     config, seed = opened.config, opened.config.run.seed
     samples = scored_samples(config, opened.heldout)
     settings = {

@@ -34,16 +34,23 @@ Pixels = NDArray[np.uint8]
 
 
 def measure_memorization(
-    link: Link, run: Path, *, shards: Path | None = None, count: int, show_images: bool
+    link: Link,
+    run: Path,
+    *,
+    shards: Path | None = None,
+    count: int,
+    show_images: bool,
+    networks: str | None = None,
 ) -> None:
     """Write memorization.json and memorization.png into the run directory. Collective.
 
     Print the share of generated images that are closer to a training image than 95 % of the
     held-out images are. shards: the directory of the shards; None: as in the run's config.toml.
     count: generated images. show_images: let the nearest training images leave their devices, for
-    memorization.png. Raises AgreedError if a file is missing, damaged or not writable.
+    memorization.png. networks: import string of the run's networks, if they are neither built in
+    nor installed. Raises AgreedError if a file is missing, damaged or not writable.
     """
-    opened = open_run(link, run, shards)
+    opened = open_run(link, run, shards, networks=networks)
     name = link.from_server(lambda: find_generator(run)).name
     generator = read_generator(link, opened.pair, run / name)
     seed, extractor = opened.config.run.seed, opened.extractors[0]

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fedgan_mpi import plugins
 from fedgan_mpi.checkpoint.format import read_generator_parameters
 from fedgan_mpi.comm.link import Link
 from fedgan_mpi.config import Config
@@ -43,15 +44,21 @@ class OpenRun:
 
 
 def open_run(
-    link: Link, run: Path, shards: Path | None, evaluation: Mapping[str, Any] | None = None
+    link: Link,
+    run: Path,
+    shards: Path | None,
+    evaluation: Mapping[str, Any] | None = None,
+    networks: str | None = None,
 ) -> OpenRun:
     """Open a run. Collective.
 
     shards: the directory of the shards; None: the one in the run's config.toml. evaluation:
-    replaces values of the section `evaluation`; None values are ignored. Raises AgreedError if
+    replaces values of the section `evaluation`; None values are ignored. networks: import string of
+    the run's networks, if they are neither built in nor installed. Raises AgreedError if
     the run, its shards, the held-out images or the extractor are missing or changed.
     """
-    config = link.from_server(lambda: _read_config(run, evaluation or {}))
+    plugins.allow([networks] if networks else [])
+    config = link.from_server(lambda: _read_config(run, evaluation or {}, networks))
     directory = shards or Path(config.data.shards or run / "shards")
     manifest = link.from_server(lambda: _read_manifest(run, directory))
     local_shards, heldout = link.on_every_rank(
@@ -68,9 +75,14 @@ def open_run(
         raise AgreedError(
             f"{directory} has no {missing}, but scores need held-out images and an extractor"
         )
+    pair = link.on_every_rank(
+        lambda: build_networks(
+            config, manifest.image_shape, torch_device, histogram=pooled_histogram
+        )
+    )
     return OpenRun(
         config=config,
-        pair=build_networks(config, manifest.image_shape, torch_device, histogram=pooled_histogram),
+        pair=pair,
         extractors=extractors,
         real=RealImages(
             shards=local_shards,
@@ -109,11 +121,21 @@ def read_generator(link: Link, pair: NetworkPair, path: Path) -> Tensor:
     return generator
 
 
-def _read_config(run: Path, evaluation: Mapping[str, Any]) -> Config:
+def _read_config(run: Path, evaluation: Mapping[str, Any], networks: str | None) -> Config:
     config = read_config(run / "config.toml")
     refuse_links(run)
     changes = {key: value for key, value in evaluation.items() if value is not None}
-    return dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, **changes))
+    model, training = config.model, config.training
+    if networks is not None:
+        model = dataclasses.replace(model, architecture=networks)
+    if not plugins.is_built_in("training.loss", training.loss):  # not needed, so not loaded
+        training = dataclasses.replace(training, loss="nonsaturating", loss_options={})
+    return dataclasses.replace(
+        config,
+        evaluation=dataclasses.replace(config.evaluation, **changes),
+        model=model,
+        training=training,
+    )
 
 
 def _read_manifest(run: Path, directory: Path) -> Manifest:

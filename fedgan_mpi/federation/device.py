@@ -213,6 +213,7 @@ class Device:
             kind=training.optimizer,
             lr=training.generator_lr if is_generator else training.discriminator_lr,
             betas=training.betas,
+            options=training.optimizer_options,
             moments=averaged if config.algorithm.moments == "averaged" else None,
         )
 

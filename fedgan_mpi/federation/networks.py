@@ -13,7 +13,7 @@ from fedgan_mpi.config import Config
 from fedgan_mpi.federation.device_images import to_device
 from fedgan_mpi.federation.flat_parameters import FlatParameters, Player
 from fedgan_mpi.nn.cuda_graphs import Recorder, make_recorder
-from fedgan_mpi.nn.losses import LOSSES, Loss
+from fedgan_mpi.nn.losses import Loss, make_loss
 from fedgan_mpi.nn.precision import prepare_network
 from fedgan_mpi.nn.registry import build, initialize
 from fedgan_mpi.nn.steps import Batch
@@ -100,15 +100,16 @@ def build_networks(
     counts = torch.tensor(histogram, dtype=torch.float64)
     class_shares = counts / counts.sum() if config.model.conditional else None
     classes = 0 if class_shares is None else len(class_shares)
-    G, D = build(config.model, image_shape, classes)
-    for network in (G, D):
-        initialize(network, config.model.initialization, stream)
+    G, D = build(config.model, image_shape, classes, config.run.seed)
+    if config.model.is_built_in:
+        for network in (G, D):
+            initialize(network, config.model.initialization, stream)
     return pack_networks(
         G,
         D,
         nz=config.model.nz,
         image_shape=image_shape,
-        loss=LOSSES[config.training.loss],
+        loss=make_loss(config.training.loss, config.training.loss_options),
         config=config,
         torch_device=torch_device,
         class_shares=class_shares,

@@ -32,6 +32,7 @@ class Server:
             kind=self.training.optimizer,
             lr=self.training.generator_lr,
             betas=self.training.betas,
+            options=self.training.optimizer_options,
         )
         self.noise_stream = torch_stream(config.run.seed, Purpose.FAKE, 0)
         self.early_start: EarlyStart[float] = EarlyStart()

@@ -6,10 +6,34 @@ parameters. As far as we know, these are the counts of Ren et al. 2021 (arXiv:21
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
 from fedgan_mpi.config import NETWORK_SIZES
+
+
+def build(
+    image_shape: tuple[int, int, int],
+    nz: int,
+    classes: int,
+    *,
+    width: int | None = None,
+    discriminator_norm: Literal["batch", "none"] | None = None,
+) -> tuple[nn.Module, nn.Module]:
+    """DCGAN for 16 to 128 pixels square.
+
+    width: feature maps next to the image; None: 32 for 16 pixels, else 64. discriminator_norm:
+    None: "batch", but "none" for 16 pixels.
+    """
+    channels, size, _ = image_shape
+    width = width or (32 if size == 16 else 64)
+    norm = discriminator_norm or ("none" if size == 16 else "batch")
+    G = Generator(size=size, channels=channels, nz=nz, width=width, classes=classes)
+    return G, Discriminator(
+        size=size, channels=channels, width=width, batchnorm=norm == "batch", classes=classes
+    )
 
 
 class Generator(nn.Module):

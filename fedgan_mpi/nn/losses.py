@@ -5,11 +5,16 @@ The optimizer steps average them over the batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 from torch.nn.functional import relu, softplus
+
+from fedgan_mpi import plugins
+from fedgan_mpi.config.options import check_options
+from fedgan_mpi.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -38,24 +43,46 @@ def _negative_log_one_minus_d(logits: Tensor) -> Tensor:
     return softplus(logits)  # -log(1 - D)
 
 
+# Goodfellow et al. 2014 (arXiv:1406.2661), end of section 3. It has the fixed point of the
+# minimax game, but its gradient does not vanish if D rejects the fakes.
+nonsaturating = Loss(
+    real=_negative_log_d, fake=_negative_log_one_minus_d, generator=_negative_log_d
+)
+# The minimax loss of Goodfellow et al. 2014, equation 1.
+saturating = Loss(
+    real=_negative_log_d, fake=_negative_log_one_minus_d, generator=lambda x: -softplus(x)
+)
+# Mao et al. 2017 (arXiv:1611.04076), equation 9: targets 1 for real, 0 for fake, 1 for G.
+lsgan = Loss(
+    real=lambda x: (x - 1).square() / 2,
+    fake=lambda x: x.square() / 2,
+    generator=lambda x: (x - 1).square() / 2,
+)
+# Lim and Ye 2017 (arXiv:1705.02894); Miyato et al. 2018 (arXiv:1802.05957), equations 16, 17.
+hinge = Loss(real=lambda x: relu(1 - x), fake=lambda x: relu(1 + x), generator=_negative)
+# Gulrajani et al. 2017 (arXiv:1704.00028), algorithm 1.
+wgan_gp = Loss(real=_negative, fake=lambda x: x, generator=_negative, has_penalty=True)
+
+
+def make_loss(name: str, options: Mapping[str, Any]) -> Loss:
+    """Return the loss of a name or an import string: a `Loss`, or a function that makes one.
+
+    Raises UserError if it is none.
+    """
+    options = check_options("training.loss", name, options)
+    code = plugins.load("training.loss", name)
+    loss = code(**options) if callable(code) else code
+    if not isinstance(loss, Loss):
+        raise UserError(
+            f"training.loss is {name!r}, but must be a Loss or a function that makes one"
+        )
+    return loss
+
+
 LOSSES = {
-    # Goodfellow et al. 2014 (arXiv:1406.2661), end of section 3. It has the fixed point of the
-    # minimax game, but its gradient does not vanish if D rejects the fakes.
-    "nonsaturating": Loss(
-        real=_negative_log_d, fake=_negative_log_one_minus_d, generator=_negative_log_d
-    ),
-    # The minimax loss of Goodfellow et al. 2014, equation 1.
-    "saturating": Loss(
-        real=_negative_log_d, fake=_negative_log_one_minus_d, generator=lambda x: -softplus(x)
-    ),
-    # Mao et al. 2017 (arXiv:1611.04076), equation 9: targets 1 for real, 0 for fake, 1 for G.
-    "lsgan": Loss(
-        real=lambda x: (x - 1).square() / 2,
-        fake=lambda x: x.square() / 2,
-        generator=lambda x: (x - 1).square() / 2,
-    ),
-    # Lim and Ye 2017 (arXiv:1705.02894); Miyato et al. 2018 (arXiv:1802.05957), equations 16, 17.
-    "hinge": Loss(real=lambda x: relu(1 - x), fake=lambda x: relu(1 + x), generator=_negative),
-    # Gulrajani et al. 2017 (arXiv:1704.00028), algorithm 1.
-    "wgan-gp": Loss(real=_negative, fake=lambda x: x, generator=_negative, has_penalty=True),
+    "nonsaturating": nonsaturating,
+    "saturating": saturating,
+    "lsgan": lsgan,
+    "hinge": hinge,
+    "wgan-gp": wgan_gp,
 }

@@ -6,14 +6,20 @@ several seconds on every rank. On one vector, Adam is six operations and its che
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fedgan_mpi import plugins
+from fedgan_mpi.config.options import check_options
+from fedgan_mpi.errors import UserError
+
 
 class Optimizer:
-    """Plain gradient descent, and the interface of all optimizers."""
+    """The interface of all optimizers. This base class is plain gradient descent."""
 
     def __init__(self, parameters: nn.Parameter, lr: float) -> None:
         """Bind a 1-D parameter and its gradient. Neither tensor may be replaced afterwards."""
@@ -93,15 +99,42 @@ class Adam(Optimizer):
         self.second.copy_(state["second"])
 
 
+class SGD(Optimizer):
+    """Gradient descent without momentum."""
+
+
 def make_optimizer(
     parameters: nn.Parameter,
     *,
-    kind: Literal["adam", "sgd"],
+    kind: str,
     lr: float,
     betas: tuple[float, float],
     moments: Tensor | None = None,
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> Optimizer:
-    """Return an optimizer of one network's flat parameters. SGD ignores betas and moments."""
-    if kind == "sgd":
-        return Optimizer(parameters, lr)
-    return Adam(parameters, lr, betas, moments)
+    """Return an optimizer of one network's flat parameters.
+
+    kind: a name or an import string of a subclass of `Optimizer`. Only Adam takes betas and
+    moments; options go to one that is not built in. Raises UserError if it is no such class.
+    """
+    code, options = check_optimizer(kind, options)
+    if code is Adam:
+        return Adam(parameters, lr, betas, moments)
+    return code(parameters, lr, **options)
+
+
+def check_optimizer(
+    kind: str, options: Mapping[str, Any]
+) -> tuple[type[Optimizer], dict[str, Any]]:
+    """Return an optimizer's class and its options. Raises UserError if it is none, or if it does
+    not take them."""
+    code = plugins.load("training.optimizer", kind)
+    if not (isinstance(code, type) and issubclass(code, Optimizer)):
+        raise UserError(
+            f"training.optimizer is {kind!r}, but must be a subclass of "
+            "fedgan_mpi.nn.optimizers.Optimizer"
+        )
+    if plugins.is_built_in("training.optimizer", kind):
+        return code, {}
+    given = ("parameters", "lr")
+    return code, check_options("training.optimizer", kind, options, given=given)

@@ -3,53 +3,136 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.nn.functional import normalize
 
+from fedgan_mpi import plugins
 from fedgan_mpi.config import ModelConfig
-from fedgan_mpi.nn import dcgan, sngan
+from fedgan_mpi.config.options import check_options
+from fedgan_mpi.errors import UserError
+
+_KEY = "model.architecture"
+_GIVEN = ("image_shape", "nz", "classes")
 
 
 def build(
-    model: ModelConfig, image_shape: tuple[int, int, int], classes: int = 0
+    model: ModelConfig, image_shape: tuple[int, int, int], classes: int = 0, seed: int = 0
 ) -> tuple[nn.Module, nn.Module]:
-    """Return the configured (G, D) for square images of shape (C, H, W).
+    """Return the configured (G, D) for images of shape (C, H, W).
 
-    classes: number of classes; 0 for unconditional networks.
+    classes: number of classes; 0 for unconditional networks. seed: for networks that are not built
+    in, which draw their initial parameters from torch's global stream; that stream is restored.
+    Raises UserError for such networks with wrong options or outputs.
     """
-    channels, size, _ = image_shape
-    width = default_width(model, size)
-    G = build_generator(
-        architecture=model.architecture,
-        size=size,
-        channels=channels,
-        nz=model.nz,
-        width=width,
-        classes=classes,
-    )
-    if model.architecture == "sngan":
-        return G, sngan.Discriminator(size=size, channels=channels, width=width, classes=classes)
-    norm = model.discriminator_norm or ("none" if size == 16 else "batch")
-    return G, dcgan.Discriminator(
-        size=size, channels=channels, width=width, batchnorm=norm == "batch", classes=classes
-    )
+    if model.is_built_in:
+        return build_from(model.architecture, image_shape, model.nz, classes, **_sizes(model))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        pair = build_from(model.architecture, image_shape, model.nz, classes, **model.options)
+    check_pair(model.architecture, *pair, image_shape=image_shape, nz=model.nz, classes=classes)
+    return pair
 
 
-def build_generator(
-    *, architecture: str, size: int, channels: int, nz: int, width: int, classes: int
-) -> nn.Module:
-    """Return a generator built from the keys of its generator.json. Raises KeyError for an unknown
-    architecture."""
-    make = {"dcgan": dcgan.Generator, "sngan": sngan.Generator}[architecture]
-    return make(size=size, channels=channels, nz=nz, width=width, classes=classes)
+def build_from(
+    architecture: str, image_shape: tuple[int, int, int], nz: int, classes: int, **options: Any
+) -> tuple[nn.Module, nn.Module]:
+    """Return (G, D) of a name or an import string. Raises UserError naming it for any mistake."""
+    make = plugins.load(_KEY, architecture)
+    if plugins.is_built_in(_KEY, architecture):
+        pair: tuple[nn.Module, nn.Module] = make(image_shape, nz, classes, **options)
+        return pair
+    typed = check_options(_KEY, architecture, options, given=_GIVEN)
+    try:
+        built = make(image_shape, nz, classes, **typed)
+    except Exception as error:
+        raise _refusal(architecture, f"its build raised {describe(error)}") from error
+    if not (
+        isinstance(built, tuple)
+        and len(built) == 2
+        and all(isinstance(n, nn.Module) for n in built)
+    ):
+        raise _refusal(architecture, f"its build returned {built!r}, but must return (G, D)")
+    return built
+
+
+def check_network_options(model: ModelConfig) -> None:
+    """Raise UserError if the networks do not exist, or do not take their options."""
+    if not model.is_built_in:
+        check_options(_KEY, model.architecture, model.options, given=_GIVEN)
+
+
+@torch.no_grad()
+def check_pair(
+    architecture: str,
+    G: nn.Module,
+    D: nn.Module,
+    *,
+    image_shape: tuple[int, int, int],
+    nz: int,
+    classes: int,
+) -> None:
+    """Raise UserError unless G and D map two inputs to outputs of the right shapes.
+
+    Buffers of the networks and torch's global stream are not changed. Networks on the device
+    `meta` have shapes only.
+    """
+    if any(not list(network.parameters()) for network in (G, D)):
+        raise _refusal(architecture, "G and D must have parameters")
+    like = next(G.parameters())
+    z = torch.zeros(2, nz, dtype=like.dtype, device=like.device)
+    labels = [torch.zeros(2, classes, dtype=like.dtype, device=like.device)] if classes else []
+    buffers = {**dict(G.named_buffers(prefix="G")), **dict(D.named_buffers(prefix="D"))}
+    before = {name: buffer.clone() for name, buffer in buffers.items()}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            images = G(z, *labels)
+            shape = tuple(getattr(images, "shape", ()))
+            if shape != (2, *image_shape):
+                raise _refusal(
+                    architecture,
+                    f"G of two latent vectors has the shape {shape}, but must have "
+                    f"{(2, *image_shape)}",
+                )
+            logits = D(images, *labels)
+    except UserError:
+        raise
+    except Exception as error:
+        raise _refusal(architecture, f"its networks raised {describe(error)}") from error
+    for name, buffer in buffers.items():
+        buffer.copy_(before[name])
+    shape = tuple(getattr(logits, "shape", ()))
+    if shape != (2,):
+        raise _refusal(
+            architecture,
+            f"D of two images has the shape {shape}, but must have (2,), one logit each",
+        )
+    if images.device.type != "meta" and not (images.abs() <= 1 + 1e-6).all():
+        raise _refusal(architecture, "G gives numbers outside of [-1, 1]; end it with tanh")
+
+
+def describe(error: Exception) -> str:
+    """Return an error's type and message on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def default_width(model: ModelConfig, size: int) -> int:
     """Return `model.width`, or the default for this image size if it is None."""
     return model.width or (32 if size == 16 else 64)
+
+
+def _sizes(model: ModelConfig) -> dict[str, Any]:
+    """Return the options of built-in networks."""
+    options: dict[str, Any] = {"width": model.width}
+    if model.architecture == "dcgan":
+        options["discriminator_norm"] = model.discriminator_norm
+    return options
+
+
+def _refusal(architecture: str, problem: str) -> UserError:
+    return UserError(f"{_KEY} is {architecture!r}, but {problem}")
 
 
 def initialize(

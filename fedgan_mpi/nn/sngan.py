@@ -14,6 +14,19 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, relu
 
 
+def build(
+    image_shape: tuple[int, int, int], nz: int, classes: int, *, width: int | None = None
+) -> tuple[nn.Module, nn.Module]:
+    """Residual networks with spectral normalization in D, for 32 and 64 pixels square.
+
+    width: feature maps next to the image; None: 64.
+    """
+    channels, size, _ = image_shape
+    width = width or 64
+    G = Generator(size=size, channels=channels, nz=nz, width=width, classes=classes)
+    return G, Discriminator(size=size, channels=channels, width=width, classes=classes)
+
+
 class Generator(nn.Module):
     """Maps z (B, nz) to images (B, channels, size, size) in [-1, 1].
 

@@ -71,14 +71,14 @@ def retime(run: History, wireless: WirelessConfig) -> History:
         )
     if wireless.compute == "measured":
         raise UserError("wireless.compute is 'measured', but must be 'macs' to time a stored run")
-    from fedgan_mpi.algorithms.registry import ALGORITHMS
+    from fedgan_mpi.algorithms.registry import algorithm_class
     from fedgan_mpi.wireless.clock import make_clock
 
     experiment = replace(run.experiment, wireless=wireless)
     has_devices = experiment.algorithm.traits.has_devices
     clock = make_clock(
         experiment,
-        ALGORITHMS[experiment.algorithm.name],
+        algorithm_class(experiment.algorithm.name),
         data.image_shape,
         data.images if has_devices else [sum(data.images)],
         len(data.class_names) if experiment.model.conditional else 0,

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedgan_mpi.config.algorithm_traits import TRAITS
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.report.history import History
 
@@ -76,7 +75,7 @@ def _algorithm_name(run: History) -> str:
     """Return the algorithm with its schedule and preset, if it has them."""
     algorithm = run.config["algorithm"]
     words = [algorithm["name"]]
-    if "schedule" in TRAITS[algorithm["name"]].keys:
+    if "schedule" in run.experiment.algorithm.traits.keys:
         words.append(algorithm["schedule"])
     if "preset" in algorithm:
         words.append(algorithm["preset"])

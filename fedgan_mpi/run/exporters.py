@@ -22,15 +22,19 @@ _CHECKED_IMAGES = 7  # another batch size than the traced one
 _TOLERANCE = 1e-4  # of images in [-1, 1]; a step of a pixel is 80 times as large
 
 
-def convert(run: Path, kind: Literal["onnx", "torchexport"], out: Path | None) -> None:
+def convert(
+    run: Path, kind: Literal["onnx", "torchexport"], out: Path | None, networks: str | None = None
+) -> None:
     """Export the generator of a run directory to `out`; None: beside the generator.
+
+    networks: see `load`.
 
     The exported network takes z (N, nz) and, if it is conditional, one-hot classes (N, classes). It
     returns images (N, C, H, W) in [-1, 1]. Raises UserError if a package is missing, or if the
     exported network generates other images.
     """
     path = find_generator(run)
-    generator = load(path)
+    generator = load(path, networks)
     if out is None:
         out = path.with_suffix(_SUFFIXES[kind])
     if not out.parent.is_dir():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
+from fedgan_mpi import plugins
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import read_regular_file, write_complete
-from fedgan_mpi.nn.registry import build_generator
+from fedgan_mpi.nn.registry import build_from
 from fedgan_mpi.nn.steps import Batch
 from fedgan_mpi.random_streams import Purpose, torch_stream
 
 FINAL = "generator"
 BEST = "generator_best"
+_KEY = "model.architecture"
 _BATCH = 256  # images generated at once
 
 
@@ -107,8 +110,8 @@ def to_pixels(images: torch.Tensor) -> NDArray[np.uint8]:
 def write_generator(directory: Path, name: str, G: nn.Module, about: dict[str, Any]) -> None:
     """Write `name`.safetensors and `name`.json, each complete or absent.
 
-    about: must have `architecture`, `size`, `channels`, `nz`, `width` and `class_shares`, from
-    which `load` builds the network. Other keys inform the user.
+    about: must have `architecture`, `options`, `image_shape`, `nz`, `width` and `class_shares`,
+    from which `load` builds the network. Other keys inform the user.
     """
     tensors = {key: value.detach().contiguous().cpu() for key, value in G.state_dict().items()}
     write_complete(directory / f"{name}.json", (json.dumps(about, indent=1) + "\n").encode())
@@ -128,18 +131,20 @@ def find_generator(path: Path) -> Path:
     raise UserError(f"{path} has no {FINAL}.safetensors; has the run written its generator yet?")
 
 
-def load(path: str | Path) -> TrainedGenerator:
+def load(path: str | Path, networks: str | Callable[..., Any] | None = None) -> TrainedGenerator:
     """Load the generator of a run directory, or of a .safetensors file.
 
-    Of a run, the best one is loaded if scores chose one. Raises UserError if the generator is
-    missing or damaged.
+    Of a run, the best one is loaded if scores chose one. networks: import string of the networks,
+    or their build function, if they are not built in or installed: the file does not choose what
+    code runs. Raises UserError if the generator is missing or damaged, or its code not named.
     """
     path = find_generator(Path(path))
+    if networks is not None and not isinstance(networks, str):
+        networks = plugins.register(_KEY, networks)
+    plugins.allow([networks] if networks else [])
     try:
         about = json.loads(read_regular_file(path.with_suffix(".json")))
-        keys = ("architecture", "size", "channels", "nz", "width")
-        classes = len(about.get("class_shares") or ())
-        network = build_generator(**{key: about[key] for key in keys}, classes=classes)
+        network = _build(about, networks or about["architecture"])
         network.load_state_dict(load_file(path))
     except OSError as error:
         raise UserError(
@@ -148,3 +153,15 @@ def load(path: str | Path) -> TrainedGenerator:
     except (SafetensorError, ValueError, LookupError, AttributeError, TypeError, RuntimeError):
         raise UserError(f"{path} is not a generator of this program, or is damaged") from None
     return TrainedGenerator(network=network.eval(), about=about)
+
+
+def _build(about: dict[str, Any], architecture: str) -> nn.Module:
+    # Generators of version 0.1.0 and earlier have no image_shape.
+    shape = about.get("image_shape") or (about["channels"], about["size"], about["size"])
+    channels, height, width = (int(n) for n in shape)
+    options = about.get("options", {})
+    if plugins.find(_KEY, architecture).origin == "built in":
+        options = {"width": about["width"]}
+    classes = len(about.get("class_shares") or ())
+    G, _ = build_from(architecture, (channels, height, width), about["nz"], classes, **options)
+    return G

@@ -19,7 +19,7 @@ from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import read_regular_file, remove_temporary_files, write_complete
 from fedgan_mpi.run.image_grids import write_grid
 from fedgan_mpi.run.progress_bar import make_progress_bar
-from fedgan_mpi.run.stats import STATS, parse_lines, split
+from fedgan_mpi.run.stats import ROUND_KEYS, STATS, parse_lines, split
 from fedgan_mpi.run.tensorboard import TensorBoard
 
 
@@ -54,7 +54,7 @@ class Record:
                 f"The update of device {k} is not finite in round {stats['round']}: the device "
                 "counts as absent."
             )
-        for key in ("d_loss", "g_loss"):
+        for key in ("d_loss", "g_loss", *(stats.keys() - ROUND_KEYS)):
             if stats[key] is not None:
                 self._postfix[key] = f"{stats[key]:.3f}"
         if self._board is not None:

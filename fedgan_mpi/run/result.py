@@ -29,4 +29,5 @@ class Result:
         """The trained generator, as `load_generator(path)` returns it."""
         from fedgan_mpi.run.generator_file import load
 
+        # Networks of this run may run again in this process.
         return load(self.path)

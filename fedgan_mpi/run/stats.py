@@ -9,6 +9,15 @@ from typing import Any
 
 STATS = "stats.jsonl"
 Line = dict[str, Any]
+ROUND_KEYS = frozenset(
+    (
+        "round", "participants", "skipped", "d_loss", "g_loss", "seconds", "seconds_downlink",
+        "seconds_local", "seconds_uplink", "seconds_server", "wireless_seconds", "bytes_down",
+        "bytes_up", "bytes_down_other", "bytes_up_other", "images_seen", "metric", "value",
+        "samples", "floor",
+    )
+)  # fmt: skip
+"""Keys of the lines of rounds and scores; an algorithm logs under other names."""
 
 _NUMBER = (int, float)
 _ROUND: dict[str, tuple[type, ...]] = {

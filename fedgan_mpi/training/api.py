@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from fedgan_mpi import log
+from fedgan_mpi import log, plugins
 from fedgan_mpi.callbacks import Callback
 from fedgan_mpi.comm.link import Link
 from fedgan_mpi.config import Config
-from fedgan_mpi.config.io import check_resumable, config_table, read_config
-from fedgan_mpi.config.parsing import make_config, parse_tables
+from fedgan_mpi.config.io import check_resumable, config_table, read_config, read_values
+from fedgan_mpi.config.parsing import flatten, make_config, parse_tables
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import explain_write_errors
 from fedgan_mpi.run.lock import release_lock
@@ -36,6 +37,8 @@ def train(
     callbacks: Sequence[Callback] = (),
     comm: MPI.Comm | None = None,
     resume: str | Path | None = None,
+    networks: str | Callable[..., Any] | None = None,
+    algorithm: str | type[Any] | None = None,
 ) -> Result:
     """Implement `fedgan_mpi.train`, which documents the arguments."""
     from mpi4py import MPI
@@ -44,8 +47,10 @@ def train(
     if comm is None:
         link.check_world()
 
+    named = _named(networks, algorithm)  # on every rank, which has the same objects
+
     def read() -> Config:
-        experiment = to_config(config)
+        experiment = to_config(config, named)
         if shards is not None:
             experiment = replace(experiment, data=replace(experiment.data, shards=str(shards)))
         if resume is not None:
@@ -98,14 +103,34 @@ def _start_log(link: Link, config: Config) -> None:
         log.start(link.rank, config.log.level, directory)
 
 
-def to_config(config: str | Path | Mapping[str, Any] | Config) -> Config:
-    """Return a checked configuration. Raises UserError naming the key, and the file if any."""
+def to_config(
+    config: str | Path | Mapping[str, Any] | Config, named: Mapping[str, str] = MappingProxyType({})
+) -> Config:
+    """Return a checked configuration. Raises UserError naming the key, and the file if any.
+
+    named: key -> name or import string, in place of the configuration's value.
+    """
     if isinstance(config, Config):
-        return config
-    if isinstance(config, str | Path):
-        return read_config(Path(config))
-    tables = {name: dict(table) for name, table in _tables(config).items()}
-    return make_config(parse_tables(tables))
+        values = flatten(asdict(config))
+    elif isinstance(config, str | Path):
+        values = read_values(Path(config))
+    else:
+        values = parse_tables({name: dict(table) for name, table in _tables(config).items()})
+    values = {**values, **named}
+    plugins.allow(values[key] for key in plugins.KEYS)  # the caller's own configuration
+    return make_config(values)
+
+
+def _named(
+    networks: str | Callable[..., Any] | None, algorithm: str | type[Any] | None
+) -> dict[str, str]:
+    """Return key -> import string. Objects are registered on every rank."""
+    named = {"model.architecture": networks, "algorithm.name": algorithm}
+    return {
+        key: code if isinstance(code, str) else plugins.register(key, code)
+        for key, code in named.items()
+        if code is not None
+    }
 
 
 def _tables(config: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:

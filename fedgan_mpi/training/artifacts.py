@@ -27,10 +27,12 @@ def export(
     shares = rank_state.pair.class_shares
     about = {
         "architecture": model.architecture,
+        "options": model.options,
+        "image_shape": list(context.manifest.image_shape),
         "size": size,
         "channels": channels,
         "nz": model.nz,
-        "width": default_width(model, size),
+        "width": default_width(model, size) if model.is_built_in else None,
         "class_shares": None if shares is None else shares.tolist(),
         "class_names": context.manifest.class_names,
         "parameters": count_parameters(G),

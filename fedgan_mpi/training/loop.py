@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fedgan_mpi.algorithms.base import Algorithm
 from fedgan_mpi.algorithms.local_metrics import LocalMetrics
-from fedgan_mpi.algorithms.registry import ALGORITHMS
+from fedgan_mpi.algorithms.registry import make_algorithm
 from fedgan_mpi.callbacks import Callback
 from fedgan_mpi.comm.link import Link, RankLost
 from fedgan_mpi.config import LinkConfig
@@ -193,11 +193,13 @@ def build_algorithm(link: Link, context: RunContext) -> Algorithm:
     link.choose_route(torch_device)
     set_threads(config, cores=link.local_cores, ranks=link.local_size)
     images, histograms = context.images_and_histograms
-    pair = build_networks(
-        config, manifest.image_shape, torch_device, histogram=context.pooled_histogram
+    pair = link.on_every_rank(
+        lambda: build_networks(
+            config, manifest.image_shape, torch_device, histogram=context.pooled_histogram
+        )
     )
     rank_state = build_rank_state(link, config, pair, context.shards, images, histograms)
-    return ALGORITHMS[config.algorithm.name](rank_state)
+    return make_algorithm(config.algorithm, rank_state)
 
 
 def make_affinity(algorithm: Algorithm) -> Affinity:

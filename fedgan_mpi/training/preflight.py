@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from fedgan_mpi import plugins
 from fedgan_mpi.algorithms.privacy import check_privacy
 from fedgan_mpi.comm.link import Link
 from fedgan_mpi.config import NETWORK_SIZES, SNGAN_SIZES, Config
@@ -40,6 +41,38 @@ def check_machine(config: Config) -> None:
         )
 
 
+def check_plugins(config: Config) -> None:
+    """Raise UserError if code outside of the program is not permitted, missing, or does not take
+    its options. Imports that code, and nothing if the configuration names none."""
+    training = config.training
+    named = [
+        key
+        for key, name in (
+            ("algorithm.name", config.algorithm.name),
+            ("training.loss", training.loss),
+            ("training.optimizer", training.optimizer),
+            ("model.architecture", config.model.architecture),
+        )
+        if not plugins.is_built_in(key, name)
+    ]
+    if not named:
+        return
+    from fedgan_mpi.algorithms.registry import algorithm_class, check_algorithm_options
+    from fedgan_mpi.nn.losses import make_loss
+    from fedgan_mpi.nn.optimizers import check_optimizer
+    from fedgan_mpi.nn.registry import check_network_options
+
+    check_algorithm_options(config.algorithm)
+    make_loss(training.loss, training.loss_options)
+    check_optimizer(training.optimizer, training.optimizer_options)
+    check_network_options(config.model)
+    if config.wireless.on and not algorithm_class(config.algorithm.name).has_cost_model():
+        raise UserError(
+            f"wireless.on is true, but {config.algorithm.name} has no cost model; define "
+            "compute_cost and wireless_seconds in it, or leave wireless.on out"
+        )
+
+
 def check_inception(config: Config) -> None:
     """Raise UserError if evaluation.inception_weights is not the expected file."""
     if config.evaluation.inception_weights is not None:
@@ -67,7 +100,8 @@ def check_manifest(config: Config, directory: Path, manifest: Manifest) -> None:
     ):
         if value is not None and value != actual:
             raise UserError(f"{key} is {value}, but the images in {directory} have {actual}")
-    if height != width or height not in NETWORK_SIZES or channels not in (1, 3):
+    fits = height == width and height in NETWORK_SIZES and channels in (1, 3)
+    if config.model.is_built_in and not fits:
         raise UserError(
             f"the images in {directory} are {channels}×{height}×{width}, but the networks take "
             "1 or 3 channels and 16, 32, 64 or 128 pixels square"

@@ -17,7 +17,7 @@ from fedgan_mpi.errors import AgreedError
 from fedgan_mpi.federation.rank import RankState
 from fedgan_mpi.wireless.cost import payload_sizes
 
-_PER_RANK = 8  # numbers that each rank contributes
+_PER_RANK = 9  # numbers that each rank contributes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,8 @@ class RoundMetrics:
     bytes_down: int
     """Per participant."""
     bytes_up: int
+    logged: dict[str, dict[int, float]]
+    """Name -> device -> value, from `Algorithm.log`; device 0 stands for the server."""
 
 
 def allreduce_metrics(
@@ -81,6 +83,7 @@ def allreduce_metrics(
         metrics.seconds_local,
         metrics.seconds_server,
         not rank_state.is_finite(t),
+        len(metrics.logged),
     )
     numbers[numbers.size - flags.size :] = flags
 
@@ -90,7 +93,7 @@ def allreduce_metrics(
     has_d, d_loss, has_g, g_loss, skipped, norms, seconds = (
         sums[start : start + players] for start in range(0, 7 * players, players)
     )
-    images, down, up, seconds_down, seconds_up, local, server, not_finite = (
+    images, down, up, seconds_down, seconds_up, local, server, not_finite, logs = (
         sums[7 * players + n :: _PER_RANK] for n in range(_PER_RANK)
     )
     return RoundMetrics(
@@ -108,7 +111,17 @@ def allreduce_metrics(
         seconds_server=max(server),
         bytes_down=int(max(down)),
         bytes_up=int(max(up)),
+        # A second exchange, only in rounds in which an algorithm has logged something.
+        logged=_merge(link.allgather(metrics.logged)) if any(logs) else {},
     )
+
+
+def _merge(of_ranks: list[dict[str, dict[int, float]]]) -> dict[str, dict[int, float]]:
+    merged: dict[str, dict[int, float]] = {}
+    for logged in of_ranks:
+        for name, values in logged.items():
+            merged.setdefault(name, {}).update(values)
+    return {name: dict(sorted(values.items())) for name, values in sorted(merged.items())}
 
 
 def check_finite(metrics: RoundMetrics, t: int, participants: int) -> None:
@@ -144,6 +157,9 @@ def round_stats(
     image_shape = rank_state.pair.image_shape
     sizes = payload_sizes(rank_state.config, image_shape, flat.theta.numel(), flat.phi.numel())
     payload = algorithm.payload_of_round(t, sizes)
+    # Without a formula, the bytes are those that the link has counted.
+    down = metrics.bytes_down if payload is None else payload.down * size
+    up = metrics.bytes_up if payload is None else payload.up * size
     participants = len(shares)
     return {
         "round": t + 1,
@@ -157,12 +173,13 @@ def round_stats(
         "seconds_uplink": metrics.seconds_uplink,
         "seconds_server": metrics.seconds_server,
         **({} if wireless_seconds is None else {"wireless_seconds": wireless_seconds}),
-        "bytes_down": payload.down * size * participants,
-        "bytes_up": payload.up * size * participants,
+        "bytes_down": down * participants,
+        "bytes_up": up * participants,
         # Beyond the formula: BatchNorm statistics, averaged moments, classes of fakes.
-        "bytes_down_other": (metrics.bytes_down - payload.down * size) * participants,
-        "bytes_up_other": (metrics.bytes_up - payload.up * size) * participants,
+        "bytes_down_other": (metrics.bytes_down - down) * participants,
+        "bytes_up_other": (metrics.bytes_up - up) * participants,
         "images_seen": images_seen,
+        **{name: _mean(values, {0: 1.0, **shares}) for name, values in metrics.logged.items()},
     }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedgan_mpi import plugins
 from fedgan_mpi.comm.link import Link
 from fedgan_mpi.config import Config
 from fedgan_mpi.config.io import check_same_shards
@@ -29,6 +30,7 @@ from fedgan_mpi.training.preflight import (
     check_inception,
     check_machine,
     check_manifest,
+    check_plugins,
     check_world,
 )
 
@@ -72,6 +74,8 @@ def prepare_run(
     be put aside. Raises AgreedError for mistakes, before torch is imported.
     """
     link.configure(config.link)
+    plugins.allow(link.from_server(plugins.allowed))
+    link.on_every_rank(lambda: check_plugins(config))
     link.on_every_rank(lambda: check_machine(config))
     link.from_server(lambda: check_inception(config))
 

@@ -7,10 +7,9 @@ algorithm; this package imports none.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import TYPE_CHECKING
 
-from fedgan_mpi.config import Config, ModelConfig
+from fedgan_mpi.config import Config
 from fedgan_mpi.wireless.cell import Cell, RadioRound
 from fedgan_mpi.wireless.cost import CostFunctions, CostModel, macs_per_second, payload_sizes
 
@@ -67,23 +66,24 @@ def make_clock(
     `images` counts the images of device 1, 2, …; `centralized` has a single entry. `classes` is 0
     for unconditional networks. Raises UserError if the compute rates do not fit the devices.
     """
-    macs, theta, phi = _count(config.model, config.training.loss, image_shape, classes)
+    macs, theta, phi = _count(config, image_shape, classes)
     sizes = payload_sizes(config, image_shape, theta, phi)
     return Clock(algorithm, CostModel(config=config, sizes=sizes, macs=macs, images=images))
 
 
-@cache
 def _count(
-    model: ModelConfig, loss: str, image_shape: tuple[int, int, int], classes: int
+    config: Config, image_shape: tuple[int, int, int], classes: int
 ) -> tuple[Macs, int, int]:
     """Return (multiply-accumulates, |G|, |D|) without allocating the networks."""
     import torch
 
-    from fedgan_mpi.nn.losses import LOSSES
+    from fedgan_mpi.nn.losses import make_loss
     from fedgan_mpi.nn.registry import build, count_parameters
     from fedgan_mpi.wireless.macs import count_macs
 
+    model, training = config.model, config.training
     with torch.device("meta"):
         G, D = build(model, image_shape, classes)
-    macs = count_macs(G, D, LOSSES[loss], image_shape, nz=model.nz, classes=classes)
+    loss = make_loss(training.loss, training.loss_options)
+    macs = count_macs(G, D, loss, image_shape, nz=model.nz, classes=classes)
     return macs, count_parameters(G), count_parameters(D)

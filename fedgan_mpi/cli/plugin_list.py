@@ -1,0 +1,16 @@
+"""The command `plugins`: what a configuration may name, and where it comes from."""
+
+from __future__ import annotations
+
+from fedgan_mpi.plugins import BUILT_IN, KEYS, describe, installed
+
+
+def print_plugins() -> None:
+    """Print one line per built-in and installed name; none of their code is run."""
+    keys = {group: key for key, group in KEYS.items()}
+    for group in BUILT_IN:
+        print(f"{group}  ({keys[group]})")
+        for plugin in installed(group):
+            print(f"  {plugin.name:<16} {plugin.origin:<16} {describe(plugin)}".rstrip())
+        print()
+    print("Any of these keys also takes an import string: package.module:Name or file.py:Name.")

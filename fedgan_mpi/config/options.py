@@ -1,0 +1,81 @@
+"""Options of plug-ins: the tables `[model.options]`, `[algorithm.options]` and their kind."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import jsonargparse
+
+from fedgan_mpi import plugins
+from fedgan_mpi.errors import UserError
+
+
+def check_options(
+    key: str, name: str, options: Mapping[str, Any], *, given: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Return the options as the plug-in's parameters take them; its code is imported.
+
+    key, name: the configuration key and value that name the plug-in. given: names of parameters
+    that the program itself fills. Raises UserError for an unknown option, a missing one, or a value
+    that does not suit the annotation.
+    """
+    section = OPTIONS[key]
+    code = plugins.load(key, name)
+    if not callable(code):
+        if options:
+            raise UserError(f"{section}.{next(iter(options))} is set, but {name} takes no options")
+        return {}
+    parameters = inspect.signature(code, eval_str=True).parameters
+    known = {
+        parameter.name: parameter
+        for parameter in list(parameters.values())[len(given) :]
+        if parameter.kind
+        in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    }
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    for option, value in options.items():
+        if option not in known and not takes_any:
+            near = difflib.get_close_matches(option, known, n=1)
+            right = f"did you mean {near[0]}?" if near else f"{name} takes {_list(known)}"
+            raise UserError(f"unknown key {section}.{option} = {value!r}; {right}")
+    for option, parameter in known.items():
+        if parameter.default is inspect.Parameter.empty and option not in options:
+            raise UserError(f"{section}.{option} is missing, but {name} needs it")
+    return {
+        option: _typed(f"{section}.{option}", value, known[option].annotation)
+        if option in known
+        else value
+        for option, value in options.items()
+    }
+
+
+def _typed(key: str, value: Any, annotation: Any) -> Any:
+    if annotation in (inspect.Parameter.empty, Any):
+        return value
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=annotation)
+    is_number_in_quotes = isinstance(value, str) and annotation in (int, float, bool)
+    try:
+        if is_number_in_quotes:
+            raise argparse.ArgumentError(None, "")
+        return parser.parse_object({"value": value}).value
+    except (argparse.ArgumentError, TypeError, ValueError):
+        right = getattr(annotation, "__name__", None) if isinstance(annotation, type) else None
+        raise UserError(f"{key} is {value!r}, but must be {right or annotation}") from None
+
+
+def _list(names: Mapping[str, Any]) -> str:
+    return ", ".join(names) or "no options"
+
+
+OPTIONS = {
+    "algorithm.name": "algorithm.options",
+    "model.architecture": "model.options",
+    "training.loss": "training.loss_options",
+    "training.optimizer": "training.optimizer_options",
+}
+"""Key that names code -> the table of its options."""

@@ -1,0 +1,240 @@
+"""Names of code in configurations: built-in names, installed entry points, and import strings.
+
+An import string is `package.module:Name` or `path/to/file.py:Name`. It runs code, so a file that
+comes from elsewhere must not choose it: `load` refuses import strings until the user has named them
+in this process (`allow`). Built-ins and entry points are installed and need no permission.
+
+Imports neither MPI nor torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from fedgan_mpi.errors import UserError
+
+BUILT_IN: dict[str, dict[str, str]] = {
+    "algorithms": {
+        "ren": "fedgan_mpi.algorithms.ren:Ren",
+        "fedgan": "fedgan_mpi.algorithms.fedgan:FedGAN",
+        "mdgan": "fedgan_mpi.algorithms.mdgan:MDGAN",
+        "uagan": "fedgan_mpi.algorithms.uagan:UAGAN",
+        "dp_fedavg_gan": "fedgan_mpi.algorithms.dp_fedavg_gan:DPFedAvgGAN",
+        "fegan": "fedgan_mpi.algorithms.fegan:FeGAN",
+        "centralized": "fedgan_mpi.algorithms.centralized:Centralized",
+    },
+    "networks": {
+        "dcgan": "fedgan_mpi.nn.dcgan:build",
+        "sngan": "fedgan_mpi.nn.sngan:build",
+    },
+    "losses": {
+        "nonsaturating": "fedgan_mpi.nn.losses:nonsaturating",
+        "saturating": "fedgan_mpi.nn.losses:saturating",
+        "lsgan": "fedgan_mpi.nn.losses:lsgan",
+        "hinge": "fedgan_mpi.nn.losses:hinge",
+        "wgan-gp": "fedgan_mpi.nn.losses:wgan_gp",
+    },
+    "optimizers": {
+        "adam": "fedgan_mpi.nn.optimizers:Adam",
+        "sgd": "fedgan_mpi.nn.optimizers:SGD",
+    },
+}
+"""Group -> name -> import string."""
+NOUNS = {
+    "algorithms": "algorithm",
+    "networks": "network",
+    "losses": "loss",
+    "optimizers": "optimizer",
+}
+"""Group -> what one of its members is called in messages."""
+KEYS = {
+    "algorithm.name": "algorithms",
+    "model.architecture": "networks",
+    "training.loss": "losses",
+    "training.optimizer": "optimizers",
+}
+"""Configuration key that names code -> group."""
+
+_allowed: set[str] = set()
+_registered: dict[str, Any] = {}
+_files: dict[Path, Any] = {}
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A name that a configuration may use, and its code."""
+
+    group: str
+    name: str
+    target: str
+    """Import string."""
+    origin: str
+    """`built in`, the distribution that installed it, or `import string`."""
+
+
+def installed(group: str) -> list[Plugin]:
+    """Return the built-in and installed members of a group, built-in ones first."""
+    found = [Plugin(group, name, target, "built in") for name, target in BUILT_IN[group].items()]
+    for entry in sorted(_entry_points(group), key=lambda entry: entry.name):
+        if entry.name not in BUILT_IN[group]:
+            origin = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "installed"
+            found.append(Plugin(group, entry.name, entry.value, origin))
+    return found
+
+
+def find(key: str, name: str) -> Plugin:
+    """Return the plug-in that a configuration value names; nothing is imported.
+
+    key: the configuration key, for example `model.architecture`. Raises UserError for a name that
+    neither exists nor has the form of an import string.
+    """
+    group = KEYS[key]
+    if name in BUILT_IN[group]:  # the usual case, without a search for packages
+        return Plugin(group, name, BUILT_IN[group][name], "built in")
+    if ":" in name:
+        return Plugin(group, name, name, "import string")
+    names = [plugin.name for plugin in installed(group)]
+    if name in names:
+        return next(plugin for plugin in installed(group) if plugin.name == name)
+    near = difflib.get_close_matches(name, names, n=1)
+    meant = f"; did you mean {near[0]!r}?" if near else ""
+    raise UserError(
+        f"{key} is {name!r}, but must be one of {', '.join(names)}, or an import string such as "
+        f"package.module:Name or file.py:Name{meant}"
+    )
+
+
+def is_built_in(key: str, name: str) -> bool:
+    """Return whether a configuration value names code of this program."""
+    return name in BUILT_IN[KEYS[key]]
+
+
+def allow(names: Iterable[str]) -> None:
+    """Permit import strings in this process, because the user has named them."""
+    _allowed.update(name for name in names if ":" in name)
+
+
+def allowed() -> set[str]:
+    """Return the permitted import strings."""
+    return set(_allowed)
+
+
+def register(key: str, code: Any) -> str:
+    """Permit an object of the caller, and return the import string by which it is recorded."""
+    module = sys.modules.get(code.__module__)
+    file = getattr(module, "__file__", None)
+    where = file if code.__module__ == "__main__" and file else code.__module__
+    name = f"{where}:{code.__qualname__}"
+    _registered[name] = code
+    allow([name])
+    return name
+
+
+def may_load(key: str, name: str) -> bool:
+    """Return whether the code that a value names may run: installed, or named by the user."""
+    return find(key, name).origin != "import string" or name in _allowed
+
+
+def load(key: str, name: str) -> Any:
+    """Import the code that a configuration value names.
+
+    Raises UserError, with key and name, if it is not permitted or does not exist, or if its import
+    fails.
+    """
+    plugin = find(key, name)
+    if name in _registered:
+        return _registered[name]
+    if not may_load(key, name):
+        raise UserError(
+            f"{key} is {name!r} in this run, which is code outside of the program, and a file "
+            f"does not choose what code runs; if you trust it, add --{key} {name}"
+        )
+    where, _, attribute = plugin.target.partition(":")
+    try:
+        module = _import_file(Path(where)) if where.endswith(".py") else _import_module(where)
+    except UserError as error:
+        raise UserError(f"{key} is {name!r}, but {error}") from None
+    except Exception as error:
+        if plugin.origin == "built in":
+            raise
+        problem = " ".join(str(error).split())
+        raise UserError(
+            f"{key} is {name!r}, but importing {where} raised {type(error).__name__}: {problem}"
+        ) from error
+    code = module
+    for part in attribute.split("."):
+        if not hasattr(code, part):
+            public = [n for n in vars(module) if not n.startswith("_")]
+            near = difflib.get_close_matches(part, public, n=1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"{key} is {name!r}, but {where} has no {attribute or 'name'}{meant}")
+        code = getattr(code, part)
+    return code
+
+
+def describe(plugin: Plugin) -> str:
+    """Return the first line of a plug-in's docstring, read without running its code.
+
+    Empty if the source is not found.
+    """
+    import ast
+
+    where, _, attribute = plugin.target.partition(":")
+    try:
+        specification = importlib.util.find_spec(where)
+        source = Path(specification.origin).read_text(encoding="utf-8")  # type: ignore
+    except (ImportError, AttributeError, TypeError, OSError, ValueError):
+        return ""
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == attribute:
+            return (ast.get_docstring(node) or "").split("\n")[0]
+    return ""
+
+
+def keyword_names(code: Any) -> list[str]:
+    """Return the names of a callable's own options: its parameters that are passed by keyword."""
+    kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [p.name for p in inspect.signature(code).parameters.values() if p.kind in kinds]
+
+
+def _import_module(name: str) -> Any:
+    package = name.partition(".")[0]
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (error.name == package or name.startswith(error.name)):
+            raise UserError(f"there is no module {error.name}") from None
+        raise
+
+
+def _import_file(path: Path) -> Any:
+    path = path.resolve()
+    if path not in _files:
+        if not path.is_file():
+            raise UserError(f"there is no file {path}")
+        name = f"_fedgan_mpi_plugin_{len(_files)}_{path.stem}"
+        specification = importlib.util.spec_from_file_location(name, path)
+        assert specification is not None and specification.loader is not None
+        module = importlib.util.module_from_spec(specification)
+        sys.modules[name] = module  # dataclasses look their module up
+        try:
+            specification.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+        _files[path] = module
+    return _files[path]
+
+
+def _entry_points(group: str) -> Iterable[EntryPoint]:
+    prefix = "data_prep" if group in ("sources", "partitions") else "fedgan_mpi"
+    return entry_points(group=f"{prefix}.{group}")
