@@ -93,7 +93,7 @@ def _parse_evaluate(arguments: list[str]) -> Evaluate:
         samples=args.samples,
         metrics=None if args.metrics is None else _parse_metrics(args.metrics),
         inception_weights=args.inception_weights,
-        networks=getattr(args, "model.architecture"),
+        networks=args.model.architecture,
     )
 
 
@@ -127,7 +127,7 @@ def _parse_memorization(arguments: list[str]) -> Memorization:
         shards=optional_path(args.shards),
         count=args.count,
         show_images=args.show_images,
-        networks=getattr(args, "model.architecture"),
+        networks=args.model.architecture,
     )
 
 

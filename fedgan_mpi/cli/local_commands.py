@@ -109,7 +109,7 @@ def _parse_sample(arguments: list[str]) -> Sample:
         seed=args.seed,
         label=args.label,
         style=args.style,
-        networks=getattr(args, "model.architecture"),
+        networks=args.model.architecture,
     )
 
 
@@ -134,7 +134,7 @@ def _parse_export(arguments: list[str]) -> Export:
         run=Path(args.run),
         kind=args.format,
         out=optional_path(args.out),
-        networks=getattr(args, "model.architecture"),
+        networks=args.model.architecture,
     )
 
 
