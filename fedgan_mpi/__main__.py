@@ -14,7 +14,7 @@ from fedgan_mpi.training.environment import importing  # before numpy and torch
 if __name__ == "__main__":
     signals.install()  # before slow imports: a job may be asked to stop while it starts
 
-from fedgan_mpi import log
+from fedgan_mpi import log, plugins
 from fedgan_mpi.cli.commands import Evaluate, Memorization, MpiCommand, is_local, parse
 from fedgan_mpi.cli.local_commands import (
     Compare,
@@ -183,7 +183,7 @@ def _describe(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         file = error.filename or "a file of the run directory"
         return f"{file} cannot be written: {error.strerror}; the last checkpoint is complete"
-    return traceback.format_exc()
+    return "\n".join(filter(None, (traceback.format_exc(), plugins.blame(error))))
 
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)

@@ -12,8 +12,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
-import inspect
 import sys
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -67,6 +67,7 @@ KEYS = {
 _allowed: set[str] = set()
 _registered: dict[str, Any] = {}
 _files: dict[Path, Any] = {}
+_loaded: dict[str, tuple[str, str]] = {}  # source file -> key and name of its plug-in
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,7 @@ def load(key: str, name: str) -> Any:
     """
     plugin = find(key, name)
     if name in _registered:
+        _remember(key, name, sys.modules.get(_registered[name].__module__))
         return _registered[name]
     if not may_load(key, name):
         raise UserError(
@@ -178,6 +180,8 @@ def load(key: str, name: str) -> Any:
             meant = f"; did you mean {near[0]}?" if near else ""
             raise UserError(f"{key} is {name!r}, but {where} has no {attribute or 'name'}{meant}")
         code = getattr(code, part)
+    if plugin.origin != "built in":
+        _remember(key, name, module)
     return code
 
 
@@ -194,16 +198,35 @@ def describe(plugin: Plugin) -> str:
         source = Path(specification.origin).read_text(encoding="utf-8")  # type: ignore
     except (ImportError, AttributeError, TypeError, OSError, ValueError):
         return ""
-    for node in ast.parse(source).body:
+    body = ast.parse(source).body
+    for node, following in zip(body, [*body[1:], None], strict=True):
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == attribute:
             return (ast.get_docstring(node) or "").split("\n")[0]
+        if isinstance(node, ast.Assign) and [ast.unparse(to) for to in node.targets] == [attribute]:
+            match following:
+                case ast.Expr(value=ast.Constant(value=str(text))):
+                    return text.split("\n")[0]
     return ""
 
 
-def keyword_names(code: Any) -> list[str]:
-    """Return the names of a callable's own options: its parameters that are passed by keyword."""
-    kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return [p.name for p in inspect.signature(code).parameters.values() if p.kind in kinds]
+def blame(error: BaseException) -> str | None:
+    """Return a sentence that names the code outside of the program in which an error was raised.
+
+    None if no such code was running.
+    """
+    sentence = None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        file = frame.f_code.co_filename
+        if file in _loaded:  # the innermost one counts
+            key, name = _loaded[file]
+            sentence = f"This was raised in the code of {key} {name!r}, {file} line {line}."
+    return sentence
+
+
+def _remember(key: str, name: str, module: Any) -> None:
+    file = getattr(module, "__file__", None)
+    if file is not None:
+        _loaded[file] = (key, name)
 
 
 def _import_module(name: str) -> Any:

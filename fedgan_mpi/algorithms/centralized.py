@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fedgan_mpi.algorithms.base import Algorithm
+from fedgan_mpi.config.algorithm_traits import TRAITS
 from fedgan_mpi.federation.device import Device
 from fedgan_mpi.wireless.cell import RadioRound
 from fedgan_mpi.wireless.cost import ComputeCost, CostModel, Payload, Sizes
@@ -10,6 +11,8 @@ from fedgan_mpi.wireless.cost import ComputeCost, CostModel, Payload, Sizes
 
 class Centralized(Algorithm):
     """n_d steps on D, then n_g steps on G, in the server's process; device ranks are idle."""
+
+    traits = TRAITS["centralized"]
 
     def round(self, t: int) -> None:
         self.train_participants(t)  # the union of all shards is device 1, hosted by the server

@@ -7,6 +7,7 @@ from fedgan_mpi.algorithms.aggregation.privacy import Clip, GaussianNoise
 from fedgan_mpi.algorithms.aggregation.transforms import UpdateTransform
 from fedgan_mpi.algorithms.aggregation.uplink import Uplink
 from fedgan_mpi.algorithms.ren import Ren
+from fedgan_mpi.config.algorithm_traits import TRAITS
 
 
 class DPFedAvgGAN(Ren):
@@ -15,6 +16,8 @@ class DPFedAvgGAN(Ren):
     `privacy.py` computes ε. It covers the updates of D; it does not cover scores and losses, which
     only the experimenter sees. The noise follows from the run's seed: keep the seed secret.
     """
+
+    traits = TRAITS["dp_fedavg_gan"]
 
     def make_uplink(self) -> Uplink:
         phi, config = self.flat.phi, self.config

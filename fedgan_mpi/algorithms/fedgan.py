@@ -17,6 +17,7 @@ from fedgan_mpi.algorithms.aggregation.transforms import UpdateTransform
 from fedgan_mpi.algorithms.aggregation.uplink import Uplink
 from fedgan_mpi.algorithms.base import AveragingAlgorithm
 from fedgan_mpi.config import Config
+from fedgan_mpi.config.algorithm_traits import TRAITS
 from fedgan_mpi.federation.device import Device
 from fedgan_mpi.wireless.cell import RadioRound
 from fedgan_mpi.wireless.cost import ComputeCost, CostModel, Payload, Sizes
@@ -24,6 +25,8 @@ from fedgan_mpi.wireless.cost import ComputeCost, CostModel, Payload, Sizes
 
 class FedGAN(AveragingAlgorithm):
     """The baseline. Its local update is simultaneous, though most public code alternates."""
+
+    traits = TRAITS["fedgan"]
 
     def round(self, t: int) -> None:
         self.link.broadcast(self.flat.gan)  # (θ_t, φ_t)

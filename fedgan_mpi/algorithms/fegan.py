@@ -14,11 +14,14 @@ from fedgan_mpi.algorithms.aggregation.discrepancy import DiscrepancyShare
 from fedgan_mpi.algorithms.aggregation.transforms import UpdateTransform
 from fedgan_mpi.algorithms.aggregation.uplink import Uplink
 from fedgan_mpi.algorithms.fedgan import FedGAN
+from fedgan_mpi.config.algorithm_traits import TRAITS
 from fedgan_mpi.federation.rank import RankState
 
 
 class FeGAN(FedGAN):
     """FedGAN's rounds with other shares."""
+
+    traits = TRAITS["fegan"]
 
     def __init__(self, rank_state: RankState) -> None:
         super().__init__(rank_state)

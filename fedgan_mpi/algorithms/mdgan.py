@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fedgan_mpi.algorithms.base import Algorithm
 from fedgan_mpi.config import Config
+from fedgan_mpi.config.algorithm_traits import TRAITS
 from fedgan_mpi.federation.device import Device
 from fedgan_mpi.federation.fake_batches import FakeBatches
 from fedgan_mpi.federation.feedback import Feedback
@@ -26,6 +27,8 @@ from fedgan_mpi.wireless.cost import ComputeCost, CostModel, Payload, Sizes
 
 class MDGAN(Algorithm):
     """Each participant gets two of the server's k batches of fakes, one for D and one for G."""
+
+    traits = TRAITS["mdgan"]
 
     def __init__(self, rank_state: RankState) -> None:
         super().__init__(rank_state)

@@ -11,6 +11,7 @@ from fedgan_mpi.algorithms.aggregation.recalibration import BatchNormRecalibrati
 from fedgan_mpi.algorithms.aggregation.transforms import UpdateTransform
 from fedgan_mpi.algorithms.aggregation.uplink import Uplink
 from fedgan_mpi.algorithms.base import AveragingAlgorithm
+from fedgan_mpi.config.algorithm_traits import TRAITS
 from fedgan_mpi.federation.device import Device
 from fedgan_mpi.wireless.cell import RadioRound
 from fedgan_mpi.wireless.cost import ComputeCost, CostModel, Payload, Sizes
@@ -18,6 +19,8 @@ from fedgan_mpi.wireless.cost import ComputeCost, CostModel, Payload, Sizes
 
 class Ren(AveragingAlgorithm):
     """The method of the paper; choices that it leaves open are options."""
+
+    traits = TRAITS["ren"]
 
     @property
     def trains_generator_last(self) -> bool:

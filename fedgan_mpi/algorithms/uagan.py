@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedgan_mpi.algorithms.base import Algorithm
+from fedgan_mpi.config.algorithm_traits import TRAITS
 from fedgan_mpi.federation.device import Device
 from fedgan_mpi.federation.fake_batches import FakeBatches
 from fedgan_mpi.federation.feedback import Feedback
@@ -20,6 +21,8 @@ from fedgan_mpi.wireless.cost import ComputeCost, CostModel, Payload, Sizes
 
 class UAGAN(Algorithm):
     """All participants judge the same fakes; the server weighs their feedback image by image."""
+
+    traits = TRAITS["uagan"]
 
     def __init__(self, rank_state: RankState) -> None:
         super().__init__(rank_state)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Base class. Every method does nothing by default, and is called on every rank.
+    """Base class. Every method does nothing by default, and is called on every rank,
+    except `on_checkpoint`.
 
     A method must not call MPI on the run's communicator.
     """
@@ -42,6 +43,13 @@ class Callback:
 
     def on_score(self, scores: Sequence[Mapping[str, Any]]) -> None:
         """Called with the lines of stats.jsonl of one score, equal on every rank."""
+
+    def on_checkpoint(self, round: int, directory: Path) -> None:
+        """Called on the server when the checkpoint of a round is complete on disk.
+
+        Checkpoints are written beside the rounds, so this may be a few rounds later. directory: for
+        example `runs/a/checkpoints/round_000100`; `checkpoint.keep_last` removes it later.
+        """
 
     def on_run_end(self, result: Result) -> None:
         """Called when the run directory is complete."""

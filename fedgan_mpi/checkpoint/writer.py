@@ -48,15 +48,18 @@ class CheckpointWriter:
         keep_last: int,
         about: Mapping[str, Any],
         log: Callable[[str], None],
+        on_complete: Callable[[int, Path], None] = lambda round, directory: None,
     ) -> None:
         """Remove the remains of a killed job. Collective.
 
         about: JSON for every manifest: configuration, shards, versions. log: called with a sentence
-        if a checkpoint could not be written; earlier ones are kept then.
+        if a checkpoint could not be written; earlier ones are kept then. on_complete: called on the
+        server with round and directory of each checkpoint that is on disk.
         """
         self.rank_state, self.run = rank_state, run
         self.directory = run / "checkpoints"
         self.keep_last, self.about, self.log = keep_last, about, log
+        self._on_complete = on_complete
         self.best: int | None = None
         """Round of a checkpoint that is never removed."""
         self.names = [SERVER, *map(device_file, range(1, rank_state.participation.devices + 1))]
@@ -69,6 +72,7 @@ class CheckpointWriter:
         self._copies: dict[str, PackedState] = {}
         self._pending: _Pending | None = None
         self._sealing: Future[None] | None = None
+        self._sealing_round = 0
         rank_state.link.from_server(self._remove_leftovers)
 
     # ---------------------------------------------------------------- a checkpoint's life
@@ -137,6 +141,7 @@ class CheckpointWriter:
                 best=self.best,
             )
             self._sealing = self._thread.submit(seal.run)
+            self._sealing_round = pending.round
 
     def drop_failed(self) -> None:
         """Remove the pending checkpoint, of which a rank could not write its files. Collective."""
@@ -190,6 +195,9 @@ class CheckpointWriter:
         error = None if sealing is None else sealing.exception()
         if error is not None and not isinstance(error, UserError):
             raise error
+        if sealing is not None and error is None:
+            round = self._sealing_round
+            self._on_complete(round, self.directory / checkpoint_name(round))
         return None if error is None else str(error)
 
     def _raise_seal_problem(self) -> None:

@@ -43,25 +43,27 @@ def _negative_log_one_minus_d(logits: Tensor) -> Tensor:
     return softplus(logits)  # -log(1 - D)
 
 
-# Goodfellow et al. 2014 (arXiv:1406.2661), end of section 3. It has the fixed point of the
-# minimax game, but its gradient does not vanish if D rejects the fakes.
 nonsaturating = Loss(
     real=_negative_log_d, fake=_negative_log_one_minus_d, generator=_negative_log_d
 )
-# The minimax loss of Goodfellow et al. 2014, equation 1.
+"""Cross entropy (Goodfellow et al. 2014, arXiv:1406.2661, end of section 3).
+
+It has the fixed point of the minimax game, but its gradient does not vanish if D rejects the fakes.
+"""
 saturating = Loss(
     real=_negative_log_d, fake=_negative_log_one_minus_d, generator=lambda x: -softplus(x)
 )
-# Mao et al. 2017 (arXiv:1611.04076), equation 9: targets 1 for real, 0 for fake, 1 for G.
+"""The minimax loss (Goodfellow et al. 2014, equation 1)."""
 lsgan = Loss(
     real=lambda x: (x - 1).square() / 2,
     fake=lambda x: x.square() / 2,
     generator=lambda x: (x - 1).square() / 2,
 )
-# Lim and Ye 2017 (arXiv:1705.02894); Miyato et al. 2018 (arXiv:1802.05957), equations 16, 17.
+"""Least squares, targets 1 for real, 0 for fake, 1 for G (Mao et al. 2017, arXiv:1611.04076)."""
 hinge = Loss(real=lambda x: relu(1 - x), fake=lambda x: relu(1 + x), generator=_negative)
-# Gulrajani et al. 2017 (arXiv:1704.00028), algorithm 1.
+"""Hinge (Lim and Ye 2017, arXiv:1705.02894; Miyato et al. 2018, arXiv:1802.05957)."""
 wgan_gp = Loss(real=_negative, fake=lambda x: x, generator=_negative, has_penalty=True)
+"""Wasserstein with gradient penalty (Gulrajani et al. 2017, arXiv:1704.00028, algorithm 1)."""
 
 
 def make_loss(name: str, options: Mapping[str, Any]) -> Loss:

@@ -63,10 +63,15 @@ def train(
         result = run_training(link, link.from_server(read), callbacks, resume=run)
     except (UserError, SystemExit):  # the same on every rank
         raise
-    except BaseException:
+    except BaseException as error:
+        sentence = plugins.blame(error)
         if link.size > 1:  # the other ranks wait for this one
             logger.exception("the training failed on this rank, and the job ends")
+            if sentence is not None:
+                logger.error("%s", sentence)
             link.abort()
+        if sentence is not None and sys.version_info >= (3, 11):
+            error.add_note(sentence)
         raise
     link.close()
     return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -59,6 +60,7 @@ class TrainingHooks:
                 "versions": {"fedgan_mpi": __version__, "torch": torch.__version__},
             },
             log=lambda line: self.record.log(line),
+            on_complete=self._on_checkpoint,
         )
         self.flags = ControlFlags(self.checkpoints.no_files)
         self._saved_at = time.monotonic()
@@ -174,6 +176,10 @@ class TrainingHooks:
         self.record.close()
 
     # ---------------------------------------------------------------- checkpoints and flags
+
+    def _on_checkpoint(self, round: int, directory: Path) -> None:
+        for callback in self.callbacks:
+            callback.on_checkpoint(round, directory)
 
     def _advance_checkpoint(self, round: int) -> None:
         """Seal a checkpoint whose parts are written, and begin one that is due."""

@@ -6,10 +6,10 @@ import dataclasses
 import re
 import subprocess
 import sys
-from typing import get_args, get_type_hints
 
 import pytest
 
+from fedgan_mpi import plugins
 from fedgan_mpi.algorithms.registry import ALGORITHMS
 from fedgan_mpi.cli.commands import parse
 from fedgan_mpi.cli.local_commands import Sample
@@ -72,10 +72,10 @@ def test_every_key_has_help_with_type_and_default(capsys):
 
 
 def test_every_algorithm_has_traits_and_a_class():
-    names = list(get_args(get_type_hints(AlgorithmConfig)["name"]))
-    assert names == list(TRAITS) == list(ALGORITHMS)
+    assert list(plugins.BUILT_IN["algorithms"]) == list(TRAITS) == list(ALGORITHMS)
+    assert {name: code.traits for name, code in ALGORITHMS.items()} == TRAITS
     keys = {key.name for key in dataclasses.fields(AlgorithmConfig)}
-    assert set(KNOWN_BY) == keys - {"name", "moments"}
+    assert set(KNOWN_BY) == keys - {"name", "moments", "options"}
 
 
 def test_help_needs_neither_mpi_nor_torch():

@@ -21,7 +21,7 @@ WRONG_FLAGS = {
     ),
     "too few rounds": (["--training.rounds", "0"], "training.rounds is 0, but must be at least 1"),
     "negative steps": (["--training.discriminator_steps", "-1"], "discriminator_steps is -1"),
-    "unknown choice": (["--training.loss", "x"], "training.loss is x, but must be one of 'nonsat"),
+    "unknown choice": (["--training.loss", "x"], "training.loss is 'x', but must be one of nonsat"),
     "unknown size": (
         ["--model.size", "17"],
         "model.size is 17, but must be one of 16, 32, 64, 128",
