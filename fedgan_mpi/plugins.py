@@ -47,6 +47,15 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "adam": "fedgan_mpi.nn.optimizers:Adam",
         "sgd": "fedgan_mpi.nn.optimizers:SGD",
     },
+    "policies": {
+        "all": "fedgan_mpi.federation.policies:All",
+        "random": "fedgan_mpi.federation.policies:Random",
+        "round_robin": "fedgan_mpi.federation.policies:RoundRobin",
+        "balanced": "fedgan_mpi.federation.policies:Balanced",
+        "best_channel": "fedgan_mpi.federation.policies:BestChannel",
+        "proportional_fair": "fedgan_mpi.federation.policies:ProportionalFair",
+        "importance": "fedgan_mpi.federation.policies:Importance",
+    },
 }
 """Group -> name -> import string."""
 NOUNS = {
@@ -54,6 +63,7 @@ NOUNS = {
     "networks": "network",
     "losses": "loss",
     "optimizers": "optimizer",
+    "policies": "participation policy",
 }
 """Group -> what one of its members is called in messages."""
 KEYS = {
@@ -61,6 +71,7 @@ KEYS = {
     "model.architecture": "networks",
     "training.loss": "losses",
     "training.optimizer": "optimizers",
+    "participation.policy": "policies",
 }
 """Configuration key that names code -> group."""
 

@@ -29,7 +29,7 @@ def check_options(
         if options:
             raise UserError(f"{section}.{next(iter(options))} is set, but {name} takes no options")
         return {}
-    parameters = inspect.signature(code, eval_str=True).parameters
+    parameters = inspect.signature(code).parameters
     known = {
         parameter.name: parameter
         for parameter in list(parameters.values())[len(given) :]
@@ -46,11 +46,30 @@ def check_options(
         if parameter.default is inspect.Parameter.empty and option not in options:
             raise UserError(f"{section}.{option} is missing, but {name} needs it")
     return {
-        option: _typed(f"{section}.{option}", value, known[option].annotation)
+        option: _typed(f"{section}.{option}", value, _annotation(code, known[option]))
         if option in known
         else value
         for option, value in options.items()
     }
+
+
+def check_named(key: str, name: str, options: Mapping[str, Any]) -> None:
+    """Raise UserError for a name that does not exist, or for options of a built-in one, which has
+    keys of its own instead. Imports nothing."""
+    if options and plugins.find(key, name).origin == "built in":
+        raise UserError(f"{OPTIONS[key]} is {dict(options)}, but must be left out for {name}")
+    plugins.find(key, name)
+
+
+def _annotation(code: Any, parameter: inspect.Parameter) -> Any:
+    """Return a parameter's annotation; `Any` if it names what exists for type checkers only."""
+    if not isinstance(parameter.annotation, str):
+        return parameter.annotation
+    function = inspect.unwrap(vars(code).get("__init__", code) if isinstance(code, type) else code)
+    try:
+        return eval(parameter.annotation, getattr(function, "__globals__", {}))
+    except Exception:
+        return Any
 
 
 def _typed(key: str, value: Any, annotation: Any) -> Any:
@@ -77,5 +96,6 @@ OPTIONS = {
     "model.architecture": "model.options",
     "training.loss": "training.loss_options",
     "training.optimizer": "training.optimizer_options",
+    "participation.policy": "participation.options",
 }
 """Key that names code -> the table of its options."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any
 
+from fedgan_mpi.config.options import check_named
 from fedgan_mpi.config.require import require
 
 CHANNEL_POLICIES = ("best_channel", "proportional_fair", "importance")
@@ -16,25 +17,21 @@ CHANNEL_POLICIES = ("best_channel", "proportional_fair", "importance")
 class ParticipationConfig:
     """Participants of a round."""
 
-    policy: Literal[
-        "all",
-        "random",
-        "round_robin",
-        "balanced",
-        "best_channel",
-        "proportional_fair",
-        "importance",
-    ] = "all"
-    """Choice of the N participants of a round. all: every device. random: drawn uniformly.
-    round_robin: in turn. balanced: so that all classes are seen equally often (FeGAN); needs
-    labelled shards. best_channel: highest rates in the round. proportional_fair: highest ratio of
-    rate to the device's past average. importance: drawn by the size of the last update and the
-    rate. The last three use the cell of the section wireless, also if wireless.on is false."""
+    policy: str = "all"
+    """Choice of the N participants of a round, also an installed one or an import string. all:
+    every device. random: drawn uniformly. round_robin: in turn. balanced: so that all classes are
+    seen equally often (FeGAN); needs labelled shards. best_channel: highest rates in the round.
+    proportional_fair: highest ratio of rate to the device's past average. importance: drawn by the
+    size of the last update and the rate. The last three use the cell of the section wireless, also
+    if wireless.on is false."""
     count: int | None = None
     """Participants per round, N. None: set by fraction; all devices for the policy all."""
     fraction: float | None = None
     """N as a fraction of the devices, rounded to the nearest integer, at least 1. None: set by
     count."""
+
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+    """Own options of a policy that is not built in: keywords of its constructor."""
 
     def participants(self, devices: int) -> int:
         """Return N for a number of devices."""
@@ -43,6 +40,7 @@ class ParticipationConfig:
         return devices if self.count is None else self.count
 
     def __post_init__(self) -> None:
+        check_named("participation.policy", self.policy, self.options)
         for key in ("count", "fraction"):
             if self.policy == "all":
                 right = "left out when participation.policy is 'all'"

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fedgan_mpi import plugins
+from fedgan_mpi.config.options import check_named
 from fedgan_mpi.config.require import require
 
 
@@ -78,11 +78,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for key in ("optimizer", "loss"):
-            name, options = getattr(self, key), getattr(self, f"{key}_options")
-            plugins.find(f"training.{key}", name)
-            valid = not options or not plugins.is_built_in(f"training.{key}", name)
-            right = f"left out for {name}, which has none"
-            require(valid, f"training.{key}_options", options, right)
+            check_named(f"training.{key}", getattr(self, key), getattr(self, f"{key}_options"))
         require(self.rounds >= 1, "training.rounds", self.rounds, "at least 1")
         for key in ("discriminator_steps", "generator_steps"):
             steps = getattr(self, key)

@@ -1,28 +1,18 @@
-"""Participation: the devices of each round and their shares in the average.
-
-Every rank computes the same result from the seed, so nothing is sent. The policy `importance` also
-depends on norms of updates, which all ranks have from the metrics of a round.
-"""
+"""Participation: the devices of each round and their shares in the average."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
+from fedgan_mpi import plugins
 from fedgan_mpi.config import ParticipationConfig, WirelessConfig
+from fedgan_mpi.config.options import check_options
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.random_streams import Purpose, numpy_stream
+from fedgan_mpi.federation.policies import Federation, Policy
 from fedgan_mpi.wireless.cell import Cell
 
-PAST_ROUNDS = 20
-"""T_c of proportional_fair: the rounds over which a device's past rates are averaged."""
-EVEN_SHARE = 0.1
-"""Part of the probabilities of `importance` that is equal for all devices. So every device can be
-drawn, and no update is scaled by more than 10 K / N."""
+_KEY = "participation.policy"
 
 
 def check_count(config: ParticipationConfig, devices: int) -> None:
@@ -32,7 +22,18 @@ def check_count(config: ParticipationConfig, devices: int) -> None:
         raise UserError(f"participation.count is {config.count}, but must be {right}")
 
 
-class Participation:
+def policy_class(name: str) -> type[Policy]:
+    """Return the class of a name or an import string. Raises UserError if it is no policy."""
+    code = plugins.load(_KEY, name)
+    if not (isinstance(code, type) and issubclass(code, Policy)):
+        raise UserError(f"{_KEY} is {name!r}, but must be a subclass of Policy")
+    missing = sorted(getattr(code, "__abstractmethods__", ()))
+    if missing:
+        raise UserError(f"{_KEY} is {name!r}, but {code.__name__} does not define {missing[0]}")
+    return code
+
+
+class Participation(Federation):
     """Participants and shares of every round. Devices are counted from 1, rounds from 0."""
 
     def __init__(
@@ -48,29 +49,27 @@ class Participation:
     ) -> None:
         """images, batch_sizes, histograms: of device 1, 2, …. wireless: the cell, None: defaults.
 
-        Raises UserError if more participants are configured than devices exist.
+        Raises UserError if more participants are configured than devices exist, or for a policy
+        outside of the program that does not take its options.
         """
-        self._policy, self._seed = config.policy, seed
+        self.seed = seed
         self.devices = len(images)
         self.count = config.participants(self.devices)
         check_count(config, self.devices)
         self.cell = Cell(wireless or WirelessConfig(), self.devices)
         self.images, self.histograms = images, histograms
         sizes = {"data": images, "batch": batch_sizes, "uniform": [1] * self.devices}
-        self.sizes: Sequence[float] = sizes[shares]
-        """Of device 1, 2, …: shares are proportional to it. An algorithm may overwrite it."""
+        self.sizes = sizes[shares]  # an algorithm may overwrite it
         self.update_norms = [0.0] * self.devices
-        """Of device 1, 2, …: Euclidean norm of its last update, 0 before the first. The policy
-        `importance` draws the next round by it."""
+        self._name, self._options = config.policy, self._check_options(config)
         self._removed: dict[int, int] = {}
-        self._chosen: list[list[int]] = []
-        self._policy_rounds = self._stateful_policy()
+        self._policy, self._remembered = self._start_policy(), list[list[int]]()
 
     def remove(self, devices: Sequence[int], t: int) -> None:
         """Exclude devices from round t on. Every rank calls it at the same point."""
         for device in devices:
-            self._removed.setdefault(device - 1, t)
-        self._chosen, self._policy_rounds = [], self._stateful_policy()
+            self._removed.setdefault(device, t)
+        self._policy, self._remembered = self._start_policy(), []
 
     def set_update_norms(self, update_norms: Mapping[int, float]) -> None:
         """Store the norms of participants' updates. Every rank calls it at the same point."""
@@ -80,28 +79,18 @@ class Participation:
     @property
     def is_known_in_advance(self) -> bool:
         """Whether participants do not depend on the updates of the round before."""
-        return self._policy != "importance"
+        return not self._policy.needs_updates
 
     def participants(self, t: int) -> list[int]:
-        """Return the devices of round t, in increasing order."""
-        available = self._available(t)
-        count = min(self.count, len(available))
-        if self._policy == "random":
-            stream = numpy_stream(self._seed, Purpose.PARTICIPATION, t)
-            chosen = [available[n] for n in stream.choice(len(available), count, replace=False)]
-        elif self._policy == "round_robin":
-            chosen = [available[(t * count + n) % len(available)] for n in range(count)]
-        elif self._policy == "best_channel":
-            chosen = _largest(self._rates(t), available, count)
-        elif self._policy in ("balanced", "proportional_fair"):
-            while len(self._chosen) <= t:
-                self._chosen.append(next(self._policy_rounds))
-            chosen = self._chosen[t]
-        elif self._policy == "importance":
-            chosen = self._draw(t, available, count)
-        else:
-            chosen = available
-        return sorted(index + 1 for index in chosen)
+        """Return the devices of round t, in increasing order.
+
+        Raises UserError if a policy outside of the program chooses none, or others than exist.
+        """
+        if not self._policy.remembers:
+            return self._choose(t)
+        while len(self._remembered) <= t:
+            self._remembered.append(self._choose(len(self._remembered)))
+        return self._remembered[t]
 
     def shares(self, t: int) -> dict[int, float]:
         """Return each participant's share in the average of round t; shares sum to 1."""
@@ -112,105 +101,35 @@ class Participation:
     def inverse_probability(self, t: int) -> dict[int, float]:
         """Return the factor of each participant's update before the average with `shares`.
 
-        It is 1, except for `importance`. There the average must be unbiased over draws: with share
-        w_k among all devices and inclusion probability π_k, an update has weight w_k / π_k (Horvitz
-        and Thompson 1952).
+        It is 1, except for policies with inclusion probabilities π_k. There the average must be
+        unbiased over draws: with share w_k among all devices, an update has weight w_k / π_k
+        (Horvitz and Thompson 1952).
         """
-        shares = self.shares(t)
-        if self._policy != "importance":
+        shares, available = self.shares(t), self._available(t)
+        probabilities = self._policy.probabilities(t, available)
+        if probabilities is None:
             return dict.fromkeys(shares, 1.0)
+        part = sum(self.sizes[k - 1] for k in shares) / sum(self.sizes[k - 1] for k in available)
+        return {k: part / probabilities[k] for k in shares}
+
+    def _choose(self, t: int) -> list[int]:
         available = self._available(t)
-        probabilities = self._probabilities(t, available, len(shares))
-        by_device = dict(zip(available, probabilities, strict=True))
-        part = sum(self.sizes[k - 1] for k in shares) / sum(self.sizes[k] for k in available)
-        return {k: part / float(by_device[k - 1]) for k in shares}
+        chosen = sorted(int(device) for device in self._policy.choose(t, available))
+        if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(available):
+            raise UserError(
+                f"{_KEY} is {self._name!r}, which chose the devices {chosen} in round {t + 1}, but "
+                f"must choose one or more different ones of {available}"
+            )
+        return chosen
 
     def _available(self, t: int) -> list[int]:
-        """Indices of the devices that are not removed before round t."""
-        return [k for k in range(self.devices) if self._removed.get(k, t + 1) > t]
+        """Devices that are not removed before round t."""
+        return [k for k in range(1, self.devices + 1) if self._removed.get(k, t + 1) > t]
 
-    def _rates(self, t: int) -> NDArray[np.float64]:
-        """Uplink rate of each device in round t, in bits per second."""
-        return self.cell.faded_uplink_rates(self._seed, t, self.count)
+    def _start_policy(self) -> Policy:
+        return policy_class(self._name)(self, **self._options)
 
-    def _stateful_policy(self) -> Iterator[list[int]]:
-        """Yield the participants of each round, for policies that depend on the rounds before."""
-        fair = self._policy == "proportional_fair"
-        return self._fair_policy() if fair else self._balanced_policy()
-
-    def _fair_policy(self) -> Iterator[list[int]]:
-        """Choose the largest ratios of a device's rate to the average of its past rates.
-
-        The average starts at the device's mean rate. Source: proportional fairness as in Yang et
-        al. 2020 (arXiv:1908.06287).
-        """
-        average = self.cell.uplink_rates(self.count)
-        for t in itertools.count():
-            rates, available = self._rates(t), self._available(t)
-            chosen = _largest(rates / average, available, min(self.count, len(available)))
-            average = (1 - 1 / PAST_ROUNDS) * average
-            average[chosen] += rates[chosen] / PAST_ROUNDS
-            yield chosen
-
-    def _probabilities(self, t: int, available: Sequence[int], count: int) -> NDArray[np.float64]:
-        """Return the inclusion probability π_k of each available device; they sum to `count`.
-
-        It is proportional to w_k ‖last update‖ times the rate in the round, after Ren, He, Wen, Yu,
-        Huang, Guo 2020 (arXiv:2004.00490), whose rule combines the two differently. A device that
-        has not taken part yet gets the largest known norm.
-        """
-        norms = np.array(self.update_norms)
-        norms[norms == 0] = norms.max() or 1.0
-        importance = (np.array(self.sizes) * norms * self._rates(t))[list(available)]
-        importance /= importance.sum()
-        importance = (1 - EVEN_SHARE) * importance + EVEN_SHARE / len(available)
-        probabilities = np.zeros(len(available))
-        certain = np.zeros(len(available), bool)
-        # A probability above 1 becomes 1; the other devices share the rest.
-        while True:
-            rest = count - certain.sum()
-            probabilities[~certain] = rest * importance[~certain] / importance[~certain].sum()
-            if not (probabilities[~certain] > 1).any():
-                return probabilities
-            certain |= probabilities > 1
-            probabilities[certain] = 1.0
-
-    def _draw(self, t: int, available: Sequence[int], count: int) -> list[int]:
-        """Draw `count` different devices with their probabilities (systematic sampling, Madow
-        1949)."""
-        stream = numpy_stream(self._seed, Purpose.PARTICIPATION, t)
-        order = stream.permutation(len(available))
-        ends = np.cumsum(self._probabilities(t, available, count)[order])
-        marks = stream.random() + np.arange(count)
-        # Rounding may put the last end slightly below `count`.
-        drawn = np.minimum(np.searchsorted(ends, marks, side="right"), len(available) - 1)
-        return [available[order[n]] for n in drawn]
-
-    def _balanced_policy(self) -> Iterator[list[int]]:
-        """Choose devices such that training sees all classes equally often.
-
-        Repeat until the round is full: take the class with the fewest images seen, of those that a
-        remaining device holds; of these devices, take the one that was chosen longest ago. Ties go
-        to the lowest index. Source: Guerraoui et al. 2020 (FeGAN), balanced sampling.
-        """
-        table = np.array(self.histograms, np.int64)
-        seen = np.zeros(table.shape[1], np.int64)
-        waits = list(range(len(table)))  # the device chosen longest ago is first
-        for t in itertools.count():
-            available = self._available(t)
-            chosen: list[int] = []
-            while len(chosen) < min(self.count, len(available)):
-                free = [device for device in waits if device in available and device not in chosen]
-                held = table[free].sum(0) > 0
-                least = int(np.argmin(np.where(held, seen, np.iinfo(np.int64).max)))
-                pick = next(device for device in free if table[device, least] > 0)
-                chosen.append(pick)
-                seen += table[pick]
-                waits.remove(pick)
-                waits.append(pick)
-            yield chosen
-
-
-def _largest(values: NDArray[np.float64], available: Sequence[int], count: int) -> list[int]:
-    """The `count` indices with the largest values; ties go to the lowest index."""
-    return sorted(available, key=lambda k: (-values[k], k))[:count]
+    @staticmethod
+    def _check_options(config: ParticipationConfig) -> Mapping[str, Any]:
+        policy_class(config.policy)
+        return check_options(_KEY, config.policy, config.options, given=("federation",))

@@ -52,6 +52,7 @@ def check_plugins(config: Config) -> None:
             ("training.loss", training.loss),
             ("training.optimizer", training.optimizer),
             ("model.architecture", config.model.architecture),
+            ("participation.policy", config.participation.policy),
         )
         if not plugins.is_built_in(key, name)
     ]
