@@ -149,6 +149,7 @@ def _run_on_every_rank(link: Link, command: MpiCommand | LocalCommand) -> None:
             metrics=command.metrics,
             inception_weights=command.inception_weights,
             networks=command.networks,
+            extractor=command.extractor,
         )
     elif isinstance(command, Memorization):
         with importing():
@@ -161,6 +162,7 @@ def _run_on_every_rank(link: Link, command: MpiCommand | LocalCommand) -> None:
             count=command.count,
             show_images=command.show_images,
             networks=command.networks,
+            extractor=command.extractor,
         )
 
 

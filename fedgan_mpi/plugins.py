@@ -14,7 +14,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -56,6 +56,15 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "proportional_fair": "fedgan_mpi.federation.policies:ProportionalFair",
         "importance": "fedgan_mpi.federation.policies:Importance",
     },
+    "extractors": {
+        "shards": "fedgan_mpi.evaluation.features:read_extractor",
+    },
+    "metrics": {
+        "frechet": "fedgan_mpi.evaluation.metrics:Frechet",
+        "classes": "fedgan_mpi.evaluation.metrics:Classes",
+        "kid": "fedgan_mpi.evaluation.metrics:KID",
+        "prdc": "fedgan_mpi.evaluation.metrics:PRDC",
+    },
 }
 """Group -> name -> import string."""
 NOUNS = {
@@ -64,6 +73,8 @@ NOUNS = {
     "losses": "loss",
     "optimizers": "optimizer",
     "policies": "participation policy",
+    "extractors": "feature extractor",
+    "metrics": "metric",
 }
 """Group -> what one of its members is called in messages."""
 KEYS = {
@@ -72,6 +83,8 @@ KEYS = {
     "training.loss": "losses",
     "training.optimizer": "optimizers",
     "participation.policy": "policies",
+    "evaluation.extractor": "extractors",
+    "evaluation.metrics": "metrics",
 }
 """Configuration key that names code -> group."""
 
@@ -135,6 +148,12 @@ def allow(names: Iterable[str]) -> None:
     _allowed.update(name for name in names if ":" in name)
 
 
+def named_in(values: Mapping[str, Any]) -> list[str]:
+    """Return all names of code in a configuration. values: key -> value."""
+    named = [values[key] for key in KEYS if key in values]
+    return [name for each in named for name in ([each] if isinstance(each, str) else each)]
+
+
 def allowed() -> set[str]:
     """Return the permitted import strings."""
     return set(_allowed)
@@ -167,9 +186,12 @@ def load(key: str, name: str) -> Any:
         _remember(key, name, sys.modules.get(_registered[name].__module__))
         return _registered[name]
     if not may_load(key, name):
+        how = f"add --{key} {name}"
+        if key == "evaluation.metrics":
+            how = "name the metrics with --metrics or, to train, with --evaluation.metrics"
         raise UserError(
             f"{key} is {name!r} in this run, which is code outside of the program, and a file "
-            f"does not choose what code runs; if you trust it, add --{key} {name}"
+            f"does not choose what code runs; if you trust it, {how}"
         )
     where, _, attribute = plugin.target.partition(":")
     try:

@@ -7,6 +7,7 @@ Also holds the functions that the parsers of all commands share. Keys and their 
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -70,9 +71,14 @@ def allow_named(arguments: list[str]) -> None:
     for key in plugins.KEYS:
         for n, argument in enumerate(arguments):
             if argument == f"--{key}" and n + 1 < len(arguments):
-                plugins.allow([arguments[n + 1]])
+                plugins.allow(_split(arguments[n + 1]))
             elif argument.startswith(f"--{key}="):
-                plugins.allow([argument.partition("=")[2]])
+                plugins.allow(_split(argument.partition("=")[2]))
+
+
+def _split(value: str) -> list[str]:
+    """Return the names in a name or in a list of names."""
+    return re.split(r"[\s,\[\]\"']+", value)
 
 
 def parse_train(arguments: list[str]) -> Train:
@@ -84,7 +90,7 @@ def parse_train(arguments: list[str]) -> Train:
         AUTO,
     ):  # the user's own file, not one of a run directory
         values = read_values(Path(flags.file))
-        plugins.allow(values[key] for key in plugins.KEYS)
+        plugins.allow(plugins.named_in(values))
     if flags.resume == AUTO:
         return _parse_resume_auto(flags, arguments)
     if flags.file and flags.resume:
@@ -152,6 +158,17 @@ def add_architecture(parser: Parser) -> None:
         metavar="FILE.py:NAME",
         help="import string of the run's networks, if they are neither built in nor installed; "
         "their code runs only if it is named here",
+    )
+
+
+def add_extractor(parser: Parser) -> None:
+    """Add the flag that names the feature extractor of a run."""
+    parser.add_argument(
+        "--evaluation.extractor",
+        type=str,
+        default=None,
+        metavar="NAME",
+        help="feature extractor, as evaluation.extractor; if omitted, as in the run",
     )
 
 

@@ -10,9 +10,7 @@ from fedgan_mpi.config.algorithm import AlgorithmConfig
 from fedgan_mpi.config.checkpoint import CheckpointConfig
 from fedgan_mpi.config.data import DataConfig
 from fedgan_mpi.config.evaluation import (
-    METRICS,
     EvaluationConfig,
-    Metric,
     check_metrics,
     least_samples,
 )
@@ -28,7 +26,6 @@ from fedgan_mpi.config.wireless import WirelessConfig
 
 __all__ = [
     "CHANNEL_POLICIES",
-    "METRICS",
     "NETWORK_SIZES",
     "SNGAN_SIZES",
     "AlgorithmConfig",
@@ -38,7 +35,6 @@ __all__ = [
     "EvaluationConfig",
     "LinkConfig",
     "LogConfig",
-    "Metric",
     "ModelConfig",
     "ParticipationConfig",
     "RecordConfig",

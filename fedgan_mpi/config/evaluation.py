@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, field
+from typing import Any
 
+from fedgan_mpi import plugins
+from fedgan_mpi.config.options import check_named
 from fedgan_mpi.config.require import require
-
-Metric = Literal["frechet", "classes", "kid", "prdc"]
-METRICS: tuple[Metric, ...] = get_args(Metric)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,11 +18,20 @@ class EvaluationConfig:
     """Rounds between scores. 0: only before the first and after the last round."""
     samples: int | None = None
     """Generated images per score. None: the number of held-out images, at most 10,000."""
-    metrics: tuple[Metric, ...] = ("frechet", "classes")
-    """Scores. frechet: Fréchet distance between feature distributions. classes: number of classes
-    generated and their total variation to the data; needs the features of a classifier. kid: kernel
-    distance. prdc: precision, recall, density, coverage. kid and prdc send features of real images
-    to all ranks, one row for each of evaluation.samples."""
+    extractor: str = "shards"
+    """Feature extractor of the scores, also an installed one or an import string. shards: the one
+    that data_prep wrote beside the shards."""
+    extractor_options: dict[str, Any] = field(default_factory=dict, hash=False)
+    """Own options of an extractor that is not built in: keywords of the function that makes it."""
+    metrics: tuple[str, ...] = ("frechet", "classes")
+    """Scores, also installed ones or import strings. frechet: Fréchet distance between feature
+    distributions. classes: number of classes generated and their total variation to the data; needs
+    the features of a classifier. kid: kernel distance. prdc: precision, recall, density, coverage.
+    kid and prdc send features of real images to all ranks, one row for each of
+    evaluation.samples."""
+    metric_options: dict[str, Any] = field(default_factory=dict, hash=False)
+    """Own options of metrics that are not built in: a table for each, by its name in
+    evaluation.metrics, of keywords of its constructor."""
     inception_weights: str | None = None
     """File weights-inception-2015-12-05-6726825d.pth. With it, fid_inception is computed, too. It
     takes minutes per thousand images on a CPU core. None: no fid_inception."""
@@ -33,7 +41,14 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         require(self.every >= 0, "evaluation.every", self.every, "at least 0")
+        check_named("evaluation.extractor", self.extractor, self.extractor_options)
         check_metrics("evaluation.metrics", self.metrics)
+        for name, options in self.metric_options.items():
+            right = f"left out, because {name} is not in evaluation.metrics"
+            require(name in self.metrics, f"evaluation.metric_options.{name}", options, right)
+            is_table = isinstance(options, dict)
+            require(is_table, f"evaluation.metric_options.{name}", options, "a table of options")
+            check_named("evaluation.metrics", name, options)
         least = least_samples(self.metrics)
         valid = self.samples is None or self.samples >= least
         require(valid, "evaluation.samples", self.samples, f"at least {least}")
@@ -50,10 +65,13 @@ def least_samples(metrics: tuple[str, ...]) -> int:
 
 
 def check_metrics(key: str, metrics: tuple[str, ...]) -> None:
-    """Raise UserError for repeated metrics, or if `frechet`, which ranks generators, is not first.
+    """Raise UserError for unknown or repeated metrics, or if `frechet`, which ranks generators, is
+    not first.
 
     key: name of the option, for the message.
     """
     right = "a list of different metrics that begins with 'frechet'"
     valid = metrics[:1] == ("frechet",) and len(set(metrics)) == len(metrics)
     require(valid, key, list(metrics), right)
+    for name in metrics:
+        plugins.find("evaluation.metrics", name)

@@ -23,7 +23,7 @@ def check_options(
     that the program itself fills. Raises UserError for an unknown option, a missing one, or a value
     that does not suit the annotation.
     """
-    section = OPTIONS[key]
+    section = OPTIONS[key] + (f".{name}" if key == "evaluation.metrics" else "")
     code = plugins.load(key, name)
     if not callable(code):
         if options:
@@ -97,5 +97,7 @@ OPTIONS = {
     "training.loss": "training.loss_options",
     "training.optimizer": "training.optimizer_options",
     "participation.policy": "participation.options",
+    "evaluation.extractor": "evaluation.extractor_options",
+    "evaluation.metrics": "evaluation.metric_options",
 }
 """Key that names code -> the table of its options."""

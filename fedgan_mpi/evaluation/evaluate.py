@@ -17,6 +17,7 @@ from fedgan_mpi.comm.link import Link
 from fedgan_mpi.data.loading import scored_samples
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.generation import generate
+from fedgan_mpi.evaluation.metrics import make_metrics
 from fedgan_mpi.evaluation.open_run import open_run, read_generator
 from fedgan_mpi.evaluation.scorer import Scorer
 from fedgan_mpi.files import explain_write_errors, read_regular_file, sha256_of, write_complete
@@ -35,14 +36,21 @@ def evaluate(
     metrics: Sequence[str] | None = None,
     inception_weights: str | None = None,
     networks: str | None = None,
+    extractor: str | None = None,
 ) -> None:
     """Score each generator of a run and print all its scores. Collective.
 
     shards: the directory of the shards; None: as in the run's config.toml, like all other options.
     networks: import string of the run's networks, if they are neither built in nor installed.
+    extractor: name or import string of the feature extractor.
     Raises AgreedError if a file is missing or damaged.
     """
-    options = {"samples": samples, "metrics": metrics, "inception_weights": inception_weights}
+    options = {
+        "samples": samples,
+        "metrics": metrics,
+        "extractor": extractor,
+        "inception_weights": inception_weights,
+    }
     opened = open_run(link, run, shards, options, networks)
     config, seed = opened.config, opened.config.run.seed
     samples = scored_samples(config, opened.heldout)
@@ -52,6 +60,10 @@ def evaluate(
         "metrics": list(config.evaluation.metrics),
         "extractors": [extractor.metric("frechet") for extractor in opened.extractors],
     }
+    evaluation = config.evaluation
+    metrics_by_name = link.on_every_rank(
+        lambda: make_metrics(evaluation.metrics, evaluation.metric_options)
+    )
     names = link.from_server(lambda: _find_generators(run))
     lines = link.from_server(lambda: _read_lines(run))
     scorer: Scorer | None = None
@@ -63,7 +75,7 @@ def evaluate(
                 link,
                 opened.extractors,
                 opened.real,
-                metrics=config.evaluation.metrics,
+                metrics=metrics_by_name,
                 samples=samples,
                 seed=seed,
             )

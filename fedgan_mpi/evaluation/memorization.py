@@ -41,6 +41,7 @@ def measure_memorization(
     count: int,
     show_images: bool,
     networks: str | None = None,
+    extractor: str | None = None,
 ) -> None:
     """Write memorization.json and memorization.png into the run directory. Collective.
 
@@ -48,20 +49,21 @@ def measure_memorization(
     held-out images are. shards: the directory of the shards; None: as in the run's config.toml.
     count: generated images. show_images: let the nearest training images leave their devices, for
     memorization.png. networks: import string of the run's networks, if they are neither built in
-    nor installed. Raises AgreedError if a file is missing, damaged or not writable.
+    nor installed. extractor: name or import string of the feature extractor. Raises AgreedError if
+    a file is missing, damaged or not writable.
     """
-    opened = open_run(link, run, shards, networks=networks)
+    opened = open_run(link, run, shards, {"extractor": extractor}, networks)
     name = link.from_server(lambda: find_generator(run)).name
     generator = read_generator(link, opened.pair, run / name)
-    seed, extractor = opened.config.run.seed, opened.extractors[0]
+    seed, features_of = opened.config.run.seed, opened.extractors[0]
     fakes = generate(opened.pair, generator, seed=seed, count=count, purpose=Purpose.GRID, chunk=0)
     heldout = opened.heldout.take(np.arange(min(len(opened.heldout), _HELDOUT_IMAGES)))
-    points = _features(extractor, np.concatenate([fakes, heldout]))
+    points = _features(features_of, np.concatenate([fakes, heldout]))
 
     per_device = np.zeros((len(opened.real.images), len(points)))
     indices: dict[int, Indices] = {}
     for device, shard in opened.real.shards.items():
-        per_device[device - 1], indices[device] = _nearest_in_shard(extractor, points, shard)
+        per_device[device - 1], indices[device] = _nearest_in_shard(features_of, points, shard)
     per_device = link.sum(per_device.ravel()).reshape(per_device.shape)
     devices, distances = per_device.argmin(0) + 1, per_device.min(0)
     originals = _collect_images(link, opened, devices[:count], indices) if show_images else None
@@ -71,7 +73,7 @@ def measure_memorization(
         share_close = float((distances[:count] < limit).mean())
         report = {
             "generator": name,
-            "features": extractor.metric("frechet"),
+            "features": features_of.metric("frechet"),
             "distance": distances[:count].tolist(),
             "device": devices[:count].tolist(),
             "distance_of_heldout_images": distances[count:].tolist(),

@@ -1,41 +1,129 @@
-"""Computes all metrics of one extractor from the feature statistics of fakes and real images."""
+"""Metrics: numbers that compare generated images with real ones through a feature extractor."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from fedgan_mpi import plugins
 from fedgan_mpi.comm.link import Link
+from fedgan_mpi.config.options import check_options
+from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.feature_stats import ExtractorStats
 from fedgan_mpi.evaluation.frechet import Array, frechet_distance
 from fedgan_mpi.evaluation.pairwise import kernel_distance, prdc
 
-PAIRWISE_METRICS = {"kid": kernel_distance, "prdc": prdc}
-"""Metrics that need the features of single images."""
+_KEY = "evaluation.metrics"
 COMMON = 0.01
 """A class counts as covered above this frequency."""
 
 
-def compute_metrics(
-    link: Link, metrics: Sequence[str], fake: ExtractorStats, real: ExtractorStats
-) -> dict[str, float]:
-    """Return metric name -> value, on every rank. Collective.
+class Metric(ABC):
+    """Computes one number or several from the features of generated and of real images.
 
-    metrics: names of `evaluation.metrics`. fake, real: statistics of all ranks' images. The Fréchet
-    distance is always the first value.
+    The table `evaluation.metric_options.NAME` holds keywords of the constructor.
     """
-    extractor = real.extractor
-    values = {extractor.metric("frechet"): frechet_distance(fake.sums, real.sums)}
-    if "classes" in metrics and extractor.classes:
-        values |= class_coverage(fake.class_frequencies, real.class_frequencies)
-    for name, compute in PAIRWISE_METRICS.items():
-        if name in metrics:
-            pairwise = compute(
-                real.rows, fake.rows, rank=link.rank, size=link.size, allreduce=link.sum
-            )
-            values |= {extractor.metric(name): value for name, value in pairwise.items()}
-    return values
+
+    needs_features = False
+    """Whether it needs the features of single images, `ExtractorStats.rows`. They are sent to all
+    ranks."""
+    is_named_by_extractor = True
+    """Whether the names in stats.jsonl end in the name and hash of the extractor."""
+
+    @abstractmethod
+    def compute(
+        self, fake: ExtractorStats, real: ExtractorStats, link: Link
+    ) -> Mapping[str, float]:
+        """Return measure -> value; empty if the extractor does not suit. Collective.
+
+        fake, real: equal on every rank. The server's values count.
+        """
+
+
+class Frechet(Metric):
+    """Fréchet distance between feature distributions (Heusel et al. 2017, arXiv:1706.08500)."""
+
+    def compute(
+        self, fake: ExtractorStats, real: ExtractorStats, link: Link
+    ) -> Mapping[str, float]:
+        return {"frechet": frechet_distance(fake.sums, real.sums)}
+
+
+class Classes(Metric):
+    """Number of classes generated, and the total variation of their frequencies to the data's."""
+
+    is_named_by_extractor = False
+
+    def compute(
+        self, fake: ExtractorStats, real: ExtractorStats, link: Link
+    ) -> Mapping[str, float]:
+        if not real.extractor.classes:
+            return {}
+        return class_coverage(fake.class_frequencies, real.class_frequencies)
+
+
+class KID(Metric):
+    """Kernel distance (Bińkowski et al. 2018, arXiv:1801.01401)."""
+
+    needs_features = True
+
+    def compute(
+        self, fake: ExtractorStats, real: ExtractorStats, link: Link
+    ) -> Mapping[str, float]:
+        return kernel_distance(
+            real.rows, fake.rows, rank=link.rank, size=link.size, allreduce=link.sum
+        )
+
+
+class PRDC(Metric):
+    """Precision, recall, density and coverage (Naeem et al. 2020, arXiv:2002.09797)."""
+
+    needs_features = True
+
+    def compute(
+        self, fake: ExtractorStats, real: ExtractorStats, link: Link
+    ) -> Mapping[str, float]:
+        return prdc(real.rows, fake.rows, rank=link.rank, size=link.size, allreduce=link.sum)
+
+
+def make_metrics(names: Sequence[str], options: Mapping[str, Any]) -> dict[str, Metric]:
+    """Return name -> metric, in order. options: name -> table of options.
+
+    Raises UserError for a name that is no metric, or does not take its options.
+    """
+    metrics = {}
+    for name in names:
+        code = plugins.load(_KEY, name)
+        if not (isinstance(code, type) and issubclass(code, Metric)):
+            raise UserError(f"{_KEY} has {name!r}, but must be a list of subclasses of Metric")
+        missing = sorted(getattr(code, "__abstractmethods__", ()))
+        if missing:
+            raise UserError(f"{_KEY} has {name!r}, which does not define {missing[0]}")
+        metrics[name] = code(**check_options(_KEY, name, options.get(name, {})))
+    return metrics
+
+
+def compute_metrics(
+    link: Link, metrics: Mapping[str, Metric], fake: ExtractorStats, real: ExtractorStats
+) -> dict[str, float]:
+    """Return metric name -> value, equal on every rank. Collective.
+
+    metrics: of `make_metrics`. fake, real: statistics of all ranks' images. Raises AgreedError if a
+    metric returns anything but finite numbers.
+    """
+    values: dict[str, float] = {}
+    for name, metric in metrics.items():
+        measured = metric.compute(fake, real, link)
+        for measure, value in measured.items():
+            is_full = not metric.is_named_by_extractor
+            values[measure if is_full else real.extractor.metric(measure)] = value
+        if not plugins.is_built_in(_KEY, name):
+            link.from_server(lambda: _check_values(name, measured))  # noqa: B023 - called at once
+    return link.from_server(lambda: values)
 
 
 def class_coverage(fake: Array, real: Array) -> dict[str, float]:
@@ -47,3 +135,11 @@ def class_coverage(fake: Array, real: Array) -> dict[str, float]:
         "classes_covered": float((fake > COMMON).sum()),
         "class_total_variation": float(np.abs(fake - real).sum() / 2),
     }
+
+
+def _check_values(name: str, values: Mapping[str, float]) -> None:
+    for measure, value in values.items():
+        if not (isinstance(value, int | float) and math.isfinite(value)):
+            raise UserError(
+                f"{_KEY} has {name!r}, whose {measure} is {value!r}, but must be a finite number"
+            )

@@ -24,9 +24,9 @@ from fedgan_mpi.config.io import check_same_shards, read_config
 from fedgan_mpi.data import Manifest, Shard
 from fedgan_mpi.data.loading import read_heldout, read_shards
 from fedgan_mpi.errors import AgreedError, UserError
+from fedgan_mpi.evaluation.extractors import read_extractors
 from fedgan_mpi.evaluation.features import Extractor
 from fedgan_mpi.evaluation.real_images import RealImages
-from fedgan_mpi.evaluation.scorer import read_extractors
 from fedgan_mpi.federation.networks import NetworkPair, build_networks
 from fedgan_mpi.files import refuse_links
 from fedgan_mpi.hardware.placement import choose_torch_device, set_threads
@@ -57,7 +57,8 @@ def open_run(
     the run's networks, if they are neither built in nor installed. Raises AgreedError if
     the run, its shards, the held-out images or the extractor are missing or changed.
     """
-    plugins.allow([networks] if networks else [])
+    named = [name for name in (networks, (evaluation or {}).get("extractor")) if name]
+    plugins.allow([*named, *link.from_server(plugins.allowed)])
     config = link.from_server(lambda: _read_config(run, evaluation or {}, networks))
     directory = shards or Path(config.data.shards or run / "shards")
     manifest = link.from_server(lambda: _read_manifest(run, directory))
@@ -69,7 +70,7 @@ def open_run(
     set_threads(config, cores=link.local_cores, ranks=link.local_size)
     pooled_histogram = [sum(counts) for counts in zip(*manifest.histograms, strict=True)]
     features = None if manifest.features is None else directory / manifest.features
-    extractors = read_extractors(link, features, config.evaluation.inception_weights)
+    extractors = read_extractors(link, config.evaluation, manifest.image_shape, features)
     if heldout is None or not extractors:
         missing = "held-out images" if extractors else "feature extractor"
         raise AgreedError(
@@ -125,6 +126,11 @@ def _read_config(run: Path, evaluation: Mapping[str, Any], networks: str | None)
     config = read_config(run / "config.toml")
     refuse_links(run)
     changes = {key: value for key, value in evaluation.items() if value is not None}
+    metrics = changes.get("metrics", config.evaluation.metrics)
+    table = config.evaluation.metric_options
+    changes["metric_options"] = {name: table[name] for name in metrics if name in table}
+    if "extractor" in changes and changes["extractor"] != config.evaluation.extractor:
+        changes["extractor_options"] = {}
     model, training = config.model, config.training
     if networks is not None:
         model = dataclasses.replace(model, architecture=networks)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from fedgan_mpi.comm.link import Link
 from fedgan_mpi.evaluation.feature_stats import FeatureStats
-from fedgan_mpi.evaluation.features import Extractor, read_extractor
+from fedgan_mpi.evaluation.features import Extractor
 from fedgan_mpi.evaluation.generation import CHUNK, GenerateChunk
-from fedgan_mpi.evaluation.metrics import PAIRWISE_METRICS, compute_metrics
+from fedgan_mpi.evaluation.metrics import Metric, compute_metrics
 from fedgan_mpi.evaluation.real_images import RealImages, heldout_stats, pooled_stats
 
 
@@ -27,17 +26,17 @@ class Scorer:
         extractors: Sequence[Extractor],
         real: RealImages,
         *,
-        metrics: Sequence[str],
+        metrics: Mapping[str, Metric],
         samples: int,
         seed: int,
     ) -> None:
         """Compute the statistics of the real images and the floors. Collective.
 
-        metrics: names of `evaluation.metrics`. samples: generated images per score.
+        metrics: by name, the Fréchet distance first. samples: generated images per score.
         """
         self.link, self.extractors, self.metrics = link, extractors, metrics
         self.samples = samples
-        self.rows = samples if any(name in PAIRWISE_METRICS for name in metrics) else 0
+        self.rows = samples if any(each.needs_features for each in metrics.values()) else 0
         self.real = pooled_stats(link, real, extractors, rows=self.rows, seed=seed)
         heldout = heldout_stats(link, real, extractors, samples=samples, rows=self.rows)
         self.floors = self.finish(heldout)
@@ -74,22 +73,3 @@ class Scorer:
     def empty(self) -> FeatureStats:
         """Return the part of a rank without images."""
         return FeatureStats.empty(self.extractors, self.rows)
-
-
-def read_extractors(link: Link, path: Path | None, inception: str | None) -> list[Extractor]:
-    """Read the shards' extractor and Inception, as far as their files are given. Collective.
-
-    Raises AgreedError if a file is missing or wrong.
-    """
-
-    def read() -> list[Extractor]:
-        extractors: list[Extractor] = []
-        if path is not None:
-            extractors.append(read_extractor(path))
-        if inception is not None:
-            from fedgan_mpi.evaluation.inception import read_inception
-
-            extractors.append(read_inception(Path(inception)))
-        return extractors
-
-    return link.on_every_rank(read)

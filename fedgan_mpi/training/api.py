@@ -122,7 +122,7 @@ def to_config(
     else:
         values = parse_tables({name: dict(table) for name, table in _tables(config).items()})
     values = {**values, **named}
-    plugins.allow(values[key] for key in plugins.KEYS)  # the caller's own configuration
+    plugins.allow(plugins.named_in(values))  # the caller's own configuration
     return make_config(values)
 
 

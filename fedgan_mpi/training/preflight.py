@@ -53,12 +53,16 @@ def check_plugins(config: Config) -> None:
             ("training.optimizer", training.optimizer),
             ("model.architecture", config.model.architecture),
             ("participation.policy", config.participation.policy),
+            ("evaluation.extractor", config.evaluation.extractor),
+            *(("evaluation.metrics", name) for name in config.evaluation.metrics),
         )
         if not plugins.is_built_in(key, name)
     ]
     if not named:
         return
     from fedgan_mpi.algorithms.registry import algorithm_class, check_algorithm_options
+    from fedgan_mpi.evaluation.extractors import check_extractor_options
+    from fedgan_mpi.evaluation.metrics import make_metrics
     from fedgan_mpi.nn.losses import make_loss
     from fedgan_mpi.nn.optimizers import check_optimizer
     from fedgan_mpi.nn.registry import check_network_options
@@ -67,6 +71,9 @@ def check_plugins(config: Config) -> None:
     make_loss(training.loss, training.loss_options)
     check_optimizer(training.optimizer, training.optimizer_options)
     check_network_options(config.model)
+    if not plugins.is_built_in("evaluation.extractor", config.evaluation.extractor):
+        check_extractor_options(config.evaluation)
+    make_metrics(config.evaluation.metrics, config.evaluation.metric_options)
     if config.wireless.on and not algorithm_class(config.algorithm.name).has_cost_model():
         raise UserError(
             f"wireless.on is true, but {config.algorithm.name} has no cost model; define "

@@ -14,10 +14,12 @@ from torch import Tensor
 
 from fedgan_mpi.algorithms.privacy import epsilon
 from fedgan_mpi.data.loading import scored_samples
+from fedgan_mpi.evaluation.extractors import read_extractors
 from fedgan_mpi.evaluation.feature_stats import FeatureStats
 from fedgan_mpi.evaluation.generation import generate
+from fedgan_mpi.evaluation.metrics import make_metrics
 from fedgan_mpi.evaluation.real_images import RealImages
-from fedgan_mpi.evaluation.scorer import Scorer, read_extractors
+from fedgan_mpi.evaluation.scorer import Scorer
 from fedgan_mpi.federation.rank import RankState
 from fedgan_mpi.random_streams import Purpose
 from fedgan_mpi.run.record import Record
@@ -51,7 +53,7 @@ class Scoring:
         link, config, manifest = rank_state.link, context.config, context.manifest
         samples = link.from_server(lambda: scored_samples(config, context.heldout))
         path = None if manifest.features is None else context.directory / manifest.features
-        extractors = read_extractors(link, path, config.evaluation.inception_weights)
+        extractors = read_extractors(link, config.evaluation, manifest.image_shape, path)
         if extractors and samples:
             self.scorer = Scorer(
                 link,
@@ -64,7 +66,7 @@ class Scoring:
                     directory=context.directory,
                     sha256=manifest.sha256,
                 ),
-                metrics=config.evaluation.metrics,
+                metrics=make_metrics(config.evaluation.metrics, config.evaluation.metric_options),
                 samples=samples,
                 seed=config.run.seed,
             )

@@ -167,5 +167,6 @@ def _read_data(
     if not link.is_server:
         return shards, None
     heldout = read_heldout(config, directory, manifest)
-    check_extractor(directory, manifest)
+    if config.evaluation.extractor == "shards":
+        check_extractor(directory, manifest)
     return shards, heldout

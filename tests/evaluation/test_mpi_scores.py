@@ -13,6 +13,7 @@ from fedgan_mpi.comm.link import Link
 from fedgan_mpi.data import Shard
 from fedgan_mpi.evaluation.features import Classifier
 from fedgan_mpi.evaluation.generation import CHUNK
+from fedgan_mpi.evaluation.metrics import make_metrics
 from fedgan_mpi.evaluation.pairwise import K_NEAREST
 from fedgan_mpi.evaluation.real_images import RealImages
 from fedgan_mpi.evaluation.scorer import Scorer
@@ -55,7 +56,7 @@ def make_scorer(
         directory=directory,
         sha256="1" * 64,
     )
-    metrics = ("frechet", "classes", "kid", "prdc")
+    metrics = make_metrics(("frechet", "classes", "kid", "prdc"), {})
     return Scorer(link, [extractor], real, metrics=metrics, samples=SAMPLES, seed=3)
 
 
