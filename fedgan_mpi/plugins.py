@@ -56,6 +56,11 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "proportional_fair": "fedgan_mpi.federation.policies:ProportionalFair",
         "importance": "fedgan_mpi.federation.policies:Importance",
     },
+    "rules": {
+        "mean": "fedgan_mpi.algorithms.aggregation.rules:Mean",
+        "median": "fedgan_mpi.algorithms.aggregation.rules:Median",
+        "trimmed_mean": "fedgan_mpi.algorithms.aggregation.rules:TrimmedMean",
+    },
     "extractors": {
         "shards": "fedgan_mpi.evaluation.features:read_extractor",
     },
@@ -73,6 +78,7 @@ NOUNS = {
     "losses": "loss",
     "optimizers": "optimizer",
     "policies": "participation policy",
+    "rules": "aggregation rule",
     "extractors": "feature extractor",
     "metrics": "metric",
 }
@@ -83,6 +89,7 @@ KEYS = {
     "training.loss": "losses",
     "training.optimizer": "optimizers",
     "participation.policy": "policies",
+    "aggregation.rule": "rules",
     "evaluation.extractor": "extractors",
     "evaluation.metrics": "metrics",
 }

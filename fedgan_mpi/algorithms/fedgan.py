@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from fedgan_mpi.algorithms.aggregation.ema import GeneratorEma
 from fedgan_mpi.algorithms.aggregation.importance import ImportanceWeighting
 from fedgan_mpi.algorithms.aggregation.recalibration import BatchNormRecalibration
+from fedgan_mpi.algorithms.aggregation.row_uplink import make_uplink
 from fedgan_mpi.algorithms.aggregation.transforms import UpdateTransform
 from fedgan_mpi.algorithms.aggregation.uplink import Uplink
 from fedgan_mpi.algorithms.base import AveragingAlgorithm
@@ -45,7 +46,7 @@ class FedGAN(AveragingAlgorithm):
         return max(self.local_steps(k) for k in self.rank_state.participation.participants(t))
 
     def make_uplink(self) -> Uplink:
-        return Uplink(self.rank_state, self.flat.gan, self.make_transforms())
+        return make_uplink(self.rank_state, self.flat.gan, self.make_transforms())
 
     def make_transforms(self) -> list[UpdateTransform]:
         """Return the transforms of the uplink, in order."""

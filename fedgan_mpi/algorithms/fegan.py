@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedgan_mpi.algorithms.aggregation.discrepancy import DiscrepancyShare
+from fedgan_mpi.algorithms.aggregation.row_uplink import make_uplink
 from fedgan_mpi.algorithms.aggregation.transforms import UpdateTransform
 from fedgan_mpi.algorithms.aggregation.uplink import Uplink
 from fedgan_mpi.algorithms.fedgan import FedGAN
@@ -33,7 +34,7 @@ class FeGAN(FedGAN):
         # exp(MMD) is a softmax without its denominator.
         normalizes = True if self.config.preset == "ifl" else None
         transforms = self.make_transforms()
-        return Uplink(self.rank_state, self.flat.gan, transforms, normalizes=normalizes)
+        return make_uplink(self.rank_state, self.flat.gan, transforms, normalizes=normalizes)
 
     def make_transforms(self) -> list[UpdateTransform]:
         shares = [DiscrepancyShare(self.rank_state.pair)] if self.config.preset == "ifl" else []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from fedgan_mpi.algorithms.aggregation.importance import ImportanceWeighting
 from fedgan_mpi.algorithms.aggregation.recalibration import BatchNormRecalibration
+from fedgan_mpi.algorithms.aggregation.row_uplink import make_uplink
 from fedgan_mpi.algorithms.aggregation.transforms import UpdateTransform
 from fedgan_mpi.algorithms.aggregation.uplink import Uplink
 from fedgan_mpi.algorithms.base import AveragingAlgorithm
@@ -61,7 +62,7 @@ class Ren(AveragingAlgorithm):
             passes = 2 * self.training.discriminator_steps
             statistics = self.flat.batchnorm_of_discriminator
             transforms.append(BatchNormRecalibration(self.rank_state.pair.D, statistics, passes))
-        return Uplink(self.rank_state, self.flat.discriminator, transforms)
+        return make_uplink(self.rank_state, self.flat.discriminator, transforms)
 
     # ---------------------------------------------------------------- costs
 

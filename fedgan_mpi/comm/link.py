@@ -35,11 +35,11 @@ __all__ = ["AgreedError", "Link", "RankLost", "Uplink"]
 class Uplink(Protocol):
     """A rank's upload, and the server's use of the sum."""
 
-    def seal(self, into: Tensor) -> tuple[Tensor, Tensor]:
-        """Collective. Finish the round's rows; return them and the vector that takes their sum."""
+    def send(self, into: Tensor) -> None:
+        """Collective. Send the participants' vectors to the server, by `reduce` or `gather`."""
 
     def finish(self, into: Tensor) -> None:
-        """Turn the sum into the new vector; called on the server."""
+        """Turn what has arrived into the new vector; called on the server."""
 
 
 class Link(Transfers):
@@ -104,9 +104,9 @@ class Link(Transfers):
 
     @verb
     def average(self, uplink: Uplink, into: Tensor) -> None:
-        """Overwrite the server's `into` with the weighted mean of the participants' vectors."""
-        rows, total = uplink.seal(into)
-        self.reduce(rows, total)
+        """Overwrite the server's `into` with the average of the participants' vectors: their
+        weighted mean, or what another aggregation rule makes of them."""
+        uplink.send(into)
         if self.is_server:
             uplink.finish(into)
 

@@ -6,6 +6,7 @@ checks. A key is named `section.key`, in files and on the command line.
 
 from __future__ import annotations
 
+from fedgan_mpi.config.aggregation import AggregationConfig
 from fedgan_mpi.config.algorithm import AlgorithmConfig
 from fedgan_mpi.config.checkpoint import CheckpointConfig
 from fedgan_mpi.config.data import DataConfig
@@ -28,6 +29,7 @@ __all__ = [
     "CHANNEL_POLICIES",
     "NETWORK_SIZES",
     "SNGAN_SIZES",
+    "AggregationConfig",
     "AlgorithmConfig",
     "CheckpointConfig",
     "Config",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from fedgan_mpi.config.aggregation import AggregationConfig
 from fedgan_mpi.config.algorithm import AlgorithmConfig
 from fedgan_mpi.config.checkpoint import CheckpointConfig
 from fedgan_mpi.config.data import DataConfig
@@ -29,6 +30,7 @@ class Config:
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     participation: ParticipationConfig = field(default_factory=ParticipationConfig)
+    aggregation: AggregationConfig = field(default_factory=AggregationConfig)
     link: LinkConfig = field(default_factory=LinkConfig)
     wireless: WirelessConfig = field(default_factory=WirelessConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -47,6 +49,7 @@ class Config:
             policy = self.participation.policy
             require(policy == "all", "participation.policy", policy, right)
         self._check_importance()
+        self._check_rule()
         self._check_steps()
         self._check_losses()
         self._check_survive()
@@ -65,6 +68,21 @@ class Config:
         right = "another policy for the preset ifl, whose shares are known only after training"
         valid = self.algorithm.preset != "ifl"
         require(valid, "participation.policy", "importance", right)
+
+    def _check_rule(self) -> None:
+        rule, algorithm = self.aggregation.rule, self.algorithm
+        if rule == "mean":
+            return
+        right = f"'mean' for {algorithm.name}, whose devices send no networks to average"
+        require(algorithm.traits.averages_networks, "aggregation.rule", rule, right)
+        for key, value in (
+            ("participation.policy", self.participation.policy),
+            ("algorithm.batchnorm", algorithm.batchnorm),
+            ("algorithm.preset", algorithm.preset),
+        ):
+            right = f"'mean' when {key} is {value!r}, which weights updates"
+            valid = value not in ("importance", "recalibrate", "ifl")
+            require(valid, "aggregation.rule", rule, right)
 
     def _check_steps(self) -> None:
         name, steps = self.algorithm.name, self.training.generator_steps

@@ -97,6 +97,7 @@ OPTIONS = {
     "training.loss": "training.loss_options",
     "training.optimizer": "training.optimizer_options",
     "participation.policy": "participation.options",
+    "aggregation.rule": "aggregation.options",
     "evaluation.extractor": "evaluation.extractor_options",
     "evaluation.metrics": "evaluation.metric_options",
 }

@@ -53,13 +53,15 @@ def check_plugins(config: Config) -> None:
             ("training.optimizer", training.optimizer),
             ("model.architecture", config.model.architecture),
             ("participation.policy", config.participation.policy),
+            ("aggregation.rule", config.aggregation.rule),
             ("evaluation.extractor", config.evaluation.extractor),
             *(("evaluation.metrics", name) for name in config.evaluation.metrics),
         )
         if not plugins.is_built_in(key, name)
     ]
-    if not named:
+    if not named and not config.aggregation.options:
         return
+    from fedgan_mpi.algorithms.aggregation.rules import make_rule
     from fedgan_mpi.algorithms.registry import algorithm_class, check_algorithm_options
     from fedgan_mpi.evaluation.extractors import check_extractor_options
     from fedgan_mpi.evaluation.metrics import make_metrics
@@ -68,6 +70,7 @@ def check_plugins(config: Config) -> None:
     from fedgan_mpi.nn.registry import check_network_options
 
     check_algorithm_options(config.algorithm)
+    make_rule(config.aggregation)
     make_loss(training.loss, training.loss_options)
     check_optimizer(training.optimizer, training.optimizer_options)
     check_network_options(config.model)
@@ -150,6 +153,10 @@ def check_experiment(
     )
     macs_per_second(config.wireless, len(images))
     check_privacy(config, participation)
+    if config.aggregation.rule != "mean":
+        from fedgan_mpi.algorithms.aggregation.rules import check_rule
+
+        check_rule(config.aggregation, participation.count)
 
 
 def _check_classes(config: Config, directory: Path, manifest: Manifest) -> None:

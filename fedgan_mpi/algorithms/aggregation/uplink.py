@@ -103,6 +103,10 @@ class Uplink:
 
     # ---------------------------------------------------------------- called by link.average
 
+    def send(self, into: Tensor) -> None:
+        """Sum the rows of all ranks on the server. Collective."""
+        self.link.reduce(*self.seal(into))
+
     def seal(self, into: Tensor) -> tuple[Tensor, Tensor]:
         """Collective if `normalizes`. Zero the rows of absent devices, make shares sum to 1, and
         apply error feedback. Returns the rows and the vector for their sum."""
@@ -122,5 +126,9 @@ class Uplink:
         assert self._round is not None
         if self._update is not None:
             into.add_(self._update)
+        self._change_on_server()
+
+    def _change_on_server(self) -> None:
+        assert self._round is not None
         for transform in self.transforms:
             transform.on_server(self._round)

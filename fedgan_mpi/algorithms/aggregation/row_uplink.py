@@ -1,0 +1,85 @@
+"""The uplink of aggregation rules that need every participant's own vector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedgan_mpi.algorithms.aggregation.rules import Rule, make_rule
+from fedgan_mpi.algorithms.aggregation.transforms import UpdateTransform, Upload
+from fedgan_mpi.algorithms.aggregation.uplink import Uplink
+from fedgan_mpi.algorithms.local_metrics import LocalMetrics
+from fedgan_mpi.federation.device import Device
+from fedgan_mpi.federation.feedback import Feedback
+from fedgan_mpi.federation.rank import RankState
+
+
+def make_uplink(
+    rank_state: RankState,
+    vector: Tensor,
+    transforms: Sequence[UpdateTransform] = (),
+    **options: Any,
+) -> Uplink:
+    """Return the uplink of the configured aggregation rule. Collective.
+
+    The arguments are those of `Uplink`.
+    """
+    rule = make_rule(rank_state.config.aggregation)
+    if rule is None:
+        return Uplink(rank_state, vector, transforms, **options)
+    return RowUplink(rank_state, vector, transforms, rule)
+
+
+class RowUplink(Uplink):
+    """Sends one vector per participant; the server combines them by a rule.
+
+    The result does not depend on the number of ranks.
+    """
+
+    def __init__(
+        self,
+        rank_state: RankState,
+        vector: Tensor,
+        transforms: Sequence[UpdateTransform],
+        rule: Rule,
+    ) -> None:
+        super().__init__(rank_state, vector, transforms)
+        self._participation, self._rule = rank_state.participation, rule
+        self._vectors = Feedback(rank_state, vector.shape)
+        self._hosted = [device.index for device in rank_state.devices]
+
+    def begin(self, t: int) -> None:
+        if self._round != t:
+            for device in self._hosted:  # until `add`, a participant counts as absent
+                self._vectors.refuse(device)
+        super().begin(t)
+
+    def add(self, device: Device, share: float, metrics: LocalMetrics) -> None:
+        """Transform a participant's upload and keep it."""
+        assert self._round is not None
+        upload = Upload(device, self._round, share, self.vector, self._received, metrics)
+        for transform in self.transforms:
+            transform.on_device(upload)
+        row = self._vectors[device.index]
+        row.copy_(self.vector)
+        if device.residual is not None:
+            self.link.wire.round_with_feedback(row, device.residual)
+
+    def send(self, into: Tensor) -> None:
+        assert self._round is not None
+        self.link.gather(self._vectors.vectors(self._participation.participants(self._round)))
+
+    def finish(self, into: Tensor) -> None:
+        """Combine the vectors of the participants whose numbers are finite; with too few of them,
+        the server's vector stays as it is."""
+        assert self._round is not None
+        shares = self._participation.shares(self._round)
+        valid = self._vectors.valid(list(shares))
+        if len(valid) >= self._rule.least_participants:
+            weights = torch.tensor([shares[k] for k in valid], dtype=into.dtype, device=into.device)
+            vectors = torch.stack([self._vectors[k] for k in valid])
+            into.copy_(self._rule.combine(vectors, weights / weights.sum()))
+        self._change_on_server()

@@ -1,0 +1,24 @@
+"""Options of the aggregation of the devices' networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedgan_mpi import plugins
+
+
+@dataclass(frozen=True, kw_only=True)
+class AggregationConfig:
+    """How the server combines the networks that devices send."""
+
+    rule: str = "mean"
+    """Aggregation rule, also an installed one or an import string. mean: weighted mean.
+    median: median of each parameter. trimmed_mean: mean of each parameter without the
+    aggregation.options.trim greatest and least. All but mean ignore the shares, and the server
+    keeps one vector per device."""
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+    """Options of the rule: keywords of its constructor, such as trim = 1 for trimmed_mean."""
+
+    def __post_init__(self) -> None:
+        plugins.find("aggregation.rule", self.rule)
