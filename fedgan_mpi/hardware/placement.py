@@ -48,7 +48,8 @@ def set_threads(config: Config, *, cores: int, ranks: int) -> None:
     """
     if "OMP_NUM_THREADS" in os.environ:
         return
-    torch.set_num_threads(1 if config.link.average == "gather" else max(1, cores // ranks))
+    in_order = config.link.average == "gather" or config.aggregation.rule != "mean"
+    torch.set_num_threads(1 if in_order else max(1, cores // ranks))
 
 
 def _autocast_problem(config: Config, torch_device: str) -> str | None:
