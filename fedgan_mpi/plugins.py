@@ -18,9 +18,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fedgan_mpi.errors import UserError
+
+T = TypeVar("T")
 
 BUILT_IN: dict[str, dict[str, str]] = {
     "algorithms": {
@@ -222,6 +224,22 @@ def load(key: str, name: str) -> Any:
         code = getattr(code, part)
     if plugin.origin != "built in":
         _remember(key, name, module)
+    return code
+
+
+def load_class(key: str, name: str, base: type[T]) -> type[T]:
+    """Import the class that a configuration value names, a complete subclass of `base`.
+
+    Raises UserError as `load` does, and for anything else.
+    """
+    code = load(key, name)
+    if not (isinstance(code, type) and issubclass(code, base)):
+        raise UserError(
+            f"{key} has {name!r}, but that must be a subclass of {base.__module__}.{base.__name__}"
+        )
+    missing = sorted(getattr(code, "__abstractmethods__", ()))
+    if missing:
+        raise UserError(f"{key} has {name!r}, but {code.__name__} does not define {missing[0]}")
     return code
 
 

@@ -6,7 +6,6 @@ from fedgan_mpi import plugins
 from fedgan_mpi.algorithms.base import Algorithm
 from fedgan_mpi.config import AlgorithmConfig
 from fedgan_mpi.config.options import check_options
-from fedgan_mpi.errors import UserError
 from fedgan_mpi.federation.rank import RankState
 
 _KEY = "algorithm.name"
@@ -18,13 +17,7 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
 
 def algorithm_class(name: str) -> type[Algorithm]:
     """Return the class of a name or an import string. Raises UserError if it is no algorithm."""
-    code = plugins.load(_KEY, name)
-    if not (isinstance(code, type) and issubclass(code, Algorithm)):
-        raise UserError(f"{_KEY} is {name!r}, but must be a subclass of Algorithm")
-    missing = sorted(getattr(code, "__abstractmethods__", ()))
-    if missing:
-        raise UserError(f"{_KEY} is {name!r}, but {code.__name__} does not define {missing[0]}")
-    return code
+    return plugins.load_class(_KEY, name, Algorithm)  # type: ignore[type-abstract]
 
 
 def make_algorithm(config: AlgorithmConfig, rank_state: RankState) -> Algorithm:

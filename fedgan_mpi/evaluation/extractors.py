@@ -83,7 +83,8 @@ def make_extractor(config: EvaluationConfig, image_shape: tuple[int, int, int]) 
             torch.manual_seed(0)
             network = make(image_shape, **options)
             if not isinstance(network, nn.Module):
-                raise _refusal(config, f"returned {network!r}, but must return a module")
+                what = type(network).__name__
+                raise _refusal(config, f"returned a {what}, but must return a module")
             network.eval()
             features, again = network(images), network(images)
     except UserError:

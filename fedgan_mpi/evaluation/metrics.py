@@ -97,12 +97,7 @@ def make_metrics(names: Sequence[str], options: Mapping[str, Any]) -> dict[str, 
     """
     metrics = {}
     for name in names:
-        code = plugins.load(_KEY, name)
-        if not (isinstance(code, type) and issubclass(code, Metric)):
-            raise UserError(f"{_KEY} has {name!r}, but must be a list of subclasses of Metric")
-        missing = sorted(getattr(code, "__abstractmethods__", ()))
-        if missing:
-            raise UserError(f"{_KEY} has {name!r}, which does not define {missing[0]}")
+        code = plugins.load_class(_KEY, name, Metric)  # type: ignore[type-abstract]
         metrics[name] = code(**check_options(_KEY, name, options.get(name, {})))
     return metrics
 

@@ -22,17 +22,6 @@ def check_count(config: ParticipationConfig, devices: int) -> None:
         raise UserError(f"participation.count is {config.count}, but must be {right}")
 
 
-def policy_class(name: str) -> type[Policy]:
-    """Return the class of a name or an import string. Raises UserError if it is no policy."""
-    code = plugins.load(_KEY, name)
-    if not (isinstance(code, type) and issubclass(code, Policy)):
-        raise UserError(f"{_KEY} is {name!r}, but must be a subclass of Policy")
-    missing = sorted(getattr(code, "__abstractmethods__", ()))
-    if missing:
-        raise UserError(f"{_KEY} is {name!r}, but {code.__name__} does not define {missing[0]}")
-    return code
-
-
 class Participation(Federation):
     """Participants and shares of every round. Devices are counted from 1, rounds from 0."""
 
@@ -127,9 +116,13 @@ class Participation(Federation):
         return [k for k in range(1, self.devices + 1) if self._removed.get(k, t + 1) > t]
 
     def _start_policy(self) -> Policy:
-        return policy_class(self._name)(self, **self._options)
+        return _policy_class(self._name)(self, **self._options)
 
     @staticmethod
     def _check_options(config: ParticipationConfig) -> Mapping[str, Any]:
-        policy_class(config.policy)
+        _policy_class(config.policy)
         return check_options(_KEY, config.policy, config.options, given=("federation",))
+
+
+def _policy_class(name: str) -> type[Policy]:
+    return plugins.load_class(_KEY, name, Policy)  # type: ignore[type-abstract]

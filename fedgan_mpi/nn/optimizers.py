@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from fedgan_mpi import plugins
 from fedgan_mpi.config.options import check_options
-from fedgan_mpi.errors import UserError
 
 
 class Optimizer:
@@ -128,12 +127,7 @@ def check_optimizer(
 ) -> tuple[type[Optimizer], dict[str, Any]]:
     """Return an optimizer's class and its options. Raises UserError if it is none, or if it does
     not take them."""
-    code = plugins.load("training.optimizer", kind)
-    if not (isinstance(code, type) and issubclass(code, Optimizer)):
-        raise UserError(
-            f"training.optimizer is {kind!r}, but must be a subclass of "
-            "fedgan_mpi.nn.optimizers.Optimizer"
-        )
+    code = plugins.load_class("training.optimizer", kind, Optimizer)
     if plugins.is_built_in("training.optimizer", kind):
         return code, {}
     given = ("parameters", "lr")

@@ -54,7 +54,8 @@ def build_from(
         and len(built) == 2
         and all(isinstance(n, nn.Module) for n in built)
     ):
-        raise _refusal(architecture, f"its build returned {built!r}, but must return (G, D)")
+        what = type(built).__name__
+        raise _refusal(architecture, f"its build returned a {what}, but must return (G, D)")
     return built
 
 

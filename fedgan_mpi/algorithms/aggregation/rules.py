@@ -63,16 +63,11 @@ def make_rule(config: AggregationConfig) -> Rule | None:
 
     Raises UserError for a name that is no rule, or does not take its options.
     """
-    code = plugins.load(_KEY, config.rule)
-    options = check_options(_KEY, config.rule, config.options)
-    if code is Mean:
+    if plugins.load(_KEY, config.rule) is Mean:
+        check_options(_KEY, config.rule, config.options)
         return None
-    if not (isinstance(code, type) and issubclass(code, Rule)):
-        raise UserError(f"{_KEY} is {config.rule!r}, but must be a subclass of Rule")
-    missing = sorted(getattr(code, "__abstractmethods__", ()))
-    if missing:
-        raise UserError(f"{_KEY} is {config.rule!r}, but {code.__name__} does not define combine")
-    return code(**options)
+    code = plugins.load_class(_KEY, config.rule, Rule)  # type: ignore[type-abstract]
+    return code(**check_options(_KEY, config.rule, config.options))
 
 
 def check_rule(config: AggregationConfig, participants: int) -> None:
