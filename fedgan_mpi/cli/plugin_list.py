@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fedgan_mpi.plugins import BUILT_IN, KEYS, describe, installed
+from fedgan_mpi.plugins import describe, installed
+from fedgan_mpi.plugins.built_in import BUILT_IN, KEYS
 
 
 def print_plugins() -> None:

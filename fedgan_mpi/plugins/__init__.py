@@ -21,81 +21,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fedgan_mpi.errors import UserError
+from fedgan_mpi.plugins.built_in import BUILT_IN, KEYS
 
 T = TypeVar("T")
-
-BUILT_IN: dict[str, dict[str, str]] = {
-    "algorithms": {
-        "ren": "fedgan_mpi.algorithms.ren:Ren",
-        "fedgan": "fedgan_mpi.algorithms.fedgan:FedGAN",
-        "mdgan": "fedgan_mpi.algorithms.mdgan:MDGAN",
-        "uagan": "fedgan_mpi.algorithms.uagan:UAGAN",
-        "dp_fedavg_gan": "fedgan_mpi.algorithms.dp_fedavg_gan:DPFedAvgGAN",
-        "fegan": "fedgan_mpi.algorithms.fegan:FeGAN",
-        "centralized": "fedgan_mpi.algorithms.centralized:Centralized",
-    },
-    "networks": {
-        "dcgan": "fedgan_mpi.nn.dcgan:build",
-        "sngan": "fedgan_mpi.nn.sngan:build",
-    },
-    "losses": {
-        "nonsaturating": "fedgan_mpi.nn.losses:nonsaturating",
-        "saturating": "fedgan_mpi.nn.losses:saturating",
-        "lsgan": "fedgan_mpi.nn.losses:lsgan",
-        "hinge": "fedgan_mpi.nn.losses:hinge",
-        "wgan-gp": "fedgan_mpi.nn.losses:wgan_gp",
-    },
-    "optimizers": {
-        "adam": "fedgan_mpi.nn.optimizers:Adam",
-        "sgd": "fedgan_mpi.nn.optimizers:SGD",
-    },
-    "policies": {
-        "all": "fedgan_mpi.federation.policies:All",
-        "random": "fedgan_mpi.federation.policies:Random",
-        "round_robin": "fedgan_mpi.federation.policies:RoundRobin",
-        "balanced": "fedgan_mpi.federation.policies:Balanced",
-        "best_channel": "fedgan_mpi.federation.policies:BestChannel",
-        "proportional_fair": "fedgan_mpi.federation.policies:ProportionalFair",
-        "importance": "fedgan_mpi.federation.policies:Importance",
-    },
-    "rules": {
-        "mean": "fedgan_mpi.algorithms.aggregation.rules:Mean",
-        "median": "fedgan_mpi.algorithms.aggregation.rules:Median",
-        "trimmed_mean": "fedgan_mpi.algorithms.aggregation.rules:TrimmedMean",
-    },
-    "extractors": {
-        "shards": "fedgan_mpi.evaluation.features:read_extractor",
-    },
-    "metrics": {
-        "frechet": "fedgan_mpi.evaluation.metrics:Frechet",
-        "classes": "fedgan_mpi.evaluation.metrics:Classes",
-        "kid": "fedgan_mpi.evaluation.metrics:KID",
-        "prdc": "fedgan_mpi.evaluation.metrics:PRDC",
-    },
-}
-"""Group -> name -> import string."""
-NOUNS = {
-    "algorithms": "algorithm",
-    "networks": "network",
-    "losses": "loss",
-    "optimizers": "optimizer",
-    "policies": "participation policy",
-    "rules": "aggregation rule",
-    "extractors": "feature extractor",
-    "metrics": "metric",
-}
-"""Group -> what one of its members is called in messages."""
-KEYS = {
-    "algorithm.name": "algorithms",
-    "model.architecture": "networks",
-    "training.loss": "losses",
-    "training.optimizer": "optimizers",
-    "participation.policy": "policies",
-    "aggregation.rule": "rules",
-    "evaluation.extractor": "extractors",
-    "evaluation.metrics": "metrics",
-}
-"""Configuration key that names code -> group."""
 
 _allowed: set[str] = set()
 _registered: dict[str, Any] = {}
