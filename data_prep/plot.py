@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fedgan_mpi.data import Images, Manifest, read_shard, shard_name
-from fedgan_mpi.files import explain_write_errors
+from fedgan_mpi.files import complete_or_absent, explain_write_errors
 
 _MAX_DEVICES = 16  # devices with images in the plot
 _COLUMNS = 4  # devices per row
@@ -37,8 +37,8 @@ def plot_shards(directory: Path, manifest: Manifest, path: Path) -> None:
             _plot_images(axis, directory, manifest, device)
     if shown < manifest.devices:
         below.suptitle(f"images of the first {shown} of {manifest.devices} devices")
-    with explain_write_errors(path):
-        figure.savefig(path, format="png", dpi=120)
+    with explain_write_errors(path), complete_or_absent(path, stream=True) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
 
 
 def _plot_classes(axis: matplotlib.axes.Axes, manifest: Manifest) -> None:

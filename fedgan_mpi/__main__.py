@@ -28,7 +28,7 @@ from fedgan_mpi.cli.local_commands import (
 from fedgan_mpi.cli.parser import Train, wants_help
 from fedgan_mpi.comm.launcher import announced_rank
 from fedgan_mpi.errors import AgreedError, UserError
-from fedgan_mpi.files import explain_write_errors
+from fedgan_mpi.files import explain_write_errors, is_standard_output
 
 if TYPE_CHECKING:
     from fedgan_mpi.comm.link import Link
@@ -76,7 +76,8 @@ def _run_local(command: MpiCommand | LocalCommand) -> None:
                 seed=command.seed,
                 label=command.label,
             )
-        print(command.out)
+        if not is_standard_output(command.out):
+            print(command.out)
     elif isinstance(command, Export):
         with importing():
             from fedgan_mpi.run.exporters import convert

@@ -8,28 +8,100 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import stat
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from fedgan_mpi.errors import UserError
 
+_MAX_STEM = 50
+"""Characters of a file's name in the name of its temporary file, which a long name would exceed."""
+SECONDS_FOR_READER = 10.0
+"""How long a FIFO may be without a program that reads it."""
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a block device",
+    stat.S_IFSOCK: "a socket",
+}
+_STREAMS = (stat.S_IFIFO, stat.S_IFCHR)
+
 
 @contextmanager
-def complete_or_absent(path: Path) -> Iterator[Path]:
+def complete_or_absent(path: Path, *, stream: bool = False) -> Iterator[Path]:
     """Yield a temporary path to write to; afterwards sync that file and rename it to `path`.
 
-    If the block raises, the temporary file is removed and `path` is unchanged.
+    If the block raises, the temporary file is removed and `path` is unchanged. A link remains, and
+    its target is replaced. Raises OSError before the block if `path` is not a regular file.
+
+    stream: copy the content to `path` if it is a FIFO, a character device or standard output.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    target = _destination(path, stream)
+    if target is None:
+        with tempfile.TemporaryDirectory() as directory:
+            temporary = Path(directory) / "content"
+            yield temporary
+            with temporary.open("rb") as content, _open_stream(path) as file:
+                shutil.copyfileobj(content, file)
+        return
+    temporary = target.with_name(f".{target.name[:_MAX_STEM]}.{os.getpid()}.tmp")
     try:
         yield temporary
         sync(temporary)
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
-    sync(path.parent)
+    sync(target.parent)
+
+
+def is_standard_output(path: Path) -> bool:
+    """Return whether writing to `path` writes to this process's standard output."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(1))
+    except OSError:
+        return False
+
+
+def _destination(path: Path, stream: bool) -> Path | None:
+    """Return the file to replace, behind any links; None for a stream.
+
+    Raises OSError if `path` is neither.
+    """
+    try:
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+    except FileNotFoundError:  # also behind a link
+        kind = stat.S_IFREG
+    if stream and (kind in _STREAMS or is_standard_output(path)):
+        return None
+    if kind != stat.S_IFREG:
+        is_kind = f"it is {_KINDS.get(kind, 'special')}, but must be a regular file"
+        raise OSError(errno.EINVAL, is_kind, str(path))
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def _open_stream(path: Path) -> BinaryIO:
+    """Open a FIFO or a device to write to, and wait some seconds for the reader of a FIFO."""
+    if is_standard_output(path):  # perhaps a file that the shell appends to
+        return os.fdopen(os.dup(1), "wb")
+    deadline = time.monotonic() + SECONDS_FOR_READER
+    while True:
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+            break
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            if time.monotonic() > deadline:
+                raise OSError(errno.ENXIO, "no program reads from it", str(path)) from None
+            time.sleep(0.05)
+    os.set_blocking(descriptor, True)
+    return os.fdopen(descriptor, "wb")
 
 
 def write_complete(path: Path, content: bytes | memoryview) -> None:

@@ -82,7 +82,12 @@ def _parse_sample(arguments: list[str]) -> Sample:
     parser = new_parser("sample RUN [flags]", "Draw images from a trained generator.")
     parser.add_argument("run", type=str, help=_GENERATOR_HELP)
     parser.add_argument("--count", type=int, default=64, help="number of images")
-    parser.add_argument("--out", type=str, default="samples.png", help="PNG file to write")
+    parser.add_argument(
+        "--out",
+        type=str,
+        default="samples.png",
+        help="PNG file to write; a FIFO or /dev/stdout gets the same bytes",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the latent vectors")
     parser.add_argument(
         "--label", type=int, default=None, help="conditional generators: class of all images"

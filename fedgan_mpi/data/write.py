@@ -125,7 +125,7 @@ def _reserve(path: Path, size: int) -> None:
 
 def _truncate(path: Path, rows: int, image_shape: tuple[int, int, int]) -> None:
     """Rewrite a shard with only its first rows, because a contiguous dataset cannot shrink."""
-    shorter = path.with_suffix(".less")
+    shorter = path.with_name(f"{path.name}.less")
     try:
         with h5py.File(path, "r", locking=False) as file:
             labels = file.get("labels")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from pathlib import Path
 from typing import Literal
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.files import complete_or_absent
+from fedgan_mpi.files import complete_or_absent, is_standard_output
 from fedgan_mpi.random_streams import Purpose, torch_stream
 from fedgan_mpi.run.generator_file import TrainedGenerator, find_generator, load, to_pixels
 
@@ -40,7 +41,7 @@ def convert(
     if not out.parent.is_dir():
         raise UserError(f"{out.parent} is not a directory, so {out.name} cannot be written to it")
     export = _export_onnx if kind == "onnx" else _export_torch
-    with complete_or_absent(out) as temporary, warnings.catch_warnings():
+    with complete_or_absent(out, stream=True) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # warnings of the exporters
         exported = torch.from_numpy(np.asarray(export(generator, temporary)))
         with torch.no_grad():
@@ -49,7 +50,8 @@ def convert(
             difference = (original - exported).abs().max().item()
             raise UserError(f"{out} was not written: its images differ by up to {difference:.2g}")
         rounded = (to_pixels(original) != to_pixels(exported)).mean()
-    print(f"{out}: generates the same images ({rounded:.2%} of the pixels differ by rounding)")
+    message = f"{out}: generates the same images ({rounded:.2%} of the pixels differ by rounding)"
+    print(message, file=sys.stderr if is_standard_output(out) else sys.stdout)
 
 
 def _inputs(generator: TrainedGenerator, count: int) -> tuple[Tensor, ...]:

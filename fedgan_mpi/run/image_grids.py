@@ -42,9 +42,14 @@ def grid(images: NDArray[np.uint8], *, columns: int | None = None) -> Image.Imag
     return Image.fromarray(canvas[0] if channels == 1 else canvas.transpose(1, 2, 0))
 
 
-def write_grid(path: Path, images: NDArray[np.uint8], *, columns: int | None = None) -> None:
-    """Write images (N, C, H, W) as one PNG. columns: None for a nearly square grid."""
-    with complete_or_absent(path) as temporary:
+def write_grid(
+    path: Path, images: NDArray[np.uint8], *, columns: int | None = None, stream: bool = False
+) -> None:
+    """Write images (N, C, H, W) as one PNG.
+
+    columns: None for a nearly square grid. stream: see `complete_or_absent`.
+    """
+    with complete_or_absent(path, stream=stream) as temporary:
         grid(images, columns=columns).save(temporary, format="PNG")
 
 
@@ -57,22 +62,24 @@ def write_samples(
     seed: int,
     label: int | None,
 ) -> None:
-    """Write a grid of generated images.
+    """Write a grid of generated images to a file, a FIFO or a device.
 
     style: `grid` of independent samples, `interpolation` between two noise vectors per row, or
     `classes`, one per row. label: the class of a `grid`; None: classes as frequent as in the data.
     Raises UserError if a class is needed and the generator is unconditional.
     """
+    columns: int | None = None
     if style == "interpolation":
-        rows = math.ceil(count / _COLUMNS)
-        write_grid(path, generator.interpolate(rows, _COLUMNS, seed=seed), columns=_COLUMNS)
+        columns = _COLUMNS
+        images = generator.interpolate(math.ceil(count / columns), columns, seed=seed)
     elif style == "classes":
         labels = range(len(generator.class_names))
         columns = max(1, count // max(len(labels), 1))
-        images = [generator(columns, seed=seed, label=row_label) for row_label in labels]
-        write_grid(path, np.concatenate(images), columns=columns)
+        rows = [generator(columns, seed=seed, label=row_label) for row_label in labels]
+        images = np.concatenate(rows)
     else:
-        write_grid(path, generator(count, seed=seed, label=label))
+        images = generator(count, seed=seed, label=label)
+    write_grid(path, images, columns=columns, stream=True)
 
 
 def write_animation(path: Path, grids: Sequence[Path]) -> None:
