@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fedgan_mpi.checkpoint.format import encode_manifest
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.testing.mutations import (
     checkpoint,
@@ -78,6 +79,12 @@ def damage_json(content: bytes, stream: random.Random) -> bytes:
     return json.dumps(damage_value(json.loads(content), stream)).encode()
 
 
+def damage_manifest(content: bytes, stream: random.Random) -> bytes:
+    """Damage a value in a checkpoint's manifest, with a checksum that fits."""
+    damaged = json.loads(damage_json(content, stream))
+    return encode_manifest(damaged if isinstance(damaged, dict) else {"round": damaged})
+
+
 def damage_lines(content: bytes, stream: random.Random) -> bytes:
     """Damage a value in one line of a JSON Lines file."""
     lines = content.splitlines(keepends=True)
@@ -100,7 +107,7 @@ def make_readers(run: Path) -> dict[str, tuple[Reader, list[Damage]]]:
     """Return {file: (reader, kinds of damage)}. Imports MPI and prepares a resume of the run."""
     from mpi4py import MPI
 
-    from fedgan_mpi.checkpoint.format import load_checkpoint, read_manifest
+    from fedgan_mpi.checkpoint.format import load_states, read_manifest, read_states
     from fedgan_mpi.cli.parser import parse_train
     from fedgan_mpi.comm.link import Link
     from fedgan_mpi.data import read_shard
@@ -112,7 +119,7 @@ def make_readers(run: Path) -> dict[str, tuple[Reader, list[Damage]]]:
     from fedgan_mpi.report.watch import describe
     from fedgan_mpi.run.generator_file import load
     from fedgan_mpi.run.record import rewind_record
-    from fedgan_mpi.training.resume import read_state
+    from fedgan_mpi.training.resume import check_experiment, read_state
     from fedgan_mpi.training.setup import prepare_run
 
     link = Link(MPI.COMM_SELF)
@@ -127,8 +134,9 @@ def make_readers(run: Path) -> dict[str, tuple[Reader, list[Damage]]]:
 
     def resume(run: Path) -> object:
         manifest = read_manifest(checkpoint(run))
-        read_state(manifest, context)
-        load_checkpoint(rank_state, manifest)
+        read_state(manifest, context.manifest.devices)
+        check_experiment(manifest, context)
+        load_states(rank_state, manifest, read_states(rank_state, manifest))
         return manifest
 
     def resume_with_right_hashes(run: Path) -> object:
@@ -161,7 +169,7 @@ def make_readers(run: Path) -> dict[str, tuple[Reader, list[Damage]]]:
     readers: list[tuple[Reader, list[Damage]]] = [
         (read_configuration, by_bytes),
         (read_statistics, [damage_lines, damage_lines, damage_bytes]),
-        (resume, by_json),
+        (resume, [damage_manifest, damage_json, damage_bytes]),
         (resume_with_right_hashes, by_header),
         (resume_with_right_hashes, by_header),
         (read_shards, by_json),

@@ -1,8 +1,9 @@
 """The format of a checkpoint, `checkpoints/round_NNNNNN/`, and reading it.
 
 A checkpoint has one safetensors file per device, one for the server, and a manifest with the size
-and SHA-256 of each. Files belong to devices, not to ranks, so that a run can resume on another
-number of ranks. The training loop's own state is JSON in the manifest; its keys are unknown here.
+and SHA-256 of each, and with a SHA-256 of its own content. Files belong to devices, not to ranks,
+so that a run can resume on another number of ranks. The training loop's own state is JSON in the
+manifest; its keys are unknown here.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fedgan_mpi.checkpoint.packing import restore, unpack
@@ -24,9 +27,10 @@ from fedgan_mpi.federation.rank import RankState
 from fedgan_mpi.federation.server import Server
 from fedgan_mpi.files import read_regular_file
 
-FORMAT = 2
-"""The format that is written. Format 1, which is still read, has no version number, and may have
-all states in one file at offsets `at`."""
+FORMAT = 3
+"""The format that is written. Formats 1 and 2, which are still read, have no checksum of the
+manifest. Format 1 has no version number, and may have all states in one file at offsets `at`."""
+_READABLE = (1, 2, FORMAT)
 MANIFEST = "checkpoint.json"
 SERVER = "server.safetensors"
 PACKED = "states.bin"
@@ -82,19 +86,30 @@ class CheckpointManifest:
     """Files of devices that died before the first checkpoint. They restart from scratch."""
 
 
+def encode_manifest(table: Mapping[str, Any]) -> bytes:
+    """Return the content of checkpoint.json: a JSON object with its checksum added or renewed."""
+    # The checksum is of what a reader parses, so that an editor may change the white space.
+    parsed = json.loads(json.dumps({**table, "sha256": None}))
+    del parsed["sha256"]
+    return json.dumps({**parsed, "sha256": _checksum(parsed)}).encode()
+
+
 def read_manifest(checkpoint: Path) -> CheckpointManifest:
     """Read a checkpoint's manifest.
 
-    Raises UserError if it is missing, damaged or of another format.
+    Raises UserError if it is missing, damaged, changed by hand or of another format.
     """
     path = checkpoint / MANIFEST
     try:
         table = json.loads(read_regular_file(path, follow_links=False))
         version = 0 if "server.pt" in table.get("files", {}) else table.get("format", 1)
-        if version not in (1, FORMAT):
+        if version not in _READABLE:
             raise UserError(
-                f"{path} has format {version!r}, but this fedgan_mpi reads formats 1 and {FORMAT}"
+                f"{path} has format {version!r}, but this fedgan_mpi reads formats 1 to {FORMAT}"
             )
+        checksum = table.pop("sha256", None)
+        if checksum != (_checksum(table) if version == FORMAT else None):
+            raise UserError(f"{path} is damaged or was changed: its SHA-256 is not the one in it")
         manifest = CheckpointManifest(
             path=checkpoint,
             round=table["round"],
@@ -113,24 +128,47 @@ def read_manifest(checkpoint: Path) -> CheckpointManifest:
     return manifest
 
 
-def verify_checkpoint(rank_state: RankState, manifest: CheckpointManifest) -> None:
-    """Check size and SHA-256 of this rank's files. Raises UserError naming the first bad one."""
-    for name in local_files(rank_state):
-        if name not in manifest.lost:
-            _read_tensors(manifest, name)
+def _checksum(table: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
 
 
-def load_checkpoint(rank_state: RankState, manifest: CheckpointManifest) -> None:
-    """Overwrite the state of this rank's devices and server with the checkpoint's.
+def read_states(rank_state: RankState, manifest: CheckpointManifest) -> dict[str, dict[str, Any]]:
+    """Return file name -> state of this rank's devices and server. Changes nothing.
 
-    Raises UserError if the checkpoint is of other networks or devices.
+    Files of lost devices are left out. Raises UserError naming the first file that is damaged, or
+    if the checkpoint is of other networks or devices.
+    """
+    states = {}
+    for name, owner in local_files(rank_state).items():
+        if name in manifest.lost:
+            continue
+        tensors = _read_tensors(manifest, name)
+        try:
+            states[name] = restore(tensors, owner.state())
+            stream = torch.Generator(owner.noise_stream.device)
+            stream.set_state(states[name]["noise_stream"])
+        except (RuntimeError, TypeError, ValueError):  # also from torch, for an invalid stream
+            raise _other_states(manifest) from None
+    return states
+
+
+def load_states(
+    rank_state: RankState, manifest: CheckpointManifest, states: Mapping[str, dict[str, Any]]
+) -> None:
+    """Overwrite the state of this rank's devices and server with a result of `read_states`.
+
+    Raises UserError if an optimizer refuses its moments.
     """
     try:
         for name, owner in local_files(rank_state).items():
-            if name not in manifest.lost:
-                owner.load_state(restore(_read_tensors(manifest, name), owner.state()))
-    except (RuntimeError, TypeError, ValueError):  # also from torch, for an invalid random state
-        raise UserError(f"{manifest.path} does not hold the states of this run") from None
+            if name in states:
+                owner.load_state(states[name])
+    except (RuntimeError, TypeError, ValueError):
+        raise _other_states(manifest) from None
+
+
+def _other_states(manifest: CheckpointManifest) -> UserError:
+    return UserError(f"{manifest.path} does not hold the states of this run")
 
 
 def read_generator_parameters(checkpoint: Path, length: int) -> Tensor:
@@ -155,7 +193,7 @@ def read_content(manifest: CheckpointManifest, name: str) -> bytes:
     """Return the bytes of a state. Raises UserError if they do not match the manifest."""
     entry, (path, stretch) = manifest.files.get(name), _locate(manifest, name)
     try:
-        content = read_regular_file(path, follow_links=False, **stretch)
+        content = read_regular_file(path, follow_links=False, **stretch or _bounds(entry))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     offset = {"at": entry["at"]} if entry and stretch else {}
@@ -176,6 +214,13 @@ def _locate(manifest: CheckpointManifest, name: str) -> tuple[Path, dict[str, in
     stretch = {"start": entry["at"], "nbytes": entry.get("bytes")}
     valid = all(type(number) is int and number >= 0 for number in stretch.values())
     return manifest.path / PACKED, stretch if valid else {"start": 0, "nbytes": 0}
+
+
+def _bounds(entry: Any) -> dict[str, int]:
+    """Return arguments for `read_regular_file` that read no more of a file than shows whether it
+    is longer than recorded."""
+    nbytes = entry.get("bytes") if isinstance(entry, dict) else None
+    return {"start": 0, "nbytes": nbytes + 1 if type(nbytes) is int and nbytes >= 0 else 0}
 
 
 def _read_tensors(manifest: CheckpointManifest, name: str) -> dict[str, Tensor]:

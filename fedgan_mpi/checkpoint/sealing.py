@@ -6,7 +6,6 @@ neither MPI nor how the files were written.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from fedgan_mpi.checkpoint.format import (
     MANIFEST,
     checkpoint_name,
     checkpoints_of,
+    encode_manifest,
     fingerprint,
     read_content,
     read_manifest,
@@ -68,7 +68,7 @@ class Seal:
             "lost": [name for name in self.lost if name not in carried],
             **self.about,
         }
-        write_synced(self.temporary / MANIFEST, json.dumps(manifest).encode())
+        write_synced(self.temporary / MANIFEST, encode_manifest(manifest))
         sync(self.temporary)
         final = self.directory / checkpoint_name(self.round)
         replaced = self.directory / f".{final.name}.old"

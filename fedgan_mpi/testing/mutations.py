@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from fedgan_mpi.checkpoint.format import encode_manifest
 from fedgan_mpi.config import Config
 from fedgan_mpi.config.io import read_config
 from fedgan_mpi.data import Manifest, Shard, read_shard
@@ -31,15 +33,19 @@ def checkpoint(run: Path) -> Path:
     return run / "checkpoints" / "round_000002"
 
 
+def write_manifest(checkpoint: Path, manifest: Mapping[str, Any]) -> None:
+    """Write a checkpoint's manifest with the checksum that fits it."""
+    (checkpoint / "checkpoint.json").write_bytes(encode_manifest(manifest))
+
+
 def rehash(run: Path, *names: str) -> None:
     """Write the size and hash of files of the checkpoint into its manifest."""
-    path = checkpoint(run) / "checkpoint.json"
-    manifest = json.loads(path.read_text())
+    manifest = json.loads((checkpoint(run) / "checkpoint.json").read_text())
     for name in names:
         content = (checkpoint(run) / name).read_bytes()
         sha256 = hashlib.sha256(content).hexdigest()
         manifest["files"][name] = {"bytes": len(content), "sha256": sha256}
-    path.write_text(json.dumps(manifest))
+    write_manifest(checkpoint(run), manifest)
 
 
 def mutate(content: bytes, mutations: Sequence[Mutation]) -> bytes:

@@ -17,9 +17,10 @@ from fedgan_mpi.algorithms.base import Algorithm
 from fedgan_mpi.checkpoint import sealing, writer
 from fedgan_mpi.checkpoint.format import (
     checkpoints_of,
-    load_checkpoint,
+    load_states,
     local_files,
     read_manifest,
+    read_states,
 )
 from fedgan_mpi.checkpoint.packing import PackedState, unpack
 from fedgan_mpi.checkpoint.writer import CheckpointWriter
@@ -82,7 +83,7 @@ def check_only_checkpoint(
     assert manifest.round == round and manifest.progress == {"round": round}
     assert list(manifest.files) == checkpoints.names
     assert {path.name for path in checkpoint.iterdir()} == {"checkpoint.json", *manifest.files}
-    load_checkpoint(rank_state, manifest)
+    load_states(rank_state, manifest, read_states(rank_state, manifest))
     assert equal(states(rank_state), expected)
     rank_state.link.barrier()
 
@@ -145,7 +146,8 @@ def test_checkpoints_one_after_the_other_do_not_mix(job, monkeypatch):
     found = checkpoints_of(checkpoints.run)
     assert len(found) == len(expected)
     for checkpoint, one in zip(found, expected, strict=True):
-        load_checkpoint(rank_state, read_manifest(checkpoint))
+        manifest = read_manifest(checkpoint)
+        load_states(rank_state, manifest, read_states(rank_state, manifest))
         assert equal(states(rank_state), one)
     rank_state.link.barrier()
     assert messages == []
@@ -172,7 +174,7 @@ def test_a_checkpoint_is_sealed_with_the_sum_of_the_ranks_tables(job):
     assert checkpoints.complete() is None
     check_only_checkpoint(algorithm.rank_state, checkpoints, 1, expected)
     manifest = json.loads((checkpoints.directory / "round_000001/checkpoint.json").read_text())
-    assert manifest["format"] == 2
+    assert manifest["format"] == 3
     assert messages == []
 
 

@@ -95,12 +95,66 @@ def test_the_state_of_a_dead_device_is_copied_from_the_previous_checkpoint(run, 
 # ------------------------------------------------------------ formats
 
 
-@pytest.mark.parametrize("version", [0, 3, None, "2", [2]])
+@pytest.mark.parametrize("version", [0, 4, None, "3", [3]])
 def test_another_format_is_refused_by_its_version(run, version):
     seal(run, 31, keep_last=1)
     path = run / "checkpoints" / checkpoint_name(31) / "checkpoint.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": version}))
     with pytest.raises(UserError) as refused:
         read_manifest(path.parent)
-    expected = f"{path} has format {version!r}, but this fedgan_mpi reads formats 1 and 2"
+    expected = f"{path} has format {version!r}, but this fedgan_mpi reads formats 1 to 3"
     assert str(refused.value) == expected
+
+
+# ------------------------------------------------------------ the manifest's own checksum
+
+
+def changed_by_hand(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"images_seen": 3', '"images_seen": 4'),
+        ('"round": 31', '"round": 32'),
+        ('"shards_sha256": ""', '"shards_sha256": "0"'),
+        ('"lost": []', '"lost": ["device_0001.safetensors"]'),
+        ('"format": 3', '"format": 2'),
+        ('"sha256": "', '"sha256": "0'),
+        ('"round": 31', '"more": 1, "round": 31'),
+    ],
+)
+def test_a_plausible_change_of_a_manifest_is_noticed(run, old, new):
+    seal(run, 31, keep_last=1)
+    path = run / "checkpoints" / checkpoint_name(31) / "checkpoint.json"
+    changed_by_hand(path, old, new)
+    if '"round": 32' in new:  # also with the directory that fits
+        path = path.parent.rename(path.parent.with_name(checkpoint_name(32))) / path.name
+    with pytest.raises(UserError) as refused:
+        read_manifest(path.parent)
+    assert (
+        str(refused.value) == f"{path} is damaged or was changed: its SHA-256 is not the one in it"
+    )
+
+
+def test_a_manifest_without_its_checksum_is_refused_unless_it_is_older(run):
+    seal(run, 31, keep_last=1)
+    path = run / "checkpoints" / checkpoint_name(31) / "checkpoint.json"
+    table = json.loads(path.read_text())
+    del table["sha256"]
+    path.write_text(json.dumps(table))
+    with pytest.raises(UserError, match=r"is damaged or was changed: its SHA-256"):
+        read_manifest(path.parent)
+    for older in ({**table, "format": 2}, {k: v for k, v in table.items() if k != "format"}):
+        path.write_text(json.dumps(older, indent=2))
+        assert read_manifest(path.parent).round == 31
+
+
+def test_white_space_of_a_manifest_is_free(run):
+    seal(run, 31, keep_last=1)
+    path = run / "checkpoints" / checkpoint_name(31) / "checkpoint.json"
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=2))
+    assert read_manifest(path.parent).progress == PROGRESS

@@ -13,7 +13,7 @@ from damaged_runs import Attack, refused_resume
 
 from fedgan_mpi.__main__ import main
 from fedgan_mpi.checkpoint.format import read_content, read_generator_parameters, read_manifest
-from fedgan_mpi.testing.mutations import checkpoint, rehash
+from fedgan_mpi.testing.mutations import checkpoint, rehash, write_manifest
 
 STATE_FILES = ["server.safetensors", "device_0001.safetensors"]
 
@@ -48,7 +48,7 @@ def test_manifests_of_another_run(run, outside, capsys):
     for case, change in MANIFESTS.items():
         manifest = json.loads(content)
         change(manifest)
-        path.write_text(json.dumps(manifest))
+        write_manifest(checkpoint(run), manifest)
         assert str(checkpoint(run)) in refused_resume(run, outside, capsys), case
 
 
@@ -79,7 +79,7 @@ def pack(run: Path) -> dict[str, tuple[int, int]]:
         offsets[name] = entry["at"], len(packed)
         (checkpoint(run) / name).unlink()
     (checkpoint(run) / "states.bin").write_bytes(packed)
-    path.write_text(json.dumps(manifest))
+    write_manifest(checkpoint(run), manifest)
     return offsets
 
 
@@ -133,7 +133,7 @@ def test_impossible_offsets_of_packed_files(run, outside, capsys):
             {"bytes": -1}, {"bytes": None}, {"sha256": None}, {"more": 1},
         ):  # fmt: skip
             files = {**manifest["files"], name: {**entry, **change}}
-            path.write_text(json.dumps({**manifest, "files": files}))
+            write_manifest(checkpoint(run), {**manifest, "files": files})
             message = refused_resume(run, outside, capsys)
             assert f"states.bin is not what its checkpoint recorded of {name}" in message, change
 

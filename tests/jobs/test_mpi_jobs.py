@@ -18,6 +18,7 @@ from mpi4py import MPI
 from fedgan_mpi.checkpoint.format import checkpoints_of
 from fedgan_mpi.hardware.cpu import multiplies_bfloat16
 from fedgan_mpi.testing.jobs import SMALL, SMALL_NETWORKS
+from fedgan_mpi.testing.mutations import write_manifest
 from fedgan_mpi.testing.runs import (
     copy_without_last_checkpoint,
     generator_bytes,
@@ -94,7 +95,7 @@ def test_participation_resumes_bitwise_on_fewer_ranks(run, tmp_path, policy, alg
 
     checkpoint["progress"]["update_norms"] = [1.0, -2.0, 0.0, 0.0, 0.0]
     shutil.rmtree(resumed_run / "checkpoints" / "round_000006")
-    (resumed_run / manifest).write_text(json.dumps(checkpoint))
+    write_manifest(resumed_run / manifest.parent, checkpoint)
     done = run(RANKS - 1, "--resume", "runs/b", cwd=tmp_path)
     assert done.returncode == 1 and "checkpoint.json is damaged" in done.stderr
 
