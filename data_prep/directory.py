@@ -15,6 +15,7 @@ from typing import Any
 from fedgan_mpi.data import HELDOUT, MANIFEST, shard_name
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import explain_write_errors, write_complete
+from fedgan_mpi.schema import SchemaError, check, parse_json, read_bounded
 
 _MARKER = "unfinished.json"
 
@@ -69,8 +70,8 @@ def _create(out: Path, settings: dict[str, Any]) -> bool:
     if (out / MANIFEST).exists() or not marker.exists():
         raise UserError(f"{out} already exists and is never overwritten; choose another --out")
     try:
-        recorded = json.loads(marker.read_text())
-    except (OSError, ValueError):
+        recorded = check(parse_json(read_bounded(marker)), dict[str, Any])
+    except (OSError, SchemaError):
         raise UserError(f"{marker} is damaged; remove {out} and start again") from None
     settings = json.loads(json.dumps(settings))  # JSON turns tuples into lists
     if recorded != settings:

@@ -5,15 +5,14 @@ shards.json last. A directory without shards.json is incomplete.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+from msgspec.structs import replace
 from tqdm import tqdm
 
 from data_prep.decode import Decode, DecodedBlock, Decoder, decode_serially
@@ -33,6 +32,7 @@ from fedgan_mpi.data import (
 )
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import explain_write_errors
+from fedgan_mpi.schema import check, parse_json
 
 
 def prepare(
@@ -177,7 +177,7 @@ def _add_labels(
 
 def _skipped_images(path: Path) -> list[str]:
     with h5py.File(path, "r") as file:
-        return list(json.loads(file.attrs["skipped"]))
+        return check(parse_json(file.attrs["skipped"]), list[str])
 
 
 def _describe_shards(

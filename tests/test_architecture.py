@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"errors"},
     {"callbacks", "files", "log", "plugins", "random_streams"},
+    {"schema"},
     {"config"},
     {"hardware"},
     {"faults"},

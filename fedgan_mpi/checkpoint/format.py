@@ -20,12 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedgan_mpi.checkpoint.manifest_schema import CheckpointFile
 from fedgan_mpi.checkpoint.packing import restore, unpack
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.federation.device import Device
 from fedgan_mpi.federation.rank import RankState
 from fedgan_mpi.federation.server import Server
 from fedgan_mpi.files import read_regular_file
+from fedgan_mpi.schema import SchemaError, check, parse_json, read_bounded, shorten
 
 FORMAT = 3
 """The format that is written. Formats 1 and 2, which are still read, have no checksum of the
@@ -101,31 +103,36 @@ def read_manifest(checkpoint: Path) -> CheckpointManifest:
     """
     path = checkpoint / MANIFEST
     try:
-        table = json.loads(read_regular_file(path, follow_links=False))
-        version = 0 if "server.pt" in table.get("files", {}) else table.get("format", 1)
+        table = parse_json(read_bounded(path, follow_links=False), allow_nan=True)
+        if not isinstance(table, dict):
+            raise SchemaError("it is not a table")
+        files = table.get("files")
+        is_old = isinstance(files, dict) and "server.pt" in files
+        version = 0 if is_old else table.get("format", 1)
         if version not in _READABLE:
             raise UserError(
-                f"{path} has format {version!r}, but this fedgan_mpi reads formats 1 to {FORMAT}"
+                f"{path} has format {shorten(version)}, but this fedgan_mpi reads formats 1 "
+                f"to {FORMAT}"
             )
         checksum = table.pop("sha256", None)
         if checksum != (_checksum(table) if version == FORMAT else None):
             raise UserError(f"{path} is damaged or was changed: its SHA-256 is not the one in it")
-        manifest = CheckpointManifest(
-            path=checkpoint,
-            round=table["round"],
-            progress=table["progress"],
-            configuration=table["configuration"],
-            shards_sha256=table["shards_sha256"],
-            files=table["files"],
-            lost=table.get("lost", []),
-        )
-        tables = (manifest.progress, manifest.configuration, manifest.files)
-        valid = isinstance(manifest.lost, list) and all(isinstance(one, dict) for one in tables)
-        if not valid or checkpoint.name != checkpoint_name(manifest.round):
-            raise ValueError
-    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
-        raise UserError(f"{path} is missing or damaged") from None
-    return manifest
+        content = check(table, CheckpointFile)
+        if checkpoint.name != checkpoint_name(content.round):
+            raise SchemaError(f"round is {content.round}, but the directory is {checkpoint.name}")
+    except OSError as error:
+        raise UserError(f"{path} is missing or damaged: {error.strerror}") from None
+    except (SchemaError, RecursionError) as error:
+        raise UserError(f"{path} is missing or damaged: {error}") from None
+    return CheckpointManifest(
+        path=checkpoint,
+        round=content.round,
+        progress=content.progress,
+        configuration=content.configuration,
+        shards_sha256=content.shards_sha256,
+        files=content.files,
+        lost=content.lost,
+    )
 
 
 def _checksum(table: Mapping[str, Any]) -> str:

@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from fedgan_mpi.config.experiment import Config
 from fedgan_mpi.config.parsing import DEFAULTS, SECTIONS, flatten, make_config, parse_tables
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.files import read_regular_file
+from fedgan_mpi.schema import SchemaError, check, read_bounded
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -19,6 +21,20 @@ else:
 
 PROVENANCE = "provenance"
 """The table of a run's config.toml that records versions, host and git state."""
+
+
+class _Provenance(msgspec.Struct):
+    """The keys of the provenance that are read; the others inform the user."""
+
+    shards_sha256: str | None = None
+    earlier: list[dict[str, Any]] = []
+
+
+class _Config(msgspec.Struct):
+    """A run's config.toml. The program reads its other tables as a configuration."""
+
+    provenance: dict[str, Any]
+
 
 _MAY_CHANGE = (
     "checkpoint.", "data.shards", "link.deadline", "link.survive", "log.", "record.",
@@ -48,12 +64,16 @@ def read_values(path: Path) -> dict[str, Any]:
     Raises UserError naming file and key for an unknown key or a value of the wrong type.
     """
     try:
-        tables = tomllib.loads(read_regular_file(path).decode())
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        # An editor of Windows may write a byte order mark.
+        tables = tomllib.loads(read_bounded(path).decode("utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, SchemaError) as error:
+        reason = str(error) if isinstance(error, SchemaError) else "not UTF-8 text"
         raise UserError(f"{path} cannot be read: {reason}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from None
+    except (ValueError, RecursionError) as error:
+        why = "it is too deep" if isinstance(error, RecursionError) else error
+        raise UserError(f"{path} is not valid TOML: {why}") from None
     tables.pop(PROVENANCE, None)
     # A section whose keys are all commented out is an empty table.
     tables = {key: value for key, value in tables.items() if value != {} or key not in SECTIONS}
@@ -72,11 +92,15 @@ def read_provenance(run: Path) -> dict[str, Any]:
     """Return the provenance table of a run's config.toml. Raises UserError if it is damaged."""
     path = run / "config.toml"
     try:
-        found = tomllib.loads(read_regular_file(path).decode())[PROVENANCE]
-    except (OSError, ValueError, KeyError):
-        raise UserError(f"{path} is missing or damaged") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is damaged")
+        table = tomllib.loads(read_bounded(path).decode())
+        found: dict[str, Any] = check(table, _Config).provenance
+        check(found, _Provenance)
+    except OSError as error:
+        raise UserError(f"{path} is missing or damaged: {error.strerror}") from None
+    except SchemaError as error:
+        raise UserError(f"{path} is missing or damaged: {error}") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"{path} is missing or damaged: it is not valid TOML") from None
     return found
 
 

@@ -3,37 +3,43 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 
 from fedgan_mpi.data.shard import FORMAT_VERSION, Shard
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.files import read_regular_file, write_complete
+from fedgan_mpi.files import write_complete
+from fedgan_mpi.schema import Count, Positive, SchemaError, check, parse_json, read_bounded, shorten
 
 HELDOUT = "heldout.h5"
 MANIFEST = "shards.json"
+_MAX_NAME = 100  # characters; file systems allow names of 255 bytes
+
+Pixels = Annotated[int, Meta(ge=1, le=2**16)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The contents of shards.json."""
 
     format_version: int
     dataset: str
-    image_shape: tuple[int, int, int]
+    """Becomes a part of names of run directories."""
+    image_shape: tuple[Pixels, Pixels, Pixels]
     """Channels, height, width."""
     class_names: list[str]
     """Empty if the images have no labels."""
     partition: dict[str, Any]
     """Name and parameters of the partition."""
     seed: int
-    devices: int
-    images: list[int]
+    devices: Positive
+    images: list[Positive]
     """Number of images per device."""
-    histograms: list[list[int]]
+    histograms: list[list[Count]]
     """Number of images of each class, one list per device. The lists are empty without labels."""
     pixels_sha256: list[str]
     """SHA-256 of the pixels of each device."""
@@ -41,21 +47,28 @@ class Manifest:
     """SHA-256 over the concatenated hashes in `pixels_sha256`."""
     heldout: str | None
     """Name of the file of held-out images, in the same directory."""
-    heldout_images: int
+    heldout_images: Count
     features: str | None
     """Name of the feature extractor's file, in the same directory."""
     heldout_sha256: str | None = None
     """SHA-256 of the held-out pixels."""
     features_sha256: str | None = None
     """SHA-256 of the feature extractor's file."""
-    features_accuracy: float | None = None
+    features_accuracy: Annotated[float, Meta(ge=0, le=1)] | None = None
     """Accuracy of the extractor's classifier on held-out images, 0 to 1."""
-    skipped: list[str] = field(default_factory=list)
+    skipped: list[str] = []
     """Unreadable images that were skipped, each with the reason."""
 
     def write(self, directory: Path) -> None:
-        """Write shards.json to a directory, complete or not at all."""
-        write_complete(directory / MANIFEST, (json.dumps(asdict(self), indent=1) + "\n").encode())
+        """Write shards.json to a directory, complete or not at all.
+
+        Raises UserError if `read` would refuse the file.
+        """
+        path = directory / MANIFEST
+        table = msgspec.structs.asdict(self)
+        for problem in self._problems():
+            raise UserError(f"{path} cannot be written: {problem}")
+        write_complete(path, (json.dumps(table, indent=1) + "\n").encode())
 
     def check_shard(self, shard: Shard, device: int) -> None:
         """Raise UserError if a shard differs from the description of its device.
@@ -86,36 +99,61 @@ class Manifest:
         """
         path = directory / MANIFEST
         try:
-            table = json.loads(read_regular_file(path))
+            table = parse_json(read_bounded(path))
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}") from None
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
-            raise UserError(f"{path} is not valid JSON") from None
+        except SchemaError as error:
+            raise UserError(f"{path} is not valid JSON: {error}") from None
         version = table.get("format_version") if isinstance(table, dict) else None
-        if version != FORMAT_VERSION:
+        if type(version) is not int or version != FORMAT_VERSION:
             raise UserError(
-                f"{path} has format_version {version!r}, but this program reads {FORMAT_VERSION}"
+                f"{path} has format_version {shorten(version)}, but this program reads "
+                f"{FORMAT_VERSION}"
             )
         try:
-            manifest = Manifest(**{**table, "image_shape": tuple(table["image_shape"])})
-            manifest._check_consistency()
-        except (TypeError, KeyError, ValueError):
+            manifest = check(table, Manifest)
+            for problem in manifest._problems():
+                raise SchemaError(problem)
+        except SchemaError as error:
             raise UserError(
-                f"{path} lacks keys of the shard format or contradicts itself; write it anew"
+                f"{path} lacks keys of the shard format or contradicts itself; write it anew "
+                f"({error})"
             ) from None
         return manifest
 
-    def _check_consistency(self) -> None:
-        """Raise ValueError if the counts, lists or shapes contradict each other."""
-        lists = (self.images, self.histograms, self.pixels_sha256)
-        if (
-            self.devices < 1
-            or any(len(entries) != self.devices for entries in lists)
-            or not all(isinstance(n, int) and n >= 1 for n in self.images)
-            or len(self.image_shape) != 3
-            or not all(isinstance(n, int) for n in self.image_shape)
-        ):
-            raise ValueError
+    def _problems(self) -> Iterator[str]:
+        """Yield each contradiction, and each name that leads out of its directory, as a clause."""
+        if not is_plain_name(self.dataset):
+            yield (
+                f"dataset is {self.dataset[:40]!r}, but must be a name of 1 to {_MAX_NAME} "
+                "printable characters without / and \\"
+            )
+        for key in ("heldout", "features"):
+            name = getattr(self, key)
+            if name is not None and not is_plain_name(name):
+                yield f"{key} is {name[:40]!r}, but must be the name of a file beside shards.json"
+        for key in ("images", "histograms", "pixels_sha256"):
+            if len(getattr(self, key)) != self.devices:
+                yield f"{key} has {len(getattr(self, key))} entries for {self.devices} devices"
+        classes = len(self.class_names)
+        for images, histogram in zip(self.images, self.histograms, strict=False):
+            if len(histogram) != classes:
+                yield f"a histogram has {len(histogram)} classes, but class_names has {classes}"
+            elif classes and sum(histogram) != images:
+                yield f"a histogram has {sum(histogram)} images, but its device {images}"
+        if not isinstance(self.partition.get("name"), str):
+            yield "partition has no text 'name'"
+
+
+def is_plain_name(name: str) -> bool:
+    """Return whether a text can name a file without leading out of its directory."""
+    return (
+        0 < len(name) <= _MAX_NAME
+        and name.isprintable()
+        and not name.startswith((".", " "))
+        and "/" not in name
+        and "\\" not in name
+    )
 
 
 def _histogram(shard: Shard, classes: int) -> list[int] | None:

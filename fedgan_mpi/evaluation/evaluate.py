@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from fedgan_mpi.checkpoint.format import SERVER, checkpoints_of, read_content, read_manifest
 from fedgan_mpi.comm.link import Link
 from fedgan_mpi.data.loading import scored_samples
@@ -20,11 +22,26 @@ from fedgan_mpi.evaluation.generation import generate
 from fedgan_mpi.evaluation.metrics import make_metrics
 from fedgan_mpi.evaluation.open_run import open_run, read_generator
 from fedgan_mpi.evaluation.scorer import Scorer
-from fedgan_mpi.files import explain_write_errors, read_regular_file, sha256_of, write_complete
+from fedgan_mpi.files import explain_write_errors, sha256_of, write_complete
 from fedgan_mpi.random_streams import Purpose
+from fedgan_mpi.run.generator_about import read_about
 from fedgan_mpi.run.generator_file import BEST, FINAL
+from fedgan_mpi.run.stats import read_text_lines
+from fedgan_mpi.schema import Count, SchemaError, check, parse_json
 
 EVALUATION = "evaluation.jsonl"
+
+
+class _Line(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A line of evaluation.jsonl."""
+
+    round: Count
+    metric: str
+    value: float
+    floor: float
+    samples: Count
+    of: dict[str, Any]
+    """The generator and the settings. A score of other settings is not read again."""
 
 
 def evaluate(
@@ -111,11 +128,7 @@ def _hash(path: Path) -> str:
 def _round_of(path: Path) -> int:
     if path.is_dir():
         return int(path.name.removeprefix("round_"))
-    description = path.with_suffix(".json")
-    try:
-        return int(json.loads(description.read_text(encoding="utf-8"))["round"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{description} is missing or damaged") from None
+    return int(read_about(path.with_suffix(".json")).get("round", 0))
 
 
 def _read_lines(run: Path) -> list[dict[str, Any]]:
@@ -123,10 +136,14 @@ def _read_lines(run: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        lines = [json.loads(line) for line in read_regular_file(path).splitlines()]
-        return [line for line in lines if line["of"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is damaged; delete it to score again") from None
+        lines = [parse_json(line, allow_nan=True) for line in read_text_lines(path)]
+        for line in lines:
+            check(line, _Line)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except SchemaError as error:
+        raise UserError(f"{path} is damaged; delete it to score again ({error})") from None
+    return lines
 
 
 def _write_lines(run: Path, lines: list[dict[str, Any]]) -> None:

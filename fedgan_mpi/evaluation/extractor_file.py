@@ -1,4 +1,4 @@
-"""Writes the file of a feature extractor, without torch.
+"""Writes the file of a feature extractor and reads its header, without torch.
 
 Importing torch costs half a gigabyte of memory if it brings CUDA.
 """
@@ -7,14 +7,36 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Annotated, Literal
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from fedgan_mpi.files import write_complete
+from fedgan_mpi.schema import check, parse_json
 
 METADATA_KEY = "extractor"
+_Size = Annotated[int, Meta(ge=1, le=2**16)]
+
+
+class Metadata(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The header of an extractor's file."""
+
+    kind: Literal["classifier", "pca"]
+    image_shape: tuple[_Size, _Size, _Size]
+    width: _Size
+    """Features per image."""
+    classes: Annotated[int, Meta(ge=0, le=2**20)] = 0
+    accuracy: float | None = None
+    """Of a classifier on held-out images."""
+
+
+def read_metadata(text: str) -> Metadata:
+    """Return the header in its text. Raises SchemaError if it is damaged."""
+    return check(parse_json(text), Metadata)
 
 
 def write_arrays(

@@ -8,7 +8,6 @@ after the ReLU, and their covariance singular.
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.evaluation.extractor_file import METADATA_KEY, write_arrays
+from fedgan_mpi.evaluation.extractor_file import METADATA_KEY, read_metadata, write_arrays
 from fedgan_mpi.federation.flat_parameters import FlatParameters
 from fedgan_mpi.files import sha256_of
 from fedgan_mpi.nn.optimizers import Adam
@@ -178,17 +177,13 @@ def read_extractor(path: Path) -> Extractor:
     """Read an extractor. Raises UserError if the file is missing or not written by data_prep."""
     try:
         with safe_open(path, "pt") as file:
-            metadata = json.loads((file.metadata() or {})[METADATA_KEY])
+            metadata = read_metadata((file.metadata() or {})[METADATA_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        channels, height, width = metadata["image_shape"]
-        image_shape = (channels, height, width)
         network: Extractor
-        if metadata["kind"] == Classifier.kind:
-            network = Classifier(image_shape, metadata["classes"])
-        elif metadata["kind"] == PCA.kind:
-            network = PCA(image_shape, metadata["width"])
+        if metadata.kind == Classifier.kind:
+            network = Classifier(metadata.image_shape, metadata.classes)
         else:
-            raise KeyError("kind")
+            network = PCA(metadata.image_shape, metadata.width)
         network.load_state_dict(tensors)
         network.sha256 = sha256_of(path)
     except OSError as error:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.files import read_regular_file
 from fedgan_mpi.run.directory import DEVICES
+from fedgan_mpi.schema import Count, Positive, SchemaError, check, parse_json, read_bounded
 
 
-@dataclass(frozen=True, kw_only=True)
-class DeviceData:
+class DeviceData(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Image counts of the devices of a run."""
 
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[Positive, Positive, Positive]
     """Channels, height, width."""
     class_names: list[str]
     """Empty without labels."""
-    images: list[int]
+    images: list[Count]
     """Number of images of device 1, 2, …"""
-    histograms: list[list[int]]
+    histograms: list[list[Count]]
     """Images per class, one list per device."""
 
 
@@ -34,14 +33,13 @@ def read_device_data(run: Path) -> DeviceData | None:
     if not path.exists():
         return None
     try:
-        table = json.loads(read_regular_file(path))
-        data = DeviceData(**{**table, "image_shape": tuple(table["image_shape"])})
-        lists = [data.images, *data.histograms]
-        are_counts = all(isinstance(n, int) and n >= 0 for counts in lists for n in counts)
-        classes = len(data.class_names)
-        fits = all(len(histogram) == classes for histogram in data.histograms)
-        if not are_counts or not fits or len(data.histograms) != len(data.images):
-            raise ValueError
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        raise UserError(f"{path} is damaged; leave the run out") from None
+        data = check(parse_json(read_bounded(path)), DeviceData)
+        if len(data.histograms) != len(data.images):
+            raise SchemaError(f"it has {len(data.histograms)} histograms of {len(data.images)}")
+        if any(len(histogram) != len(data.class_names) for histogram in data.histograms):
+            raise SchemaError("a histogram has other classes than class_names")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; leave the run out") from None
+    except SchemaError as error:
+        raise UserError(f"{path} is damaged; leave the run out ({error})") from None
     return data

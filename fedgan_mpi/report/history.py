@@ -15,6 +15,7 @@ from fedgan_mpi.errors import UserError
 from fedgan_mpi.report.device_data import DeviceData, read_device_data
 from fedgan_mpi.report.fairness import Fairness, compute_fairness
 from fedgan_mpi.run.stats import STATS, read_stats
+from fedgan_mpi.schema import SchemaError
 
 
 @dataclass(kw_only=True)
@@ -87,15 +88,15 @@ def read_history(run: Path) -> History:
     try:
         rounds, scores = read_stats(run)
         if [line["round"] for line in rounds] != list(range(1, len(rounds) + 1)):
-            raise ValueError
+            raise SchemaError("its rounds are not 1, 2, and so on")
         if not all(0 <= line["round"] <= len(rounds) for line in scores):
-            raise ValueError
+            raise SchemaError("a score has another round")
     except OSError as error:
         raise UserError(f"{run / STATS} cannot be read: {error.strerror}") from None
-    except ValueError:
+    except SchemaError as error:
         raise UserError(
             f"{run / STATS} is damaged or of an older version; continue the run with "
-            f"`train --resume {run}`, or leave it out"
+            f"`train --resume {run}`, or leave it out ({error})"
         ) from None
     return History(
         path=run,

@@ -14,7 +14,8 @@ from pathlib import Path
 from fedgan_mpi.config.io import read_config
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.run.generator_file import FINAL
-from fedgan_mpi.run.stats import STATS, Line, parse_lines, split
+from fedgan_mpi.run.stats import STATS, Line, parse_lines, read_text_lines, split
+from fedgan_mpi.schema import SchemaError
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 48  # characters of a sparkline
@@ -94,10 +95,12 @@ def _read(path: Path) -> tuple[list[Line], list[Line]]:
     if not path.exists():
         return [], []
     try:
-        complete, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-        rounds, scores = split(parse_lines(complete.splitlines()))
-    except ValueError:
-        raise UserError(f"{path} is damaged or of an older version") from None
+        lines = [line for line in read_text_lines(path) if line.endswith("\n")]
+        rounds, scores = split(parse_lines(lines))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except SchemaError as error:
+        raise UserError(f"{path} is damaged or of an older version ({error})") from None
     return rounds, [line for line in scores if None not in (line["value"], line["floor"])]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ def make_run_directory(config: Config, dataset: str) -> Path:
     parent = Path(config.run.directory)
     if config.run.name is not None:
         return _make(parent / config.run.name)
-    stem, number = f"{dataset}-{config.algorithm.name}", 1
+    # The name of an algorithm may be a path, FILE.py:Name.
+    stem, number = re.sub(r"[^\w.:-]+", "-", f"{dataset}-{config.algorithm.name}")[:100], 1
     if "schedule" in config.algorithm.traits.keys:
         stem += f"-{config.algorithm.schedule}"
     while (path := parent / (stem if number == 1 else f"{stem}-{number}")).exists():

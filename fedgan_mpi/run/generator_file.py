@@ -21,10 +21,11 @@ from torch import nn
 
 from fedgan_mpi import plugins
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.files import read_regular_file, write_complete
+from fedgan_mpi.files import write_complete
 from fedgan_mpi.nn.registry import build_from
 from fedgan_mpi.nn.steps import Batch
 from fedgan_mpi.random_streams import Purpose, torch_stream
+from fedgan_mpi.run.generator_about import read_about
 
 FINAL = "generator"
 BEST = "generator_best"
@@ -142,8 +143,8 @@ def load(path: str | Path, networks: str | Callable[..., Any] | None = None) -> 
     if networks is not None and not isinstance(networks, str):
         networks = plugins.register(_KEY, networks)
     plugins.allow([networks] if networks else [])
+    about = read_about(path.with_suffix(".json"))
     try:
-        about = json.loads(read_regular_file(path.with_suffix(".json")))
         network = _build(about, networks or about["architecture"])
         network.load_state_dict(load_file(path))
     except OSError as error:

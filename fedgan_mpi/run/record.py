@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.files import read_regular_file, remove_temporary_files, write_complete
+from fedgan_mpi.files import remove_temporary_files, write_complete
 from fedgan_mpi.run.image_grids import write_grid
 from fedgan_mpi.run.progress_bar import make_progress_bar
-from fedgan_mpi.run.stats import ROUND_KEYS, STATS, parse_lines, split
+from fedgan_mpi.run.stats import ROUND_KEYS, STATS, parse_lines, read_text_lines, split
 from fedgan_mpi.run.tensorboard import TensorBoard
+from fedgan_mpi.schema import SchemaError
 
 
 class Record:
@@ -116,14 +117,16 @@ def rewind_record(run: Path, done: int, scored: int) -> None:
         remove_temporary_files(directory)
     path = run / STATS
     try:
-        lines = read_regular_file(path).decode().splitlines(keepends=True) if path.exists() else []
+        lines = read_text_lines(path) if path.exists() else []
         # A kill may have cut the last line.
         lines = [line for line in lines if line.endswith("}\n")]
         parsed = parse_lines(lines)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise UserError(f"{path} is damaged; restore it from a copy, or start a new run") from None
+    except SchemaError as error:
+        raise UserError(
+            f"{path} is damaged; restore it from a copy, or start a new run ({error})"
+        ) from None
     kept = [
         (text, line)
         for text, line in zip(lines, parsed, strict=True)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from fedgan_mpi.schema import Count, Number, Positive, SchemaError, check, parse_json, read_bounded
+
 STATS = "stats.jsonl"
+_MAX_BYTES = 2**31  # a round takes about 500 bytes
 Line = dict[str, Any]
 ROUND_KEYS = frozenset(
     (
@@ -19,44 +24,66 @@ ROUND_KEYS = frozenset(
 )  # fmt: skip
 """Keys of the lines of rounds and scores; an algorithm logs under other names."""
 
-_NUMBER = (int, float)
-_ROUND: dict[str, tuple[type, ...]] = {
-    "round": (int,),
-    "participants": (list,),
-    "d_loss": (*_NUMBER, type(None)),
-    "g_loss": (*_NUMBER, type(None)),
-    "seconds": _NUMBER,
-    "bytes_down": _NUMBER,
-    "bytes_up": _NUMBER,
-}
-_SCORE: dict[str, tuple[type, ...]] = {
-    "round": (int,),
-    "metric": (str,),
-    "value": (*_NUMBER, type(None)),
-    "floor": (*_NUMBER, type(None)),
-    "samples": (int,),
-}
-_MAX = 1e100
-"""Larger numbers would overflow sums and the axes of plots."""
+
+class _Round(msgspec.Struct):
+    """A round's line. An algorithm may add numbers under names of its own."""
+
+    round: Positive
+    participants: list[Positive]
+    d_loss: Number | None
+    g_loss: Number | None
+    seconds: Number
+    seconds_downlink: Number
+    seconds_local: Number
+    seconds_uplink: Number
+    seconds_server: Number
+    bytes_down: Number
+    bytes_up: Number
+    wireless_seconds: Number | None = None
+    skipped: list[Positive] = []
+
+
+class _Score(msgspec.Struct):
+    """A score's line."""
+
+    round: Count
+    metric: str
+    value: Number | None
+    floor: Number | None
+    samples: Count
 
 
 def parse_lines(lines: Iterable[str]) -> list[Line]:
-    """Parse lines of stats.jsonl. Raises ValueError if one is not as `Record` writes it."""
-    try:
-        parsed = [json.loads(line) for line in lines]
-    except RecursionError:
-        raise ValueError from None
-    if not all(map(_is_valid, parsed)):
-        raise ValueError
+    """Parse lines of stats.jsonl. Raises SchemaError if one is not as `Record` writes it."""
+    parsed = []
+    for number, text in enumerate(lines, start=1):
+        try:
+            line = parse_json(text)
+            _check(line)
+        except SchemaError as error:
+            raise SchemaError(f"line {number}: {error}") from None
+        parsed.append(line)
     return parsed
 
 
 def read_stats(run: Path) -> tuple[list[Line], list[Line]]:
     """Return (rounds, scores) of a run.
 
-    Raises ValueError if stats.jsonl is damaged or incomplete, and OSError if it cannot be read.
+    Raises SchemaError if stats.jsonl is damaged or incomplete, and OSError if it cannot be read.
     """
-    return split(parse_lines((run / STATS).read_text(encoding="utf-8").splitlines()))
+    return split(parse_lines(read_text_lines(run / STATS)))
+
+
+def read_text_lines(path: Path) -> list[str]:
+    """Return the lines of a text file with their ends.
+
+    Raises SchemaError if it is not UTF-8 or too large, and OSError if it cannot be read.
+    """
+    try:
+        text = read_bounded(path, most=_MAX_BYTES).decode()
+    except UnicodeDecodeError:
+        raise SchemaError("it is not UTF-8 text") from None
+    return re.findall(r"[^\n]*\n|[^\n]+", text)
 
 
 def split(lines: Iterable[Line]) -> tuple[list[Line], list[Line]]:
@@ -68,16 +95,9 @@ def split(lines: Iterable[Line]) -> tuple[list[Line], list[Line]]:
     return rounds, scores
 
 
-def _is_valid(line: Any) -> bool:
-    if not isinstance(line, dict):
-        return False
-    types = _SCORE if "metric" in line else _ROUND
-    if not (line.keys() >= types.keys() and all(_fits(line[key], types[key]) for key in types)):
-        return False
-    return all(_fits(device, (int,)) for device in line.get("participants", ()))
-
-
-def _fits(value: Any, types: tuple[type, ...]) -> bool:
-    if not isinstance(value, types) or isinstance(value, bool):  # a bool is an int
-        return False
-    return not isinstance(value, _NUMBER) or abs(value) < _MAX  # False for NaN
+def _check(line: Any) -> None:
+    """Raise SchemaError unless a line is as `Record` writes it."""
+    is_score = isinstance(line, dict) and "metric" in line
+    check(line, _Score if is_score else _Round)
+    for key in line.keys() - ROUND_KEYS:
+        check({key: line[key]}, dict[str, Number | None])

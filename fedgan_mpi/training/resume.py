@@ -17,6 +17,7 @@ from fedgan_mpi.checkpoint.format import (
 from fedgan_mpi.config.io import check_resumable, config_table
 from fedgan_mpi.errors import AgreedError, UserError
 from fedgan_mpi.federation.rank import RankState
+from fedgan_mpi.schema import SchemaError
 from fedgan_mpi.training.setup import RunContext
 from fedgan_mpi.training.state import TrainState
 
@@ -71,8 +72,8 @@ def read_state(manifest: CheckpointManifest, devices: int) -> TrainState:
     """Return the training state in a checkpoint. Raises UserError if it is damaged."""
     try:
         return TrainState.from_json(manifest.progress, devices)
-    except ValueError:
-        raise UserError(f"{manifest.path}/checkpoint.json is damaged") from None
+    except SchemaError as error:
+        raise UserError(f"{manifest.path}/checkpoint.json is damaged: {error}") from None
 
 
 def check_experiment(manifest: CheckpointManifest, context: RunContext) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from fedgan_mpi.schema import Count, SchemaError, check
 
 
 @dataclass(kw_only=True)
@@ -33,27 +38,35 @@ class TrainState:
 
     @classmethod
     def from_json(cls, table: Mapping[str, Any], devices: int) -> TrainState:
-        """Raises ValueError unless `table` is a result of `to_json` for this number of devices."""
-        best: dict[str, Any] = {"round": int, "value": (int, float)}
-        score: dict[str, Any] = {**best, "metric": str, "floor": (int, float), "samples": int}
-        kinds: dict[str, Any] = {"images_seen": int, "scores": list, "scores_since_best": int}
-        norms = table.get("update_norms", [0.0] * devices)
-        valid = (
-            _has_types(table, best=(dict, type(None)), ended_early=bool, **kinds)
-            and isinstance(norms, list)
-            and len(norms) == devices
-            and all(isinstance(norm, float) and 0 <= norm < math.inf for norm in norms)
-            and all(_has_types(one, **score) for one in table["scores"])
-            and (table["best"] is None or _has_types(table["best"], **best))
-        )
-        if not valid:
-            raise ValueError
+        """Raises SchemaError unless `table` is a result of `to_json` for this number of devices."""
+        progress = check(dict(table), _Progress)
+        norms = progress.update_norms
+        if norms is not None and len(norms) != devices:
+            raise SchemaError(
+                f"progress.update_norms has {len(norms)} entries for {devices} devices"
+            )
         return cls(**{name: table[name] for name in cls.__dataclass_fields__ if name in table})
 
 
-def _has_types(table: Any, **kinds: type | tuple[type, ...]) -> bool:
-    return (
-        isinstance(table, dict)
-        and table.keys() >= kinds.keys()
-        and all(isinstance(table[key], kind) for key, kind in kinds.items())
-    )
+class _Best(msgspec.Struct, forbid_unknown_fields=True):
+    round: Count
+    value: float
+
+
+class _Score(msgspec.Struct, forbid_unknown_fields=True):
+    round: Count
+    metric: str
+    value: float
+    floor: float
+    samples: Count
+
+
+class _Progress(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A result of `to_json`."""
+
+    images_seen: Count
+    scores: list[_Score]
+    best: _Best | None
+    scores_since_best: Count
+    ended_early: bool
+    update_norms: list[Annotated[float, Meta(ge=0, le=sys.float_info.max)]] | None = None
