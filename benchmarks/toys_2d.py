@@ -31,6 +31,7 @@ from fedgan_mpi.federation.rank import RankState, build_rank_state
 from fedgan_mpi.nn.losses import LOSSES
 from fedgan_mpi.nn.registry import initialize
 from fedgan_mpi.random_streams import Purpose, torch_stream
+from fedgan_mpi.run.figures import new_figure, write_figure
 
 DEVICES, POINTS, NZ, WIDTH = 8, 512, 2, 64
 SAMPLES = 512
@@ -208,16 +209,10 @@ def measure(target: str, points: Points) -> dict[str, float]:
 
 def draw(path: Path, target: str, clouds: dict[str, Points]) -> None:
     """Draw a panel per algorithm: the target in gray, and the fakes of the first seed."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     columns = 4
     rows = -(-len(clouds) // columns)
-    figure, panels = pyplot.subplots(
-        rows, columns, figsize=(2.3 * columns, 2.5 * rows), layout="constrained"
-    )
+    figure = new_figure(2.3 * columns, 2.5 * rows)
+    panels = figure.subplots(rows, columns, squeeze=False)
     fresh, _ = TARGETS[target](np.random.default_rng(0), 2000)
     for panel in panels.flat:
         panel.set_axis_off()
@@ -226,8 +221,7 @@ def draw(path: Path, target: str, clouds: dict[str, Points]) -> None:
         panel.scatter(*points.T, s=2, color="tab:blue", rasterized=True)
         panel.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal")
         panel.set_title(name, fontsize=10)
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    write_figure(figure, path)
 
 
 def table(results: dict[str, dict[str, list[dict[str, float]]]]) -> str:

@@ -12,6 +12,9 @@ import sys
 import traceback
 from typing import NoReturn
 
+# Pictures are files. The variable may name the backend of a notebook, which fails elsewhere.
+os.environ["MPLBACKEND"] = "agg"
+
 # Set before numpy loads its math library, whose threads would compete with decoding processes.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -21,6 +24,7 @@ from data_prep.decode import Decode, available_cores, decode_in_processes, decod
 from data_prep.download import download
 from data_prep.prepare import prepare
 from data_prep.sources import SOURCES
+from fedgan_mpi import log
 from fedgan_mpi.comm.launcher import announced_size
 from fedgan_mpi.data import Manifest
 from fedgan_mpi.errors import UserError
@@ -28,6 +32,7 @@ from fedgan_mpi.errors import UserError
 
 def main(arguments: list[str]) -> int:
     """Run one command and return its exit status. Under mpirun, all ranks decode."""
+    log.prepare_streams()
     if announced_size() > 1:
         return _run_on_ranks(arguments)
     return _run(arguments, None)

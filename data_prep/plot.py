@@ -6,11 +6,11 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fedgan_mpi.data import Images, Manifest, read_shard, shard_name
-from fedgan_mpi.files import complete_or_absent, explain_write_errors
+from fedgan_mpi.files import explain_write_errors
+from fedgan_mpi.run.figures import label_text, new_figure, write_figure
 
 _MAX_DEVICES = 16  # devices with images in the plot
 _COLUMNS = 4  # devices per row
@@ -27,7 +27,7 @@ def plot_shards(directory: Path, manifest: Manifest, path: Path) -> None:
     """
     shown = min(manifest.devices, _MAX_DEVICES)
     rows = -(-shown // _COLUMNS)
-    figure = Figure(figsize=(11, 4 + 2.7 * rows), layout="constrained")
+    figure = new_figure(11, 4 + 2.7 * rows)
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(4, 2.7 * rows)).flat
     _plot_classes(above.subplots(), manifest)
     axes = below.subplots(rows, _COLUMNS, squeeze=False).flat
@@ -37,8 +37,8 @@ def plot_shards(directory: Path, manifest: Manifest, path: Path) -> None:
             _plot_images(axis, directory, manifest, device)
     if shown < manifest.devices:
         below.suptitle(f"images of the first {shown} of {manifest.devices} devices")
-    with explain_write_errors(path), complete_or_absent(path, stream=True) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    with explain_write_errors(path):
+        write_figure(figure, path, stream=True)
 
 
 def _plot_classes(axis: matplotlib.axes.Axes, manifest: Manifest) -> None:
@@ -51,10 +51,10 @@ def _plot_classes(axis: matplotlib.axes.Axes, manifest: Manifest) -> None:
     bottom = np.zeros(manifest.devices)
     for label in range(counts.shape[1]):
         color = colors(label if named else label / classes)
-        name = manifest.class_names[label] if classes else None
+        name = label_text(manifest.class_names[label]) if classes else None
         axis.bar(devices, counts[:, label], bottom=bottom, color=color, label=name, width=0.8)
         bottom += counts[:, label]
-    title = f"{manifest.dataset}, partition {manifest.partition['name']}"
+    title = label_text(f"{manifest.dataset}, partition {manifest.partition['name']}")
     axis.set(xlabel="device", ylabel="images", title=title)
     axis.set_xlim(0.4, manifest.devices + 0.6)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))

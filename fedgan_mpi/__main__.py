@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import sys
 import traceback
 from typing import TYPE_CHECKING, NoReturn
@@ -38,6 +39,9 @@ logger = logging.getLogger("fedgan_mpi")
 
 def main(arguments: list[str]) -> int:
     """Run a command; return the exit status."""
+    log.prepare_streams()
+    # Pictures are files. The variable may name the backend of a notebook, which fails elsewhere.
+    os.environ["MPLBACKEND"] = "agg"
     if wants_help(arguments) and announced_rank() > 0:
         return 0  # one rank prints it
     log.start(announced_rank())

@@ -6,13 +6,31 @@ command prints as its result do not pass through here.
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import platform
 import sys
 from pathlib import Path
 
+_LAST_STREAM = 2  # standard error
 ROOT = "fedgan_mpi"
 """Parent of all loggers of this program; `py.warnings` gets the same handlers."""
+
+
+def prepare_streams() -> None:
+    """Make printing safe, in a program of its own: no text raises an error, no file is overwritten.
+
+    Characters that the output's encoding lacks are escaped. A file that the program opens would
+    otherwise take the number of a closed standard stream, and get what is printed to it.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    descriptor = os.open(os.devnull, os.O_RDWR)
+    while descriptor <= _LAST_STREAM:
+        descriptor = os.dup(descriptor)
+    os.close(descriptor)
 
 
 def start(rank: int, level: str = "info", per_rank: str | None = None) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import json
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -68,6 +69,11 @@ def parse_tables(tables: dict[str, Any]) -> dict[str, Any]:
 
 def make_config(values: dict[str, Any]) -> Config:
     """Build the configuration from key -> typed value. Raises UserError for impossible values."""
+    for key, value in values.items():
+        try:
+            json.dumps(value, ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError:  # from bytes on the command line
+            raise UserError(f"{key} is {value!r}, but must be UTF-8 text") from None
     sections = {
         name: section(
             **{field.name: values[f"{name}.{field.name}"] for field in dataclasses.fields(section)}

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from fedgan_mpi.config import CHANNEL_POLICIES
-from fedgan_mpi.report.curves import write_figure
 from fedgan_mpi.report.history import History
+from fedgan_mpi.run.figures import new_figure, write_figure
 from fedgan_mpi.wireless.cell import Cell
 
 _MIN_AREA, _AREA_RANGE = 30, 700
@@ -31,10 +31,9 @@ def draw_cell(path: Path, cell: Cell, participations: Sequence[int], participant
     `participations` counts the rounds of device 1, 2, …; `participants` is N of a round, which
     determines the uplink rates.
     """
-    from matplotlib.figure import Figure
     from matplotlib.patches import Circle
 
-    figure = Figure(figsize=(6.2, 5.2), layout="constrained")
+    figure = new_figure(6.2, 5.2)
     axes = figure.subplots()
     x = cell.distances_m * np.cos(cell.angles)
     y = cell.distances_m * np.sin(cell.angles)

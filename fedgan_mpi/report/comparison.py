@@ -13,7 +13,7 @@ from fedgan_mpi.files import explain_write_errors, write_complete
 from fedgan_mpi.report.costs import Cost, cost_to_target, cumulative_cost
 from fedgan_mpi.report.curves import draw_scores
 from fedgan_mpi.report.grouping import Group, check_comparable, group_runs
-from fedgan_mpi.report.history import History, read_history, round_of_grid
+from fedgan_mpi.report.history import History, read_history
 from fedgan_mpi.report.html_page import (
     Row,
     render_figure,
@@ -21,6 +21,7 @@ from fedgan_mpi.report.html_page import (
     render_table,
     write_page,
 )
+from fedgan_mpi.run.image_grids import round_of_grid
 
 _COST_COLUMNS: dict[Cost, str] = {
     "rounds": "rounds to target",
@@ -46,7 +47,7 @@ def write_comparison(paths: Sequence[Path], out: Path, target: float | None = No
     with explain_write_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         draw_scores(out / "curves.png", groups)
-        write_complete(out / "table.csv", _to_csv(rows).encode())
+        write_complete(out / "table.csv", _to_csv(rows).encode(errors="backslashreplace"))
         notes = f"<p>{html.escape(_table_notes(runs[0], target))}</p>"
         write_page(
             out / "index.html",

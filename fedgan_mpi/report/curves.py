@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from fedgan_mpi.files import complete_or_absent
 from fedgan_mpi.report.costs import AXIS_LABELS, COSTS, Cost, cumulative_cost
 from fedgan_mpi.report.grouping import Group
 from fedgan_mpi.report.history import History
+from fedgan_mpi.run.figures import label_text, new_figure, write_figure
 
 
 def draw_losses(path: Path, run: History) -> None:
@@ -44,17 +44,11 @@ def draw_scores(path: Path, groups: Sequence[Group]) -> None:
         axes.axhline(floor, color="gray", linestyle=":", label="floor: held-out real images")
         axes.set(xlabel=AXIS_LABELS[cost], yscale="log")
         axes.grid(alpha=0.25, which="both", linewidth=0.5)
-    panels[0].set_ylabel(f"{first.metric}\n{first.scores[0]['samples']} images")
+    panels[0].set_ylabel(f"{label_text(first.metric or '')}\n{first.scores[0]['samples']} images")
     handles, labels = panels[0].get_legend_handles_labels()
     columns = min(len(labels), 4)
     figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
     write_figure(figure, path)
-
-
-def write_figure(figure: Any, path: Path) -> None:
-    """Write a figure as a PNG file, complete or not at all."""
-    with complete_or_absent(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
 
 
 def _draw_group(axes: Any, group: Group, cost: Cost) -> None:
@@ -64,7 +58,12 @@ def _draw_group(axes: Any, group: Group, cost: Cost) -> None:
     spent = np.array([cumulative_cost(run, cost)[:shared] for run in group.runs]).mean(0)  # type: ignore[index]
     seeds = f" ({len(group.runs)} seeds)" if len(group.runs) > 1 else ""
     (line,) = axes.plot(
-        spent, values.mean(0), marker="o", markersize=3, linewidth=1.5, label=group.label + seeds
+        spent,
+        values.mean(0),
+        marker="o",
+        markersize=3,
+        linewidth=1.5,
+        label=label_text(group.label) + seeds,
     )
     if len(group.runs) > 1:
         axes.fill_between(spent, values.min(0), values.max(0), color=line.get_color(), alpha=0.15)
@@ -76,8 +75,5 @@ def _sends_nothing(run: History) -> bool:
 
 
 def _make_figure(panels: int) -> tuple[Any, list[Any]]:
-    from matplotlib.figure import Figure  # pyplot would be slow to import
-
-    size = (4.6 * max(panels, 2) if panels > 1 else 6.5, 4.2)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = new_figure(4.6 * max(panels, 2) if panels > 1 else 6.5, 4.2)
     return figure, list(figure.subplots(1, panels, squeeze=False, sharey=True)[0])

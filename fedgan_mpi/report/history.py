@@ -14,6 +14,7 @@ from fedgan_mpi.config.io import config_table, read_config, read_provenance
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.report.device_data import DeviceData, read_device_data
 from fedgan_mpi.report.fairness import Fairness, compute_fairness
+from fedgan_mpi.run.image_grids import grids_of
 from fedgan_mpi.run.stats import STATS, read_stats
 from fedgan_mpi.schema import SchemaError
 
@@ -68,7 +69,7 @@ class History:
     @property
     def grids(self) -> list[Path]:
         """Sample grids, in the order of rounds."""
-        return sorted((self.path / "samples").glob("round_*.png"))
+        return grids_of(self.path)
 
     @property
     def _frechet_scores(self) -> list[dict[str, Any]]:
@@ -107,8 +108,3 @@ def read_history(run: Path) -> History:
         scores=scores,
         device_data=read_device_data(run),
     )
-
-
-def round_of_grid(grid: Path) -> int:
-    """Return the number of completed rounds in a grid's file name, round_NNNNNN.png."""
-    return int(grid.stem.removeprefix("round_"))

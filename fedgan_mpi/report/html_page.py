@@ -35,7 +35,8 @@ def write_page(path: Path, title: str, sections: Mapping[str, str]) -> None:
 <body><h1>{title}</h1>
 {body}</body></html>
 """
-    write_complete(path, page.encode())
+    # Names of files and classes may not be valid text.
+    write_complete(path, page.encode(errors="backslashreplace"))
 
 
 def render_table(rows: Sequence[Row]) -> str:
@@ -55,7 +56,7 @@ def render_table(rows: Sequence[Row]) -> str:
 def render_figure(path: Path, caption: str) -> str:
     """Return an image with its caption."""
     text = html.escape(caption)
-    return f"<figure>{render_image(path, text)}<figcaption>{text}</figcaption></figure>"
+    return f"<figure>{render_image(path, caption)}<figcaption>{text}</figcaption></figure>"
 
 
 def render_image(path: Path, alt: str) -> str:

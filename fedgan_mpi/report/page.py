@@ -9,7 +9,7 @@ from fedgan_mpi.report.cell import draw_cell, simulated_cell
 from fedgan_mpi.report.curves import draw_losses, draw_scores
 from fedgan_mpi.report.fairness import Fairness
 from fedgan_mpi.report.grouping import Group
-from fedgan_mpi.report.history import History, read_history, round_of_grid
+from fedgan_mpi.report.history import History, read_history
 from fedgan_mpi.report.html_page import (
     Row,
     render_figure,
@@ -17,6 +17,7 @@ from fedgan_mpi.report.html_page import (
     render_table,
     write_page,
 )
+from fedgan_mpi.run.image_grids import round_of_grid
 
 
 def write_report(run: Path) -> None:
@@ -68,7 +69,7 @@ def _samples_section(history: History) -> str:
     first_and_last = dict.fromkeys([grids[0], grids[-1]] if grids else [])
     figures = [render_figure(path, f"after round {round_of_grid(path)}") for path in first_and_last]
     film = history.path / "training.gif"
-    if film.exists():
+    if film.is_file():
         figures.append(render_figure(film, "all grids in order"))
     return "".join(figures)
 

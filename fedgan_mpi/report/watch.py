@@ -14,6 +14,7 @@ from pathlib import Path
 from fedgan_mpi.config.io import read_config
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.run.generator_file import FINAL
+from fedgan_mpi.run.image_grids import grids_of
 from fedgan_mpi.run.stats import STATS, Line, parse_lines, read_text_lines, split
 from fedgan_mpi.schema import SchemaError
 
@@ -60,7 +61,7 @@ def describe(run: Path, rounds: int, *, finished: bool) -> list[str]:
             lines.append(f"{key}  {sparkline(losses)}  {losses[-1]:.3f}")
     if scores:
         lines += _describe_scores(scores)
-    grids = sorted((run / "samples").glob("round_*.png"))
+    grids = grids_of(run)
     if grids:
         lines.append(f"samples {grids[-1]}")
     return lines

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedgan_mpi.files import complete_or_absent
+from fedgan_mpi.errors import UserError
+from fedgan_mpi.files import complete_or_absent, read_regular_file
 
 if TYPE_CHECKING:  # it imports torch, which is slow
     from fedgan_mpi.run.generator_file import TrainedGenerator
@@ -22,6 +25,7 @@ _GAP = 2  # pixels between and around enlarged images
 _BACKGROUND = 40
 _MIN_SIZE = 64  # pixels; smaller images are enlarged by a whole factor to at least this size
 _COLUMNS = 10  # of interpolations
+_GRID = re.compile(r"round_(\d{6,})\.png")
 
 
 def grid(images: NDArray[np.uint8], *, columns: int | None = None) -> Image.Image:
@@ -82,10 +86,34 @@ def write_samples(
     write_grid(path, images, columns=columns, stream=True)
 
 
+def grids_of(run: Path) -> list[Path]:
+    """Return the sample grids of a run, in the order of rounds. Other files are ignored."""
+    found = {
+        int(match[1]): path
+        for path in (run / "samples").glob("round_*.png")
+        if (match := _GRID.fullmatch(path.name)) and path.is_file()
+    }
+    return [found[round] for round in sorted(found)]
+
+
+def round_of_grid(grid: Path) -> int:
+    """Return the number of completed rounds in a grid's file name, round_NNNNNN.png."""
+    return int(grid.stem.removeprefix("round_"))
+
+
 def write_animation(path: Path, grids: Sequence[Path]) -> None:
-    """Write an animated GIF of up to 60 grids and the last one, which is shown longer."""
+    """Write an animated GIF of up to 60 grids and the last one, which is shown longer.
+
+    Raises UserError if there is no grid, or if a file is not a grid of this run.
+    """
+    if not grids:
+        raise UserError("there is no sample grid")
     step = math.ceil(len(grids) / _MAX_FRAMES)
-    frames = [Image.open(grid) for grid in [*grids[:-1:step], grids[-1]]]
+    frames = [_open_grid(grid) for grid in [*grids[:-1:step], grids[-1]]]
+    for grid, frame in zip([*grids[:-1:step], grids[-1]], frames, strict=True):
+        if frame.size != frames[-1].size:
+            size, right = (f"{f.width}×{f.height}" for f in (frame, frames[-1]))
+            raise UserError(f"{grid} has {size} pixels, but the last grid has {right}")
     durations = [_FRAME_MILLISECONDS] * (len(frames) - 1) + [10 * _FRAME_MILLISECONDS]
     with complete_or_absent(path) as temporary:
         frames[0].save(
@@ -96,3 +124,12 @@ def write_animation(path: Path, grids: Sequence[Path]) -> None:
             duration=durations,
             loop=0,
         )
+
+
+def _open_grid(path: Path) -> Image.Image:
+    try:
+        frame = Image.open(io.BytesIO(read_regular_file(path)), formats=["PNG"])
+        frame.load()
+    except Exception:  # Pillow raises many types for a damaged file
+        raise UserError(f"{path} is not a PNG file that can be read") from None
+    return frame

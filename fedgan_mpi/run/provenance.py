@@ -10,13 +10,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from fedgan_mpi.run.output import printable
+
 _PACKAGES = ("fedgan_mpi", "mpi4py", "torch", "numpy", "h5py")
 
 
 def describe_machine() -> dict[str, Any]:
     """Return command line, host, platform, cores, git state and versions as a TOML table."""
+    python = Path(sys.executable).name
     return {
-        "command": " ".join([Path(sys.executable).name, "-m", "fedgan_mpi", *sys.argv[1:]]),
+        "command": printable(" ".join([python, "-m", "fedgan_mpi", *sys.argv[1:]])),
         "host": platform.node(),
         "platform": platform.platform(),
         "cores": os.cpu_count() or 1,

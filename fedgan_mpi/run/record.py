@@ -8,16 +8,18 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.files import remove_temporary_files, write_complete
+from fedgan_mpi.files import explain_write_errors, remove_temporary_files, write_complete
 from fedgan_mpi.run.image_grids import write_grid
+from fedgan_mpi.run.output import optional, output_to, print_line
 from fedgan_mpi.run.progress_bar import make_progress_bar
 from fedgan_mpi.run.stats import ROUND_KEYS, STATS, parse_lines, read_text_lines, split
 from fedgan_mpi.run.tensorboard import TensorBoard
@@ -25,7 +27,10 @@ from fedgan_mpi.schema import SchemaError
 
 
 class Record:
-    """Writes what a job reports while it trains."""
+    """Writes what a job reports while it trains.
+
+    Only stats.jsonl is necessary: the run goes on without what else cannot be written.
+    """
 
     def __init__(
         self, run: Path | None, *, rounds: int, done: int = 0, tensorboard: bool = False
@@ -38,11 +43,15 @@ class Record:
         self.run = run
         if run is None:
             return
-        self._stats = open(run / STATS, "a", encoding="utf-8")  # noqa: SIM115 - closed by `close`
+        with explain_write_errors(run / STATS):
+            self._stats = open(run / STATS, "a", encoding="utf-8")  # noqa: SIM115 - `close` does
         self._bar = make_progress_bar(rounds, done)
         self._postfix: dict[str, str] = {}
         self._reported_devices: set[int] = set()
-        self._board = TensorBoard(run, done) if tensorboard else None
+        self._board: TensorBoard | None = None
+        if tensorboard:
+            with optional(run / "tensorboard", self.log):
+                self._board = TensorBoard(run, done)
 
     def round(self, stats: dict[str, Any]) -> None:
         """Write a round's line of stats.jsonl and advance the progress bar."""
@@ -58,44 +67,59 @@ class Record:
         for key in ("d_loss", "g_loss", *(stats.keys() - ROUND_KEYS)):
             if stats[key] is not None:
                 self._postfix[key] = f"{stats[key]:.3f}"
-        if self._board is not None:
-            self._board.round(stats)
+        self._track(lambda board: board.round(stats))
         self._bar.set_postfix(self._postfix, refresh=False)
-        self._bar.update()
+        self._show(self._bar.update)
 
     def score(self, score: dict[str, Any]) -> None:
         """Write a score's line of stats.jsonl, and show Fréchet distances in the progress bar."""
         if self.run is None:
             return
         self._write(score)
-        if self._board is not None:
-            self._board.score(score)
+        self._track(lambda board: board.score(score))
         if score["metric"].startswith("frechet"):
             self._postfix["score"] = f"{score['value']:.1f}"
             self._bar.set_postfix(self._postfix, refresh=False)
 
     def grid(self, round: int, images: NDArray[np.uint8]) -> None:
-        """Write samples/round_NNNNNN.png. images: (N, C, H, W)."""
+        """Write samples/round_NNNNNN.png, if that is possible. images: (N, C, H, W)."""
         if self.run is None:
             return
-        write_grid(self.run / "samples" / f"round_{round:06d}.png", images)
-        if self._board is not None:
-            self._board.grid(round, images)
+        path = self.run / "samples" / f"round_{round:06d}.png"
+        with optional(path, self.log):
+            write_grid(path, images)
+        self._track(lambda board: board.grid(round, images))
 
     def log(self, line: str) -> None:
         """Print a line to standard output, above the progress bar."""
         if self.run is not None:
-            tqdm.write(line)
-            sys.stdout.flush()
+            print_line(line)
 
     def close(self) -> None:
         """Close the files and end the progress bar."""
         if self.run is None:
             return
-        self._bar.close()
-        if self._board is not None:
-            self._board.close()
-        self._stats.close()
+        self._show(self._bar.close)
+        self._track(lambda board: board.close())
+        with suppress(OSError):  # each line has been flushed
+            self._stats.close()
+
+    def _track(self, act: Callable[[TensorBoard], None]) -> None:
+        """Pass something to TensorBoard. If that fails, do without TensorBoard from now on."""
+        board, self._board = self._board, None
+        if self.run is not None and board is not None:
+            with optional(self.run / "tensorboard", self.log):
+                act(board)
+                self._board = board
+
+    def _show(self, act: Callable[[], object]) -> None:
+        """Draw the progress bar. If that fails, do without it from now on."""
+
+        def disable() -> None:
+            self._bar.disable = True
+
+        with output_to(sys.stderr, disable):
+            act()
 
     def _write(self, line: dict[str, Any]) -> None:
         # JSON has no NaN: a number that is not finite becomes null.
@@ -103,8 +127,10 @@ class Record:
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in line.items()
         }
-        self._stats.write(json.dumps(finite, allow_nan=False) + "\n")
-        self._stats.flush()
+        path = self._stats.name
+        with explain_write_errors(Path(path)):
+            self._stats.write(json.dumps(finite, allow_nan=False) + "\n")
+            self._stats.flush()
 
 
 def rewind_record(run: Path, done: int, scored: int) -> None:

@@ -8,6 +8,8 @@ from fedgan_mpi import __version__
 from fedgan_mpi.federation.rank import RankState
 from fedgan_mpi.nn.registry import count_parameters, default_width
 from fedgan_mpi.run.generator_file import FINAL, write_generator
+from fedgan_mpi.run.image_grids import grids_of, write_animation
+from fedgan_mpi.run.output import optional
 from fedgan_mpi.run.record import Record
 from fedgan_mpi.training.setup import RunContext
 from fedgan_mpi.training.state import TrainState
@@ -55,21 +57,27 @@ def write_final(
     rounds: int,
     seconds: float,
 ) -> None:
-    """Write the final generator and the report, and log the final scores and the run's path."""
-    from fedgan_mpi.report.history import read_history
-    from fedgan_mpi.report.page import write_report
-    from fedgan_mpi.run.image_grids import write_animation
+    """Write the final generator and the report, and log the final scores and the run's path.
 
+    Without its generator the run fails. Without a report or a film it does not.
+    """
     run = context.run
     export(rank_state, context, state, FINAL, rounds, rank_state.evaluated_generator)
-    write_animation(run / "training.gif", sorted(run.glob("samples/*.png")))
-    write_report(run)
+    with optional(run / "training.gif", record.log):
+        write_animation(run / "training.gif", grids_of(run))
+    with optional(run / "report.html", record.log):
+        from fedgan_mpi.report.page import write_report
+
+        write_report(run)
     for score in state.scores:
         floor = f"held-out real images: {score['floor']:.4g}"
         value = f"{score['metric']} {score['value']:.4g}"
         record.log(f"{value} ({floor}), {score['samples']} images")
-    fairness = read_history(run).fairness
-    if fairness is not None:
-        record.log(fairness.summary())
+    with optional("the summary of participation", record.log):
+        from fedgan_mpi.report.history import read_history
+
+        fairness = read_history(run).fairness
+        if fairness is not None:
+            record.log(fairness.summary())
     record.log(f"{seconds:.1f} s, {rounds} rounds")
     record.log(str(run))

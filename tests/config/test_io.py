@@ -8,6 +8,7 @@ import tomli_w
 from fedgan_mpi.cli.parser import parse_train
 from fedgan_mpi.config import Config
 from fedgan_mpi.config.io import check_resumable, config_table, read_config, read_provenance
+from fedgan_mpi.config.parsing import DEFAULTS, make_config
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.run.directory import write_config
 
@@ -89,3 +90,11 @@ def test_a_configuration_without_newer_keys_can_be_resumed(tmp_path):
     assert config("--resume", str(tmp_path)) == config("--training.rounds", "9")
     # The configuration in its checkpoint lacks them, too.
     check_resumable(table, config_table(config("--training.rounds", "9")), tmp_path)
+
+
+def test_values_must_be_text():
+    """Bytes of the command line that are not UTF-8 would make config.toml unreadable."""
+    for key in ("run.name", "run.directory", "data.shards"):
+        with pytest.raises(UserError) as refused:
+            make_config({**DEFAULTS, key: "b\udcffrd"})
+        assert str(refused.value) == f"{key} is 'b\\udcffrd', but must be UTF-8 text"
