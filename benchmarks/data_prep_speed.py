@@ -27,8 +27,8 @@ from PIL import Image
 from synthetic_data import write_celeba, write_rsna
 
 from data_prep.decode import available_cores, decode_in_processes
+from data_prep.plugins import make_source
 from data_prep.prepare import prepare
-from data_prep.sources import SOURCES
 
 SIZE = 64
 """Pixels of the prepared images."""
@@ -91,7 +91,7 @@ def prepare_seconds(dataset: str, source: Path, out: Path, processes: int) -> fl
     """Return the seconds from the original files to shards on disk, with their checksums."""
     start = time.perf_counter()
     prepare(
-        SOURCES[dataset](source),
+        make_source(dataset, source, {}),
         out,
         devices=8,
         features="none",

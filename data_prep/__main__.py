@@ -19,15 +19,16 @@ os.environ["MPLBACKEND"] = "agg"
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from data_prep.command_line import make_partition, parse
+from data_prep.command_line import parse, partition_flags
 from data_prep.decode import Decode, available_cores, decode_in_processes, decode_serially
 from data_prep.download import download
+from data_prep.plugins import load, make_partition, make_source, name_in_errors
 from data_prep.prepare import prepare
-from data_prep.sources import SOURCES
 from fedgan_mpi import log
 from fedgan_mpi.comm.launcher import announced_size
 from fedgan_mpi.data import Manifest
 from fedgan_mpi.errors import UserError
+from fedgan_mpi.plugins.built_in import SOURCE_KEY
 
 
 def main(arguments: list[str]) -> int:
@@ -54,7 +55,11 @@ def _run_on_ranks(arguments: list[str]) -> int:
         status = _run(arguments, pool.decode)
         pool.close()
         return status
-    except BaseException:  # on this rank only; the others wait in a collective call
+    except UserError as error:  # on this rank only; the others wait in a collective call
+        print(error, file=sys.stderr, flush=True)
+        pool.abort()
+        raise
+    except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
         pool.abort()
@@ -81,33 +86,36 @@ def _run(arguments: list[str], decode: Decode | None) -> int:
 
 
 def _prepare(command: argparse.Namespace, decode: Decode | None) -> Manifest:
-    partition = make_partition(command)
-    devices = partition.devices(command.devices)
-    source_type = SOURCES[command.command]
+    dataset = command.command
+    partition = make_partition(
+        command.partition, partition_flags(command), command.partition_option
+    )
     if command.download:
-        download(source_type, command.source)
-    source = source_type(command.source)
+        download(load(SOURCE_KEY, dataset), command.source)
+    source = make_source(dataset, command.source, command.source_option)
     for warning in source.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if decode is None:
         processes = command.processes or available_cores()
         decode = decode_in_processes(processes) if processes > 1 else decode_serially
-    return prepare(
-        source,
-        command.out,
-        devices=devices,
-        seed=command.seed,
-        partition=partition,
-        heldout_share=command.heldout_share,
-        size=command.size,
-        channels=command.channels,
-        skip_bad=command.skip_bad,
-        features=command.features,
-        force=command.force,
-        origin=str(command.source and command.source.resolve()),
-        decode=decode,
-        show_progress=True,
-    )
+    with name_in_errors():  # the user's own code may raise anywhere from here on
+        return prepare(
+            source,
+            command.out,
+            devices=partition.devices(command.devices),
+            seed=command.seed,
+            partition=partition,
+            heldout_share=command.heldout_share,
+            size=command.size,
+            channels=command.channels,
+            skip_bad=command.skip_bad,
+            features=command.features,
+            force=command.force,
+            origin=str(command.source and command.source.resolve()),
+            decode=decode,
+            plugin=dataset,
+            show_progress=True,
+        )
 
 
 def _report(command: argparse.Namespace, manifest: Manifest) -> None:

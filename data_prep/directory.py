@@ -24,9 +24,9 @@ _MARKER = "unfinished.json"
 def output_directory(out: Path, settings: dict[str, Any], bytes_needed: int) -> Iterator[None]:
     """Create `out`, or reopen it if a run with equal settings was interrupted in it.
 
-    After a UserError in the body, removes the shards again. A killed run leaves its complete
-    shards and the marker. Raises UserError if `out` holds anything else, cannot be written, or
-    the disk has less than `bytes_needed` free.
+    After an error in the body, removes the shards again. A killed or interrupted run leaves its
+    complete shards and the marker. Raises UserError if `out` holds anything else, cannot be
+    written, or the disk has less than `bytes_needed` free.
     """
     created = _create(out, settings)
     devices = int(settings["devices"])
@@ -41,7 +41,7 @@ def output_directory(out: Path, settings: dict[str, Any], bytes_needed: int) -> 
             if created:
                 write_complete(out / _MARKER, json.dumps(settings, indent=1).encode())
             yield
-    except UserError:
+    except Exception:
         for path in (*shards, out / _MARKER):
             path.unlink(missing_ok=True)
         if not any(out.iterdir()):

@@ -19,6 +19,7 @@ from data_prep.decode import Decode, DecodedBlock, Decoder, decode_serially
 from data_prep.directory import mark_finished, output_directory
 from data_prep.extractor import write_extractor
 from data_prep.partitions import Iid, Partition
+from data_prep.partitions.base import recorded
 from data_prep.sources.base import ArraySource, Indices, Source
 from data_prep.split import assign_images
 from fedgan_mpi.data import (
@@ -50,13 +51,15 @@ def prepare(
     force: bool = False,
     origin: str = "",
     decode: Decode = decode_serially,
+    plugin: str | None = None,
     show_progress: bool = False,
 ) -> Manifest:
     """Write the shards of a source to a new directory, or resume an interrupted run.
 
     `size` (pixels) and `channels` default to the source's. `skip_bad` is the largest number of
     unreadable images to skip. `features` and `force` go to `write_extractor`. `origin` names the
-    source's location; an interrupted run resumes only with the same origin. Raises UserError if
+    source's location; an interrupted run resumes only with the same origin. `plugin` is the name
+    under which `data_prep.plugins` loads the source's class in another process. Raises UserError if
     `out` exists or cannot be written, or if the images do not allow the options.
     """
     partition = partition or Iid()
@@ -68,7 +71,7 @@ def prepare(
         "dataset": source.name,
         "image_shape": shape,
         "class_names": source.class_names,
-        "partition": partition.describe(),
+        "partition": recorded(partition),
         "seed": seed,
         "devices": devices,
     }
@@ -77,7 +80,9 @@ def prepare(
         contents[HELDOUT] = (0, heldout)
     settings = {**common, "origin": origin, "cut_sha256": _sha256([*parts, heldout])}
     bytes_needed = sum(len(indices) for _, indices in contents.values()) * int(np.prod(shape))
-    decoder = Decoder(source=source, size=size or source.default_size, image_shape=shape)
+    decoder = Decoder(
+        source=source, size=size or source.default_size, image_shape=shape, plugin=plugin
+    )
     with output_directory(out, settings, bytes_needed):
         _write_shards(decoder, out, contents, common, skip_bad, decode, show_progress)
 
@@ -99,7 +104,8 @@ def image_shape(
     channels = channels or source.channels
     if size is not None:
         return channels, size, size
-    assert isinstance(source, ArraySource), "images of different sizes need a default size"
+    if not isinstance(source, ArraySource):
+        raise UserError(f"{source.name} has images of different sizes; add --size PX")
     return channels, *source.image_shape[1:]
 
 

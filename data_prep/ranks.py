@@ -6,6 +6,7 @@ need access to the image files alone. Blocks travel in waves of one per rank.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -17,6 +18,9 @@ from data_prep.sources.base import Indices
 from fedgan_mpi.comm.launcher import world_size_problem
 from fedgan_mpi.comm.polling import barrier
 from fedgan_mpi.errors import UserError
+
+_Result = DecodedBlock | UserError | None
+"""What a rank contributes to a wave. None: there was no block for it."""
 
 
 class RankPool:
@@ -31,12 +35,15 @@ class RankPool:
 
     def decode(self, decoder: Decoder, blocks: Iterable[Indices]) -> Iterator[DecodedBlock]:
         """Decode blocks on all ranks and yield them in order. Called on rank 0."""
-        self._broadcast(decoder)
+        self._broadcast(pickle.dumps(decoder))  # fails before the other ranks wait for it
         remaining = iter(blocks)
         while wave := list(islice(remaining, self._world.size)):
             self._broadcast(wave)
-            results = self._gather(decoder(wave[0]))
-            yield from (block for block in results if block is not None)
+            for result in self._gather(_attempt(decoder, wave[0])):
+                if isinstance(result, UserError):
+                    raise result
+                if result is not None:
+                    yield result
 
     def close(self) -> None:
         """Release the other ranks from `work`. Called on rank 0, between two waves."""
@@ -47,12 +54,12 @@ class RankPool:
         decoder = None
         # Rank 0 broadcasts a decoder, then waves of blocks, and finally None.
         while (message := self._broadcast(None)) is not None:
-            if isinstance(message, Decoder):
-                decoder = message
+            if isinstance(message, bytes):
+                decoder = pickle.loads(message)
                 continue
             assert decoder is not None
             rank = self._world.rank
-            self._gather(decoder(message[rank]) if rank < len(message) else None)
+            self._gather(_attempt(decoder, message[rank]) if rank < len(message) else None)
 
     def abort(self) -> None:
         """End all ranks after an unexpected error on this one."""
@@ -63,7 +70,15 @@ class RankPool:
         barrier(self._world)  # MPI would wait at full load on a core that decodes
         return self._world.bcast(message)
 
-    def _gather(self, block: DecodedBlock | None) -> list[DecodedBlock | None]:
-        """Return every rank's block, in the order of ranks, on rank 0. Collective."""
+    def _gather(self, block: _Result) -> list[_Result]:
+        """Return every rank's result, in the order of ranks, on rank 0. Collective."""
         barrier(self._world)
         return self._world.gather(block) or []
+
+
+def _attempt(decoder: Decoder, block: Indices) -> _Result:
+    """Decode a block. Return a UserError, so that rank 0 raises it between two waves."""
+    try:
+        return decoder(block)
+    except UserError as error:
+        return error

@@ -1,6 +1,7 @@
-"""Partitions: rules that assign each training image to one device. PARTITIONS is the registry.
+"""Partitions: rules that assign each training image to one device.
 
-A partition is deterministic in its seed. A new one subclasses `Partition` and joins PARTITIONS.
+A partition is deterministic in its seed. `fedgan_mpi.plugins` lists the built-in ones and finds a
+user's own, a subclass of `Partition`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from data_prep.partitions.dirichlet import Dirichlet, Quantity
 from data_prep.partitions.iid import Iid
 
 __all__ = [
-    "PARTITIONS",
     "Attribute",
     "ByFile",
     "Classes",
@@ -23,8 +23,3 @@ __all__ = [
     "Quantity",
     "Shards",
 ]
-
-PARTITIONS: dict[str, type[Partition]] = {
-    partition.name: partition
-    for partition in (Iid, Dirichlet, Classes, Shards, Quantity, Attribute, ByFile)
-}

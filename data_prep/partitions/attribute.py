@@ -26,7 +26,7 @@ class Attribute(Partition):
         if not self.attributes:
             raise UserError("--partition attribute needs --attributes, such as Male,Smiling")
 
-    def _assign(
+    def assign(
         self, source: Source, train: Indices, devices: int, stream: np.random.Generator
     ) -> list[Indices]:
         columns = [np.array(source.attribute(name))[train] for name in self.attributes]

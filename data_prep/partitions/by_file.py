@@ -62,7 +62,7 @@ class ByFile(Partition):
             raise UserError(f"--devices is {requested}, but {self.file} names {len(self.sites)}")
         return len(self.sites)
 
-    def _assign(
+    def assign(
         self, source: Source, train: Indices, devices: int, stream: np.random.Generator
     ) -> list[Indices]:
         keys = source.keys

@@ -17,12 +17,12 @@ from fedgan_mpi.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Classes(Partition):
-    """Give each device a fixed number of classes, and split each class evenly among its devices."""
+    """Give each device a fixed number of classes; split each class evenly among its devices."""
 
     name = "classes"
     classes: int = 2
 
-    def _assign(
+    def assign(
         self, source: Source, train: Indices, devices: int, stream: np.random.Generator
     ) -> list[Indices]:
         members = split_by_class(self, source, train)
@@ -68,7 +68,7 @@ class Shards(Partition):
     name = "shards"
     blocks: int = 2
 
-    def _assign(
+    def assign(
         self, source: Source, train: Indices, devices: int, stream: np.random.Generator
     ) -> list[Indices]:
         most = len(train) // devices

@@ -30,7 +30,7 @@ class _MinimumSize(Partition):
         if self.min_images < 1:
             raise UserError(f"--min-images is {self.min_images}, but must be at least 1")
 
-    def _assign(
+    def assign(
         self, source: Source, train: Indices, devices: int, stream: np.random.Generator
     ) -> list[Indices]:
         if len(train) < devices * self.min_images:

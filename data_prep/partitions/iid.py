@@ -16,7 +16,7 @@ class Iid(Partition):
 
     name = "iid"
 
-    def _assign(
+    def assign(
         self, source: Source, train: Indices, devices: int, stream: np.random.Generator
     ) -> list[Indices]:
         return np.array_split(stream.permutation(train), devices)

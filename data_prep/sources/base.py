@@ -29,6 +29,7 @@ class Source(ABC):
     """The images of a data set in a fixed order, with their classes if there are any."""
 
     name: ClassVar[str]
+    """Name in shards.json, usable as a file name. Default: the name of the class."""
     torchvision: ClassVar[str | None] = None
     """Name of the class in torchvision.datasets that can download the data set."""
     default_size: int | None = None
@@ -47,9 +48,17 @@ class Source(ABC):
     warnings: Sequence[str] = ()
     """Harmless irregularities of the files, as sentences."""
 
+    def __init_subclass__(cls) -> None:
+        if "name" not in vars(cls):
+            cls.name = cls.__name__
+
     @abstractmethod
     def __init__(self, path: Path) -> None:
-        """Read everything but pixels. Raises UserError with the missing or invalid file."""
+        """Read everything but pixels. Raises UserError with the missing or invalid file.
+
+        path: what --source names. Further parameters are the data set's own options,
+        `--source-option KEY=VALUE`. A data set without files gives `path` the default None.
+        """
 
     @abstractmethod
     def __len__(self) -> int: ...

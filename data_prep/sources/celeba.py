@@ -18,8 +18,7 @@ _TRAIN = "0"  # in list_eval_partition.txt; 1 is validation, 2 is test
 
 
 class CelebA(Source):
-    """202,599 faces, 178×218: img_align_celeba/ (or .zip), list_attr_celeba.txt,
-    list_eval_partition.txt."""
+    """202,599 faces, 178×218: img_align_celeba/ (or .zip), list_attr_celeba.txt and its split."""
 
     name = "celeba"
     torchvision = "CelebA"

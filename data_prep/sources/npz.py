@@ -14,8 +14,7 @@ _PARTS = ("train", "val", "test")
 
 
 class Npz(ArraySource):
-    """Any .npz file in MedMNIST's format, named by --source: train/val/test_images, uint8 N×H×W or
-    N×H×W×3, and train/val/test_labels."""
+    """Any .npz file like MedMNIST's: {train,val,test}_images, uint8 N×H×W (or ×3), and _labels."""
 
     name = "npz"
 

@@ -23,8 +23,7 @@ _TAGS = {"view": "ViewPosition", "sex": "PatientSex"}
 
 
 class Rsna(Source):
-    """26,684 chest X-rays, 1024×1024 DICOM: stage_2_train_images/ and stage_2_train_labels.csv, in
-    a folder or in Kaggle's .zip."""
+    """26,684 chest X-rays, 1024×1024 DICOM: stage_2_train_images/, its .csv, or Kaggle's .zip."""
 
     name = "rsna"
     default_size = 64

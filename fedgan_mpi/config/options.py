@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import difflib
 import inspect
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jsonargparse
@@ -15,19 +16,26 @@ from fedgan_mpi.errors import UserError
 
 
 def check_options(
-    key: str, name: str, options: Mapping[str, Any], *, given: tuple[str, ...] = ()
+    key: str,
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    given: tuple[str, ...] = (),
+    label: Callable[[str], str] | None = None,
+    text: bool = False,
 ) -> dict[str, Any]:
     """Return the options as the plug-in's parameters take them; its code is imported.
 
     key, name: the configuration key and value that name the plug-in. given: names of parameters
-    that the program itself fills. Raises UserError for an unknown option, a missing one, or a value
-    that does not suit the annotation.
+    that the program itself fills. label: names an option in messages; None: as in a TOML file.
+    text: strings are words of a command line, not values of a TOML file. Raises UserError for an
+    unknown option, a missing one, or a value that does not suit the annotation.
     """
-    section = OPTIONS[key] + (f".{name}" if key == "evaluation.metrics" else "")
+    label = label or _label(key, name)
     code = plugins.load(key, name)
     if not callable(code):
         if options:
-            raise UserError(f"{section}.{next(iter(options))} is set, but {name} takes no options")
+            raise UserError(f"{label(next(iter(options)))} is set, but {name} takes no options")
         return {}
     parameters = inspect.signature(code).parameters
     known = {
@@ -41,14 +49,14 @@ def check_options(
         if option not in known and not takes_any:
             near = difflib.get_close_matches(option, known, n=1)
             right = f"did you mean {near[0]}?" if near else f"{name} takes {_list(known)}"
-            raise UserError(f"unknown key {section}.{option} = {value!r}; {right}")
+            raise UserError(f"unknown key {label(option)} = {value!r}; {right}")
     for option, parameter in known.items():
         if parameter.default is inspect.Parameter.empty and option not in options:
-            raise UserError(f"{section}.{option} is missing, but {name} needs it")
+            raise UserError(f"{label(option)} is missing, but {name} needs it")
     return {
-        option: _typed(f"{section}.{option}", value, _annotation(code, known[option]))
-        if option in known
-        else value
+        option: _typed(
+            label(option), value, _annotation(code, known[option]) if option in known else Any, text
+        )
         for option, value in options.items()
     }
 
@@ -59,6 +67,11 @@ def check_named(key: str, name: str, options: Mapping[str, Any]) -> None:
     if options and plugins.find(key, name).origin == "built in":
         raise UserError(f"{OPTIONS[key]} is {dict(options)}, but must be left out for {name}")
     plugins.find(key, name)
+
+
+def _label(key: str, name: str) -> Callable[[str], str]:
+    section = OPTIONS[key] + (f".{name}" if key == "evaluation.metrics" else "")
+    return (section + ".{}").format
 
 
 def _annotation(code: Any, parameter: inspect.Parameter) -> Any:
@@ -72,19 +85,30 @@ def _annotation(code: Any, parameter: inspect.Parameter) -> Any:
         return Any
 
 
-def _typed(key: str, value: Any, annotation: Any) -> Any:
+def _typed(key: str, value: Any, annotation: Any, text: bool) -> Any:
+    text = text and isinstance(value, str)
     if annotation in (inspect.Parameter.empty, Any):
-        return value
+        return _literal(value) if text else value
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=annotation)
     is_number_in_quotes = isinstance(value, str) and annotation in (int, float, bool)
     try:
+        if text:
+            return parser.parse_args([f"--value={value}"]).value
         if is_number_in_quotes:
             raise argparse.ArgumentError(None, "")
         return parser.parse_object({"value": value}).value
     except (argparse.ArgumentError, TypeError, ValueError):
         right = getattr(annotation, "__name__", None) if isinstance(annotation, type) else None
         raise UserError(f"{key} is {value!r}, but must be {right or annotation}") from None
+
+
+def _literal(text: str) -> Any:
+    """Return the JSON value of a text, or the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _list(names: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -21,14 +22,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.plugins.built_in import BUILT_IN, KEYS
+from fedgan_mpi.plugins.built_in import BUILT_IN, GROUPS, KEYS
 
 T = TypeVar("T")
 
 _allowed: set[str] = set()
 _registered: dict[str, Any] = {}
 _files: dict[Path, Any] = {}
-_loaded: dict[str, tuple[str, str]] = {}  # source file -> key and name of its plug-in
+_loaded: dict[str, list[tuple[str, str]]] = {}  # source file -> keys and names of its plug-ins
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,10 @@ def installed(group: str) -> list[Plugin]:
 def find(key: str, name: str) -> Plugin:
     """Return the plug-in that a configuration value names; nothing is imported.
 
-    key: the configuration key, for example `model.architecture`. Raises UserError for a name that
-    neither exists nor has the form of an import string.
+    key: the configuration key, for example `model.architecture`, or data_prep's argument. Raises
+    UserError for a name that neither exists nor has the form of an import string.
     """
-    group = KEYS[key]
+    group = GROUPS[key]
     if name in BUILT_IN[group]:  # the usual case, without a search for packages
         return Plugin(group, name, BUILT_IN[group][name], "built in")
     if ":" in name:
@@ -77,7 +78,7 @@ def find(key: str, name: str) -> Plugin:
 
 def is_built_in(key: str, name: str) -> bool:
     """Return whether a configuration value names code of this program."""
-    return name in BUILT_IN[KEYS[key]]
+    return name in BUILT_IN[GROUPS[key]]
 
 
 def allow(names: Iterable[str]) -> None:
@@ -172,13 +173,14 @@ def load_class(key: str, name: str, base: type[T]) -> type[T]:
 
 
 def describe(plugin: Plugin) -> str:
-    """Return the first line of a plug-in's docstring, read without running its code.
+    """Return the first line of the docstring of a plug-in, or of its class, without running it.
 
     Empty if the source is not found.
     """
     import ast
 
     where, _, attribute = plugin.target.partition(":")
+    attribute = attribute.partition(".")[0]
     try:
         specification = importlib.util.find_spec(where)
         source = Path(specification.origin).read_text(encoding="utf-8")  # type: ignore
@@ -204,15 +206,17 @@ def blame(error: BaseException) -> str | None:
     for frame, line in traceback.walk_tb(error.__traceback__):
         file = frame.f_code.co_filename
         if file in _loaded:  # the innermost one counts
-            key, name = _loaded[file]
-            sentence = f"This was raised in the code of {key} {name!r}, {file} line {line}."
+            class_name = getattr(frame.f_code, "co_qualname", "").partition(".")[0]
+            named = [each for each in _loaded[file] if each[1].endswith(f":{class_name}")]
+            culprits = " or ".join(f"{key} {name!r}" for key, name in named or _loaded[file])
+            sentence = f"This was raised in the code of {culprits}, {file} line {line}."
     return sentence
 
 
 def _remember(key: str, name: str, module: Any) -> None:
     file = getattr(module, "__file__", None)
-    if file is not None:
-        _loaded[file] = (key, name)
+    if file is not None and (key, name) not in _loaded.setdefault(file, []):
+        _loaded[file].append((key, name))
 
 
 def _import_module(name: str) -> Any:
@@ -230,7 +234,8 @@ def _import_file(path: Path) -> Any:
     if path not in _files:
         if not path.is_file():
             raise UserError(f"there is no file {path}")
-        name = f"_fedgan_mpi_plugin_{len(_files)}_{path.stem}"
+        # The same name in every process, because objects of its classes travel between processes.
+        name = f"_fedgan_mpi_plugin_{zlib.crc32(str(path).encode()):08x}_{path.stem}"
         specification = importlib.util.spec_from_file_location(name, path)
         assert specification is not None and specification.loader is not None
         module = importlib.util.module_from_spec(specification)

@@ -50,6 +50,26 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "kid": "fedgan_mpi.evaluation.metrics:KID",
         "prdc": "fedgan_mpi.evaluation.metrics:PRDC",
     },
+    "sources": {
+        "mnist": "data_prep.sources.mnist:Mnist",
+        "fashion_mnist": "data_prep.sources.mnist:FashionMnist",
+        "cifar10": "data_prep.sources.cifar:Cifar10",
+        "cifar100": "data_prep.sources.cifar:Cifar100",
+        "celeba": "data_prep.sources.celeba:CelebA",
+        "rsna": "data_prep.sources.rsna:Rsna",
+        "imagefolder": "data_prep.sources.folder:ImageFolder",
+        "npz": "data_prep.sources.npz:Npz",
+        "digits": "data_prep.sources.embedded:Digits",
+    },
+    "partitions": {
+        "iid": "data_prep.partitions.iid:Iid",
+        "dirichlet": "data_prep.partitions.dirichlet:Dirichlet",
+        "classes": "data_prep.partitions.classes:Classes",
+        "shards": "data_prep.partitions.classes:Shards",
+        "quantity": "data_prep.partitions.dirichlet:Quantity",
+        "attribute": "data_prep.partitions.attribute:Attribute",
+        "by_file": "data_prep.partitions.by_file:ByFile.read",
+    },
 }
 """Group -> name -> import string."""
 KEYS = {
@@ -63,3 +83,7 @@ KEYS = {
     "evaluation.metrics": "metrics",
 }
 """Configuration key that names code -> group."""
+SOURCE_KEY, PARTITION_KEY = "DATASET", "--partition"
+DATA_PREP_KEYS = {SOURCE_KEY: "sources", PARTITION_KEY: "partitions"}
+"""Argument of data_prep that names code -> group."""
+GROUPS = {**KEYS, **DATA_PREP_KEYS}

@@ -10,10 +10,14 @@ import h5py
 import numpy as np
 
 from data_prep.__main__ import main
+from data_prep.plugins import load
+from fedgan_mpi.plugins.built_in import BUILT_IN, SOURCE_KEY
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("FEDGAN_MPI_DATA", "/nonexistent"))
 """A directory with the original MNIST/ and pneumoniamnist.npz, if the environment names one."""
+SOURCES = {name: load(SOURCE_KEY, name) for name in BUILT_IN["sources"]}
+"""Built-in name -> class."""
 SERIAL = ["--features", "none", "--processes", "1"]
 
 

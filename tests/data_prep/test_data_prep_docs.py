@@ -7,11 +7,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+from data_prep_helpers import SOURCES
 
 from data_prep.__main__ import main
 from data_prep.command_line import parse
-from data_prep.partitions import PARTITIONS
-from data_prep.sources import SOURCES
+from fedgan_mpi.plugins.built_in import BUILT_IN
 
 TEXT = (Path(__file__).parents[2] / "docs" / "howto" / "data.md").read_text(encoding="utf-8")
 COMMANDS = [line for line in TEXT.splitlines() if re.match(r"python -m data_prep [a-z]", line)]
@@ -24,7 +24,7 @@ def test_documented_command_parses(command):
 
 def test_every_source_and_partition_is_documented():
     assert set(SOURCES) <= {shlex.split(command)[3] for command in COMMANDS}
-    assert all(f"| `{name}` |" in TEXT for name in (*SOURCES, *PARTITIONS))
+    assert all(f"| `{name}` |" in TEXT for name in (*SOURCES, *BUILT_IN["partitions"]))
 
 
 @pytest.mark.parametrize("name", [*SOURCES, "inspect"])

@@ -7,7 +7,8 @@ import pytest
 from data_prep_helpers import error_of
 
 from data_prep.__main__ import main
-from data_prep.command_line import make_partition, parse
+from data_prep.command_line import parse, partition_flags
+from data_prep.plugins import make_partition
 from fedgan_mpi.errors import UserError
 
 DIGITS = ["digits", "--out", "shards"]
@@ -26,7 +27,7 @@ DIGITS = ["digits", "--out", "shards"]
 )
 def test_option_of_another_partition_is_refused(options, reason):
     with pytest.raises(UserError) as error:
-        make_partition(parse([*DIGITS, *options]))
+        partition_flags(parse([*DIGITS, *options]))
     assert reason in str(error.value)
 
 
@@ -42,7 +43,9 @@ def test_option_of_another_partition_is_refused(options, reason):
     ],
 )
 def test_partition_takes_options_or_defaults(name, options, expected):
-    partition = make_partition(parse([*DIGITS, f"--partition={name}", *options]))
+    partition = make_partition(
+        name, partition_flags(parse([*DIGITS, f"--partition={name}", *options])), {}
+    )
     assert partition.name == name
     assert {key: getattr(partition, key) for key in expected} == expected
 

@@ -11,13 +11,12 @@ import h5py
 import numpy as np
 import originals
 import pytest
-from data_prep_helpers import DATA, ROOT, SERIAL, celeba_command
+from data_prep_helpers import DATA, ROOT, SERIAL, SOURCES, celeba_command
 
 from data_prep.__main__ import main
 from data_prep.decode import Decoder
 from data_prep.partitions import Dirichlet
 from data_prep.prepare import prepare
-from data_prep.sources import SOURCES
 from fedgan_mpi.data import Manifest, read_shard
 
 

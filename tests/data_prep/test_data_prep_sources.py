@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import originals
 import pytest
-from data_prep_helpers import DATA
+from data_prep_helpers import DATA, SOURCES
 from PIL import Image
 
 from data_prep.download import download
 from data_prep.resize import crop_and_resize
-from data_prep.sources import SOURCES
 from data_prep.sources.base import BadImage
 from data_prep.sources.cifar import Cifar10, Cifar100
 from data_prep.sources.dicom import decode_dicom

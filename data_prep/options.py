@@ -1,0 +1,198 @@
+"""The options of all data sets on the command line: their flags, types and help texts."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from data_prep.extractor import KINDS, MIN_GAP_CLOSED
+from data_prep.partitions import Classes, Dirichlet, Iid, Shards
+from data_prep.partitions.base import DEFAULT_DEVICES
+from data_prep.split import HELDOUT_SHARE
+
+
+def _positive(text: str) -> int:
+    return _integer(text, 1)
+
+
+def _nonnegative(text: str) -> int:
+    return _integer(text, 0)
+
+
+def _integer(text: str, least: int) -> int:
+    if not text.isdigit() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text} must be an integer of at least {least}")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 0 and below 1")
+    return share
+
+
+def _own_option(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.isidentifier():
+        raise argparse.ArgumentTypeError(f"{text} must have the form KEY=VALUE")
+    return key, value
+
+
+class _Table(argparse.Action):
+    """Collects KEY=VALUE arguments in a dict. A key may be given once."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any
+    ) -> None:
+        key, value = values
+        table = dict(getattr(namespace, self.dest))
+        if key in table:
+            raise argparse.ArgumentError(self, f"{key} is given twice")
+        setattr(namespace, self.dest, {**table, key: value})
+
+
+_OWN_OPTION: dict[str, Any] = {
+    "type": _own_option,
+    "action": _Table,
+    "default": {},
+    "metavar": "KEY=VALUE",
+}
+OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "files": {
+        "--source": {
+            "type": Path,
+            "metavar": "DIR",
+            "help": "folder or archive of the original files",
+        },
+        "--download": {
+            "action": "store_true",
+            "help": "first download the files to --source through torchvision",
+        },
+        "--out": {
+            "type": Path,
+            "required": True,
+            "metavar": "DIR",
+            "help": "new directory for the shards",
+        },
+        "--source-option": {
+            **_OWN_OPTION,
+            "help": "option of the data set's class, a parameter of its class; may be repeated",
+        },
+    },
+    "images": {
+        "--size": {
+            "type": _positive,
+            "metavar": "PX",
+            "help": "height and width in pixels; the central square is resized with antialiasing "
+            "(default: 64 if images differ in size, 16 for digits, else the original size)",
+        },
+        "--channels": {
+            "type": int,
+            "choices": (1, 3),
+            "help": "1 for gray, 3 for RGB (default: the channels of the data set)",
+        },
+        "--heldout-share": {
+            "type": _share,
+            "metavar": "SHARE",
+            "help": "share of images to hold out if the data set has no official split "
+            f"(default: {HELDOUT_SHARE})",
+        },
+        "--skip-bad": {
+            "type": _nonnegative,
+            "default": 0,
+            "metavar": "N",
+            "help": "skip up to N unreadable images and list them in shards.json (default: 0)",
+        },
+    },
+    "partition": {
+        "--devices": {
+            "type": _positive,
+            "metavar": "K",
+            "help": f"number of devices, one shard each (default: {DEFAULT_DEVICES})",
+        },
+        "--seed": {
+            "type": _nonnegative,
+            "default": 0,
+            "help": "seed of the split and the features (default: 0)",
+        },
+        "--partition": {
+            "metavar": "NAME",
+            "default": Iid.name,
+            "help": "iid: equal random parts; dirichlet: unequal class shares; classes: a few "
+            "classes per device; shards: blocks of images sorted by class; quantity: unequal "
+            "sizes; attribute: by image attributes; by_file: by a CSV table; or an installed "
+            "name, or an import string such as file.py:Name (default: iid)",
+        },
+        "--alpha": {
+            "type": float,
+            "help": "dirichlet, quantity: concentration; smaller is more unequal "
+            f"(default: {Dirichlet.alpha})",
+        },
+        "--min-images": {
+            "type": int,
+            "metavar": "N",
+            "help": "dirichlet, quantity: minimum number of images per device "
+            f"(default: {Dirichlet.min_images})",
+        },
+        "--classes": {
+            "type": int,
+            "metavar": "C",
+            "help": f"classes: number of classes per device (default: {Classes.classes})",
+        },
+        "--blocks": {
+            "type": int,
+            "metavar": "S",
+            "help": f"shards: number of blocks per device (default: {Shards.blocks})",
+        },
+        "--attributes": {
+            "type": lambda text: text.split(","),
+            "metavar": "A,B,…",
+            "help": "attribute: names of the attributes that separate devices: class; view, sex "
+            "(rsna); Male, Smiling, … (celeba)",
+        },
+        "--map": {
+            "type": Path,
+            "metavar": "CSV",
+            "help": "by_file: CSV table of images and their devices (default: devices.csv)",
+        },
+        "--image-column": {
+            "metavar": "NAME",
+            "help": "by_file: column of images: file names, RSNA patients, or indices into data "
+            "sets of arrays (default: image)",
+        },
+        "--device-column": {
+            "metavar": "NAME",
+            "help": "by_file: column of devices, such as hospitals (default: device)",
+        },
+        "--partition-option": {
+            **_OWN_OPTION,
+            "help": "option of your own partition, a parameter of its class; may be repeated",
+        },
+    },
+    "scores": {
+        "--features": {
+            "choices": KINDS,
+            "default": "auto",
+            "help": "feature extractor for scores: a trained classifier, principal components or "
+            "none (default: classifier if the images have classes, else pca)",
+        },
+        "--force": {
+            "action": "store_true",
+            "help": f"keep a classifier that closes less than {round(100 * MIN_GAP_CLOSED)} %% of "
+            "the gap between guessing and perfect accuracy",
+        },
+    },
+    "processes": {
+        "--processes": {
+            "type": _positive,
+            "metavar": "N",
+            "help": "number of decoding processes without mpirun (default: one per core)",
+        },
+    },
+}
+"""Title -> flag -> settings of argparse."""
