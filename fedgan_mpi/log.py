@@ -11,6 +11,7 @@ import logging
 import os
 import platform
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 _LAST_STREAM = 2  # standard error
@@ -26,7 +27,8 @@ def prepare_streams() -> None:
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            with suppress(OSError):  # in a forked process it may have been another kind of file
+                stream.reconfigure(errors="backslashreplace")
     descriptor = os.open(os.devnull, os.O_RDWR)
     while descriptor <= _LAST_STREAM:
         descriptor = os.dup(descriptor)
