@@ -26,6 +26,7 @@ from fedgan_mpi.config.parsing import (
     flatten,
     make_config,
 )
+from fedgan_mpi.config.require import MAX_NUMBER
 from fedgan_mpi.errors import UserError
 
 COMMANDS = """commands:
@@ -136,6 +137,10 @@ def parse_flags(parser: Parser, arguments: list[str]) -> jsonargparse.Namespace:
         return parser.parse_args(arguments)
     except (UserError, argparse.ArgumentError) as error:
         raise UserError(describe_refusal(str(error))) from None
+    except OverflowError:  # jsonargparse cannot convert an integer of 309 digits to a float
+        flag = re.search(r"--([\w.]+)[= ]\S*\d{300}", " ".join(arguments))
+        key = flag[1] if flag else "a flag"
+        raise UserError(f"{key} is too large, but must be at most {MAX_NUMBER:g}") from None
 
 
 def optional_path(text: str | None) -> Path | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from fedgan_mpi.config.aggregation import AggregationConfig
 from fedgan_mpi.config.algorithm import AlgorithmConfig
@@ -14,7 +14,7 @@ from fedgan_mpi.config.log import LogConfig
 from fedgan_mpi.config.model import ModelConfig
 from fedgan_mpi.config.participation import ParticipationConfig
 from fedgan_mpi.config.record import RecordConfig
-from fedgan_mpi.config.require import require
+from fedgan_mpi.config.require import require, require_representable
 from fedgan_mpi.config.run import RunConfig
 from fedgan_mpi.config.training import TrainingConfig
 from fedgan_mpi.config.wireless import WirelessConfig
@@ -44,6 +44,10 @@ class Config:
         return self.training.non_finite == "skip" or self.algorithm.traits.is_private
 
     def __post_init__(self) -> None:
+        for section in fields(self):
+            table = getattr(self, section.name)
+            for key in fields(table):
+                require_representable(f"{section.name}.{key.name}", getattr(table, key.name))
         if not self.algorithm.traits.has_devices:
             right = f"'all' for {self.algorithm.name}, which has no participants"
             policy = self.participation.policy

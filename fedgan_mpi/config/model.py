@@ -10,6 +10,8 @@ from fedgan_mpi.config.require import require
 
 NETWORK_SIZES = (16, 32, 64, 128)
 """Image sizes of the built-in networks, pixels."""
+MAX_FEATURES = 2**16
+"""Of z, and feature maps of a layer. Networks of such sizes fill the memory of any machine."""
 SNGAN_SIZES = (32, 64)
 """Image sizes of `sngan`, pixels."""
 
@@ -67,8 +69,9 @@ class ModelConfig:
             right = f"left out for {self.architecture}, which initializes its own parameters"
             kind = self.initialization
             require(kind == "fan_in", "model.initialization", kind, right)
-        require(self.nz >= 1, "model.nz", self.nz, "at least 1")
-        require(self.width is None or self.width >= 1, "model.width", self.width, "at least 1")
+        for key, number in (("nz", self.nz), ("width", 1 if self.width is None else self.width)):
+            right = f"from 1 to {MAX_FEATURES}"
+            require(1 <= number <= MAX_FEATURES, f"model.{key}", number, right)
         require(0 <= self.ema < 1, "model.ema", self.ema, "from 0 to below 1")
         if self.architecture == "sngan":
             right = "left out for sngan, whose D has spectral normalization"

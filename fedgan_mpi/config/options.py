@@ -98,7 +98,7 @@ def _typed(key: str, value: Any, annotation: Any, text: bool) -> Any:
         if is_number_in_quotes:
             raise argparse.ArgumentError(None, "")
         return parser.parse_object({"value": value}).value
-    except (argparse.ArgumentError, TypeError, ValueError):
+    except (argparse.ArgumentError, TypeError, ValueError, OverflowError):
         right = getattr(annotation, "__name__", None) if isinstance(annotation, type) else None
         raise UserError(f"{key} is {value!r}, but must be {right or annotation}") from None
 

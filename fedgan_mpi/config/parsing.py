@@ -19,6 +19,7 @@ import jsonargparse
 
 from fedgan_mpi.config.experiment import Config
 from fedgan_mpi.config.options import OPTIONS
+from fedgan_mpi.config.require import require_representable
 from fedgan_mpi.errors import UserError
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -55,6 +56,7 @@ def parse_tables(tables: dict[str, Any]) -> dict[str, Any]:
     for key in given:
         if key not in DEFAULTS:
             raise UserError(f"unknown key {key}{suggest_key(key)}")
+        require_representable(key, given[key])
     try:
         parsed = flatten(_section_parser().parse_object(tables).as_dict())
     except (UserError, argparse.ArgumentError) as error:
@@ -74,6 +76,7 @@ def make_config(values: dict[str, Any]) -> Config:
             json.dumps(value, ensure_ascii=False, default=str).encode()
         except UnicodeEncodeError:  # from bytes on the command line
             raise UserError(f"{key} is {value!r}, but must be UTF-8 text") from None
+        require_representable(key, value)
     sections = {
         name: section(
             **{field.name: values[f"{name}.{field.name}"] for field in dataclasses.fields(section)}

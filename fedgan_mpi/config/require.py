@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+import math
+
 from fedgan_mpi.errors import UserError
+
+MAX_INTEGER = 2**53
+"""Larger integers are not exact as float64."""
+MAX_NUMBER = 1e100
 
 
 def require(condition: bool, key: str, value: object, right: str) -> None:
     """Raise UserError naming key, value and the valid values if the condition fails."""
     if not condition:
         raise UserError(f"{key} is {value!r}, but must be {right}")
+
+
+def require_representable(key: str, value: object) -> None:
+    """Raise UserError if a value is or holds a number too large for arithmetic with 64 bits."""
+    if isinstance(value, list | tuple | dict):
+        for each in value.values() if isinstance(value, dict) else value:
+            require_representable(key, each)
+    elif isinstance(value, int) and abs(value) > MAX_INTEGER:
+        size = f"an integer of {abs(value).bit_length()} bits"
+        raise UserError(f"{key} is {size}, but must be from {-MAX_INTEGER} to {MAX_INTEGER}")
+    elif isinstance(value, float):
+        is_usable = math.isinf(value) or abs(value) <= MAX_NUMBER  # an infinite bound is no bound
+        require(is_usable, key, value, f"from {-MAX_NUMBER:g} to {MAX_NUMBER:g}")
