@@ -106,7 +106,7 @@ class Communicator:
         outcome: tuple[str, Any] = ("", None)
         if self.is_server:
             try:
-                outcome = ("result", make())
+                outcome = ("result", self.detector.run_outside_exchange(make))
             except UserError as error:
                 outcome = ("problem", str(error))
             except SystemExit as exit:

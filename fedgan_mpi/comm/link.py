@@ -106,9 +106,9 @@ class Link(Transfers):
     def average(self, uplink: Uplink, into: Tensor) -> None:
         """Overwrite the server's `into` with the average of the participants' vectors: their
         weighted mean, or what another aggregation rule makes of them."""
-        uplink.send(into)
+        self.detector.run_outside_exchange(lambda: uplink.send(into))  # the verbs in it exchange
         if self.is_server:
-            uplink.finish(into)
+            self.detector.run_outside_exchange(lambda: uplink.finish(into))
 
     def rows(self, count: int, like: Tensor) -> Tensor:
         """Collective. Return zeros (count, n), with the dtype and device of `like`, for `reduce`.

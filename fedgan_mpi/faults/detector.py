@@ -7,6 +7,7 @@ import contextlib
 import logging
 import platform
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from mpi4py import MPI
 
@@ -17,6 +18,7 @@ from fedgan_mpi.faults.status_board import StatusBoard
 from fedgan_mpi.faults.watchdog import GRACE, Watchdog, exit_after, format_hosts
 from fedgan_mpi.hardware.shared_files import open_shared_file
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
@@ -73,6 +75,7 @@ class FailureDetector:
             end_job,
             peer_monitor=peer_monitor,
             survive=survive,
+            only_machine=self.board.ranks == comm.size,
         )
         self._watchdog.start()
 
@@ -89,14 +92,16 @@ class FailureDetector:
         if self._watchdog is not None:
             self._watchdog.sign_off(ends_job=ends_job)
 
-    def run_outside_exchange(self, function: Callable[[], None]) -> None:
-        """Run local work inside an exchange; the board shows this rank as computing."""
+    def run_outside_exchange(self, function: Callable[[], T]) -> T:
+        """Run local work inside an exchange and return its result; the board shows this rank as
+        computing."""
         if self.board is None:
-            function()
-        else:
-            _, verb = self.board.progress
-            self.board.leave(0)
-            function()
+            return function()
+        _, verb = self.board.progress
+        self.board.leave(0)
+        try:
+            return function()
+        finally:
             self.board.leave(verb)
 
 

@@ -14,7 +14,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-_ENTERED, _VERB, _WORLD_RANK, _EXIT, _BEATS, _COLUMNS = 0, 1, 2, 3, 4, 8  # one cache line per rank
+_ENTERED, _VERB, _WORLD_RANK, _EXIT, _BEATS, _TICKS = range(6)
+_COLUMNS = 8  # one cache line per rank
 _RANK_EXITS, _JOB_ENDS = 1, 2  # values of _EXIT
 
 
@@ -35,6 +36,11 @@ class StatusBoard:
         fcntl.lockf(file, fcntl.LOCK_EX, 1, line)
         self._own = self._lines[line]
         self._own[_WORLD_RANK] = world_rank
+
+    @property
+    def ranks(self) -> int:
+        """The number of ranks of this machine."""
+        return len(self._lines)
 
     @staticmethod
     def nbytes(ranks: int) -> int:
@@ -65,16 +71,18 @@ class StatusBoard:
         """Return a number that changes whenever a rank of this machine proceeds."""
         return int(self._lines[:, _ENTERED].sum() + self._lines[:, _BEATS].sum())
 
-    def lagging(self) -> list[int]:
-        """Return the world ranks of this machine that other ranks wait for.
+    def tick(self) -> None:
+        """Record that this process runs, whatever its rank does."""
+        self._own[_TICKS] += 1
 
-        They have entered fewer exchanges, or compute inside an exchange that the others wait in.
-        """
-        entered = self._lines[:, _ENTERED]
-        behind = entered == entered.min()
-        if behind.all():
-            behind = self._lines[:, _VERB] == 0
-        return [] if behind.all() else self._world_ranks(behind)
+    def ticks(self) -> dict[int, int]:
+        """Return world rank -> ticks, for the ranks of this machine that have not signed off."""
+        running = self._lines[self._lines[:, _EXIT] == 0]
+        return dict(zip(running[:, _WORLD_RANK].tolist(), running[:, _TICKS].tolist(), strict=True))
+
+    def computing(self) -> list[int]:
+        """Return the world ranks of this machine that are in no exchange."""
+        return self._world_ranks(self._lines[:, _VERB] == 0)
 
     def waiting(self) -> list[int]:
         """Return the world ranks of this machine that are in an exchange."""

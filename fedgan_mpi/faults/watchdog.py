@@ -43,13 +43,16 @@ class Watchdog(threading.Thread):
         *,
         peer_monitor: PeerMonitor | None = None,
         survive: bool = False,
+        only_machine: bool = False,
     ) -> None:
         """verbs: names of the board's verbs. deadline: None for no limit. survive: ignore
-        deaths."""
+        deaths. only_machine: the job has no rank on another machine."""
         super().__init__(name="watchdog", daemon=True)
         self.board, self.rank, self.verbs = board, rank, verbs
         self.deadline, self.abort = math.inf if deadline is None else deadline, abort
         self.peer_monitor, self.survive = peer_monitor, survive
+        self.only_machine = only_machine
+        self._ticks: dict[int, tuple[int, float]] = {}  # world rank -> ticks, time of the last one
         self._main_thread = threading.main_thread().ident
         self._stopped = threading.Event()
 
@@ -76,6 +79,7 @@ class Watchdog(threading.Thread):
             if now - last_check > pause + 1:  # this process itself was suspended
                 progress_time += now - last_check - pause
             last_check = now
+            self._tick(now)
             if current != progress:
                 progress, progress_time = current, now
             dead = [] if self.survive else self._dead()
@@ -146,20 +150,37 @@ class Watchdog(threading.Thread):
                 f"hangs: no exchange with others for {seconds:.0f} s, {limit}"
                 f"{self._waiting_ranks()}. Its stack:\n{self._main_stack()}"
             )
-        lagging = board.lagging()
-        waiting = [rank for rank in board.waiting() if rank not in lagging]
-        if lagging and waiting[:1] == [self.rank] and seconds > self.deadline + GRACE:
-            hang = "hangs" if len(lagging) == 1 else "hang"
+        # A rank inside an exchange waits for others, unless its process does not run.
+        hanging = self._suspended(seconds / 2) or board.computing()
+        waiting = [rank for rank in board.waiting() if rank not in hanging]
+        if hanging and waiting[:1] == [self.rank] and seconds > self.deadline + GRACE:
+            hang = "hangs" if len(hanging) == 1 else "hang"
             return (
-                f"{format_ranks(lagging)} of this machine {hang}: others have waited for "
+                f"{format_ranks(hanging)} of this machine {hang}: others have waited for "
                 f"{seconds:.0f} s in {self.verbs[verb]}, {limit}"
             )
         if seconds > self.deadline + 2 * GRACE:
-            return (
-                f"has waited in {self.verbs[verb]} for {seconds:.0f} s, {limit}; "
-                "a rank of another machine hangs"
+            cause = (
+                "all ranks wait for MPI" if self.only_machine else "a rank of another machine hangs"
             )
+            return f"has waited in {self.verbs[verb]} for {seconds:.0f} s, {limit}; {cause}"
         return None
+
+    def _tick(self, now: float) -> None:
+        """Show the other ranks that this process runs, and observe which of theirs do."""
+        self.board.tick()
+        for rank, ticks in self.board.ticks().items():
+            if self._ticks.get(rank, (None,))[0] != ticks:
+                self._ticks[rank] = ticks, now
+
+    def _suspended(self, seconds: float) -> list[int]:
+        """Return the ranks of this machine whose watchdogs have not run for `seconds`.
+
+        Such a process is stopped by a signal or a debugger, or an extension keeps Python's lock.
+        """
+        running = self.board.ticks()
+        since = time.monotonic() - seconds
+        return sorted(rank for rank in running if self._ticks.get(rank, (0, 0.0))[1] < since)
 
     def _waiting_ranks(self) -> str:
         waiting = self.board.waiting()

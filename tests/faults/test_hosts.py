@@ -78,6 +78,16 @@ class Hosts:
         lines = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in self.processes(host)}
         return [pid for pid, line in lines.items() if line.startswith(f"{sys.executable}\0-m\0")]
 
+    def process_of(self, rank: int, host: int) -> int:
+        """Return the process number of a rank on a host; MPICH only."""
+        number = f"PMI_RANK={rank}".encode()
+        (process,) = (
+            pid
+            for pid in self.ranks(host)
+            if number in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        )
+        return process
+
     def wait_until_empty(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while any(running := [self.processes(0), self.processes(1)]):
@@ -208,4 +218,21 @@ def test_hanging_ranks_of_another_host_end_the_job(hosts, tmp_path):
         "[rank 0 on " in message
         and "link.deadline is 3; a rank of another machine hangs" in message
     )
+    hosts.wait_until_empty(10)
+
+
+@pytest.mark.skipif(OPEN_MPI, reason="its launcher waits for processes that are stopped")
+@pytest.mark.parametrize("host", [0, 1])
+def test_a_stopped_rank_is_named_by_its_neighbour(hosts, tmp_path, host):
+    """Neither the waiting server nor the other host is blamed, wherever the rank is stopped."""
+    flags = ("--training.rounds", "100000", "--link.deadline", "3")
+    job = hosts.start(tmp_path, *JOB, *flags, ranks=(2, 2))
+    wait_for_rounds(job, tmp_path / "runs" / "a", 12)
+    victim, neighbour = 2 * host + 1, 2 * host
+    os.kill(hosts.process_of(victim, host), signal.SIGSTOP)
+    _, err = job.communicate(timeout=30)
+    assert job.returncode != 0
+    lines = [line for line in err.splitlines() if "[rank" in line]
+    assert len(lines) == 1 and f"[rank {neighbour} on " in lines[0], err
+    assert f"] rank {victim} of this machine hangs: others have waited" in lines[0]
     hosts.wait_until_empty(10)

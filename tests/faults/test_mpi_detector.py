@@ -67,3 +67,24 @@ def test_the_board_shows_overlapped_work_as_computing(comm, monkeypatch, transpo
     entered = float(board.progress[0])
     assert link.sum(np.array([entered]))[0] == entered * link.size
     link.watch(None)
+
+
+@pytest.mark.parametrize("transport", ["mpi", "shared_memory"])
+def test_the_board_shows_work_of_the_server_inside_a_verb_as_computing(comm, transport):
+    link = Link(comm, transport=transport)
+    link.watch(100.0)
+    board = link.detector.board
+    assert link.from_server(lambda: (board.progress[1], board.computing()[0])) == (0, 0)
+    verbs = []
+
+    class Uplink:
+        def send(self, into):
+            verbs.append(board.progress[1])
+            link.barrier()
+
+        def finish(self, into):
+            verbs.append(board.progress[1])
+
+    link.average(Uplink(), into=None)
+    assert verbs == [0] * (2 if link.is_server else 1) and board.progress[1] == 0
+    link.watch(None)

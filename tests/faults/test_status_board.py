@@ -1,4 +1,4 @@
-"""The status board: dead, lagging and waiting ranks of one machine."""
+"""The status board: dead, computing and waiting ranks of one machine."""
 
 from __future__ import annotations
 
@@ -79,17 +79,21 @@ def test_the_end_of_the_job_is_announced_and_is_no_death(path):
     others[2].communicate("sign off\n")
 
 
-def test_lagging_ranks_are_those_that_others_wait_for(path):
+def test_ranks_compute_unless_they_are_in_an_exchange(path):
     boards = [open_board(path, line) for line in range(4)]
-    assert boards[0].lagging() == []  # all compute
+    assert boards[0].computing() == [10, 11, 12, 13] and boards[0].waiting() == []
     outer = [board.enter(7) for board in boards[:3]]
-    assert boards[0].lagging() == [13]
+    assert boards[0].computing() == [13] and boards[3].waiting() == [10, 11, 12]
     boards[3].enter(7)
-    assert boards[0].lagging() == []  # all are in the exchange
     boards[1].leave(0)  # computes inside the exchange
-    assert boards[0].lagging() == [11]
-    boards[1].enter(7)
-    assert boards[0].lagging() == [10, 12, 13]
-    for board in boards:
-        board.leave(0)
-    assert boards[1].lagging() == [10, 12, 13] and outer == [0, 0, 0]
+    assert boards[0].computing() == [11] and outer == [0, 0, 0]
+
+
+def test_each_rank_counts_for_itself_that_it_runs(path):
+    boards = [open_board(path, line) for line in range(4)]
+    for _ in range(3):
+        boards[1].tick()
+    boards[2].tick()
+    assert boards[0].ticks() == {10: 0, 11: 3, 12: 1, 13: 0} and boards[0].activity() == 0
+    boards[3].sign_off()
+    assert list(boards[0].ticks()) == [10, 11, 12]

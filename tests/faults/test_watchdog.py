@@ -157,3 +157,59 @@ def test_activity_of_any_rank_of_the_machine_resets_the_time_limit(make_board):
         assert not aborted.wait(0.2)
     assert aborted.wait(10)  # no more activity
     thread.join()
+
+
+@pytest.mark.parametrize("stopped", [0, 1])
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_stopped_rank_is_named_inside_any_exchange(stopped, ahead, make_board, capfd):
+    """All are in the same exchange, or those that the stopped rank has served are in the next."""
+    boards = [make_board(0, 0), make_board(1, 1)]
+    for board in boards:
+        board.enter(1)
+    if ahead:
+        boards[1 - stopped].enter(1)
+    message = hang_message(boards[1 - stopped], 1 - stopped, capfd, running=[], only_machine=True)
+    names = f"rank {stopped} of this machine hangs: others have waited for "
+    assert names in message and " s in average, link.deadline is 0.3" in message
+
+
+@pytest.mark.parametrize("behind", [0, 1])
+def test_a_rank_that_waits_for_another_machine_is_not_blamed(behind, make_board, capfd):
+    """A server that sums is an exchange behind the ranks whose vectors it has."""
+    boards = [make_board(0, 0), make_board(1, 1)]
+    for board in boards:
+        board.enter(1)
+    boards[1 - behind].enter(1)
+    message = hang_message(boards[1 - behind], 1 - behind, capfd, running=[boards[behind]])
+    assert "of this machine hang" not in message and "; a rank of another machine hangs" in message
+
+
+def test_no_other_machine_is_blamed_if_there_is_none(make_board, capfd):
+    boards = [make_board(0, 0), make_board(1, 1)]
+    for board in boards:
+        board.enter(1)
+    message = hang_message(boards[0], 0, capfd, running=boards[1:], only_machine=True)
+    assert re.search(r"\] has waited in average for \d s, .*; all ranks wait for MPI\n", message)
+
+
+def hang_message(
+    board: StatusBoard,
+    rank: int,
+    capfd,
+    *,
+    running: Sequence[StatusBoard],
+    only_machine: bool = False,
+) -> str:
+    """Return what a rank's watchdog reports. running: boards of ranks that are not stopped."""
+    log.start(rank)
+    aborted = threading.Event()
+    verbs = ["", "average"]
+    thread = Watchdog(board, rank, verbs, 0.3, aborted.set, only_machine=only_machine)
+    thread.start()
+    for _ in range(250):
+        for other in running:
+            other.tick()
+        if aborted.wait(0.02):
+            break
+    thread.join()
+    return capfd.readouterr().err
