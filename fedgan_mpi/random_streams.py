@@ -35,6 +35,8 @@ class Purpose(IntEnum):
     SUBSET = 11  # subset of images
     CELL = 12  # seeded by wireless.seed
     FADING = 13  # round
+    AUGMENT_REAL = 14  # device, images drawn before
+    AUGMENT = 15  # device; 0 is the server
 
 
 def _sequence(seed: int, purpose: Purpose, path: tuple[int, ...]) -> np.random.SeedSequence:

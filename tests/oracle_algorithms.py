@@ -34,7 +34,7 @@ def fedgan(G, D, shards, config, rounds, shares, nz):
                 steps = math.ceil(config.algorithm.epochs * len(shards[k]) / device.batches.size)
             for _ in range(steps):
                 real, z = device.draw_real(), device.draw_noise(device.batches.size)
-                fake = call(device.G, *z)
+                fake = device.augmented(call(device.G, *z))
                 if config.algorithm.local_update == "alternating":
                     device.d_step(real, (fake, z[1]))
                     device.g_step(*device.draw_noise(device.batches.size))
@@ -107,11 +107,12 @@ def mdgan(G, D, shards, config, rounds, participants, nz):
             if config.algorithm.moments == "reset":
                 device.reset_optimizers()
             for_g, for_d = n % k_batches, (n + 1) % k_batches
-            real = device.draw_real()
+            real, labels = device.draw_original()
             for _ in range(config.training.discriminator_steps):
-                device.d_step(real, (fakes[for_d], noise[for_d][1]))
+                batch = (device.augmented(real), labels)
+                device.d_step(batch, (device.augmented(fakes[for_d]), noise[for_d][1]))
             x = fakes[for_g].detach().requires_grad_(True)
-            loss = device.g_loss(call(device.D, x, noise[for_g][1])).mean()
+            loss = device.g_loss(call(device.D, device.augmented(x), noise[for_g][1])).mean()
             gradients[for_g] += torch.autograd.grad(loss, x)[0] / len(present)
         server.opt_g.zero_grad()
         for fake, gradient in zip(fakes, gradients, strict=True):
@@ -140,11 +141,13 @@ def uagan(G, D, shards, config, rounds, shares, nz):
         logits = []
         for k in present:
             device = devices[k]
-            real = device.draw_real()
+            real, labels = device.draw_original()
             for _ in range(config.training.discriminator_steps):
-                device.d_step(real, (fake, classes))
+                device.d_step((device.augmented(real), labels), (device.augmented(fake), classes))
             device.D.eval()
-            logits.append(call(device.D, fake, classes))  # keeps the graph back to θ
+            logits.append(
+                call(device.D, device.augmented(fake), classes)
+            )  # keeps the graph back to θ
             device.D.train()
         pi = torch.tensor(list(present.values()), dtype=torch.float64)[:, None]
         if classes is not None:
@@ -185,7 +188,7 @@ def dp_fedavg_gan(G, D, shards, config, rounds, participants, nz):
             load(device.D, server.D.state_dict(), keep_statistics=local)
             for _ in range(config.training.discriminator_steps):
                 real, z = device.draw_real(), device.draw_noise(device.batches.size)
-                device.d_step(real, (call(device.G, *z), z[1]))
+                device.d_step(real, (device.augmented(call(device.G, *z)), z[1]))
             update = nn.utils.parameters_to_vector(device.D.parameters())
             update = update.detach() - nn.utils.parameters_to_vector(server.D.parameters()).detach()
             if update.isfinite().all():

@@ -9,6 +9,7 @@ import copy
 
 import numpy as np
 import torch
+from oracle_augment import NUMBERS, augment
 from torch import nn
 
 from fedgan_mpi.config import Config
@@ -52,6 +53,7 @@ class Trainer:
         self.G, self.D = copy.deepcopy(G), copy.deepcopy(D)
         self.real_loss, self.fake_loss, self.g_loss = LOSSES[config.training.loss]
         self.noise = torch_stream(config.run.seed, Purpose.FAKE, index)
+        self.augment_stream = torch_stream(config.run.seed, Purpose.AUGMENT, index)
         self.pooled = pooled if config.model.conditional else None
         self.shard = shard
         if shard is not None:
@@ -76,7 +78,23 @@ class Trainer:
         classes = torch.multinomial(weights / weights.sum(), count, True, generator=self.noise)
         return z, torch.eye(CLASSES, dtype=torch.float64)[classes]
 
+    def augmented(self, images, stream=None):
+        """Return images after `training.augment`, if it is on."""
+        names = self.training.augment
+        if not names:
+            return images
+        count = sum(NUMBERS[name] for name in names)
+        stream = stream or self.augment_stream
+        numbers = torch.rand(len(images), count, generator=stream, dtype=torch.float64)
+        return augment(images, names, numbers)
+
     def draw_real(self):
+        """Return the next images, augmented by numbers that follow from their position."""
+        path = (Purpose.AUGMENT_REAL, self.index, self.batches.drawn)
+        images, classes = self.draw_original()
+        return self.augmented(images, torch_stream(self.config.run.seed, *path)), classes
+
+    def draw_original(self):
         indices = self.batches.next()
         images = torch.from_numpy(self.shard.images[indices]).double() / 127.5 - 1
         if self.pooled is None:
@@ -106,7 +124,8 @@ class Trainer:
         self.step(self.opt_d, self.d_loss(real, (fake[0].detach(), fake[1])))
 
     def g_step(self, z, classes):
-        self.step(self.opt_g, self.g_loss(call(self.D, call(self.G, z, classes), classes)).mean())
+        fake = self.augmented(call(self.G, z, classes))
+        self.step(self.opt_g, self.g_loss(call(self.D, fake, classes)).mean())
 
 
 def make_trainers(G, D, shards, config, nz):

@@ -1,4 +1,5 @@
-"""Networks, algorithm, loss, optimizer, policy, rule, extractor and metric of a stranger."""
+"""Networks, algorithm, loss, optimizer, augmentation, policy, rule, extractor and metric of a
+stranger."""
 
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from fedgan_mpi.algorithms.aggregation.uplink import Uplink
 from fedgan_mpi.algorithms.base import Algorithm, AveragingAlgorithm
 from fedgan_mpi.evaluation.metrics import Metric
 from fedgan_mpi.federation.policies import Policy
+from fedgan_mpi.nn.augment import Augmentation
 from fedgan_mpi.nn.losses import Loss
 from fedgan_mpi.nn.optimizers import SGD
 
@@ -116,6 +118,32 @@ class Fails(Mine):
 
 class NoRound(Algorithm):
     pass
+
+
+class Noise(Augmentation):
+    """Adds one number to a whole image."""
+
+    def __init__(self, *, size: float = 0.1):
+        self.size = size
+
+    def __call__(self, images, numbers):
+        return images + self.size * (numbers[:, :, None, None] - 0.5)
+
+
+class Halves(Augmentation):
+    def __call__(self, images, numbers):
+        return images[..., : images.shape[-1] // 2]
+
+
+class Countless(Noise):
+    numbers = 0.5
+
+
+class FailsToAugment(Noise):
+    def __call__(self, images, numbers):
+        if len(images) > 2:
+            raise RuntimeError("boom")
+        return images
 
 
 class Odd(Policy):

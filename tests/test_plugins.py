@@ -12,9 +12,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from outsider_mistakes import UNUSABLE, WRONG, named
 
 import fedgan_mpi
 from fedgan_mpi import plugins
+from fedgan_mpi.config.options import SEVERAL
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.testing import jobs
 from fedgan_mpi.testing.checks import check_algorithm, check_extractor, check_networks
@@ -32,6 +34,7 @@ ALL = {
     "training.loss_options.size": "2",
     "training.optimizer": "Slower",
     "training.optimizer_options.part": "0.25",
+    "training.augment": "Noise",
     "participation.policy": "Odd",
     "participation.count": "2",
     "aggregation.rule": "Shares",
@@ -61,8 +64,9 @@ def flags(prefix: str) -> list[str]:
     """Return flags that choose every part of outsider.py by `prefix` and its name."""
     given = dict(ALL)
     for key in plugins.KEYS:
-        if key == "evaluation.metrics":
-            given[key] = json.dumps(["frechet", prefix + given[key]])
+        if key in SEVERAL:
+            built_in = "frechet" if key == "evaluation.metrics" else "flip"
+            given[key] = json.dumps([built_in, prefix + given[key]])
         else:
             given[key] = prefix + given[key]
     return [f"--{key}={value}" for key, value in given.items()]
@@ -166,98 +170,6 @@ def test_the_checks_for_authors_find_faults(cwd):
 # ---------------------------------------------------------------- mistakes
 
 
-def named(key: str, name: str, **options: object) -> dict[str, dict[str, object]]:
-    """Return a configuration that names a part of parts.py, with its options."""
-    section, _, word = key.partition(".")
-    value = ["frechet", f"parts.py:{name}"] if word == "metrics" else f"parts.py:{name}"
-    table = {
-        "loss": "loss_options",
-        "optimizer": "optimizer_options",
-        "extractor": "extractor_options",
-    }.get(word, "options")
-    given: dict[str, object] = {word: value}
-    if word == "metrics":
-        given["metric_options"] = {f"parts.py:{name}": options}
-    elif options:
-        given[table] = options
-    return {section: given}
-
-
-WRONG = {
-    "no such file": (
-        {"model": {"architecture": "none.py:build"}},
-        "model.architecture is 'none.py:build', but there is no file",
-    ),
-    "no such module": (
-        {"training": {"loss": "no_such_package.losses:mine"}},
-        "training.loss is 'no_such_package.losses:mine', but there is no module no_such_package",
-    ),
-    "no such name": (
-        named("model.architecture", "biuld"),
-        "parts.py has no biuld; did you mean build?",
-    ),
-    "no such built-in": (
-        {"aggregation": {"rule": "meen"}},
-        "aggregation.rule is 'meen', but must be one of mean, median,",
-    ),
-    "unknown option": (
-        named("model.architecture", "build", widht=3),
-        "unknown key model.options.widht = 3; did you mean width?",
-    ),
-    "option of a wrong type": (
-        named("model.architecture", "build", width="wide"),
-        "model.options.width is 'wide', but must be int",
-    ),
-    "missing option": (
-        named("algorithm.name", "Logs"),
-        "algorithm.options.factor is missing, but parts.py:Logs needs it",
-    ),
-    "option of a built-in": (
-        {"model": {"options": {"width": 3}}},
-        "model.options is {'width': 3}, but must be left out for dcgan",
-    ),
-    "one network": (named("model.architecture", "build_one"), "but must return (G, D)"),
-    "wrong shape": (
-        named("model.architecture", "build_flat"),
-        "G of two latent vectors has the shape (2, 3), but must have (2, 1, 16, 16)",
-    ),
-    "wrong range": (named("model.architecture", "build_wide"), "outside of [-1, 1]"),
-    "no algorithm": (
-        named("algorithm.name", "build"),
-        "must be a subclass of Algorithm",
-    ),
-    "half an algorithm": (named("algorithm.name", "NoRound"), "NoRound does not define"),
-    "no loss": (named("training.loss", "number"), "training.loss is 'parts.py:number'"),
-    "no optimizer": (named("training.optimizer", "Odd"), "fedgan_mpi.nn.optimizers.Optimizer"),
-    "wrong part of the rate": (
-        named("training.optimizer", "Slower", part="much"),
-        "training.optimizer_options.part is 'much', but must be float",
-    ),
-    "no policy": (named("participation.policy", "Shares"), "participation.count is None"),
-    "no rule": (
-        named("aggregation.rule", "Odd"),
-        "subclass of fedgan_mpi.algorithms.aggregation",
-    ),
-    "wrong vector": (
-        named("aggregation.rule", "Scalar"),
-        "aggregation.rule is 'parts.py:Scalar', but it makes the shape ()",
-    ),
-    "no extractor": (named("evaluation.extractor", "number"), "evaluation.extractor is"),
-    "features of a wrong shape": (
-        named("evaluation.extractor", "whole_images"),
-        "gives the shape (2, 1, 16, 16) for two images, but must give (2, features)",
-    ),
-    "no metric": (
-        named("evaluation.metrics", "Odd"),
-        "subclass of fedgan_mpi.evaluation.metrics",
-    ),
-    "wrong option of a metric": (
-        named("evaluation.metrics", "MeanGap", scael=2),
-        "unknown key evaluation.metric_options.parts.py:MeanGap.scael = 2; did you mean scale?",
-    ),
-}
-
-
 @pytest.mark.parametrize(("config", "sentence"), WRONG.values(), ids=WRONG.keys())
 def test_a_mistake_is_one_sentence_before_the_first_round(cwd, config, sentence):
     with pytest.raises(UserError) as error:
@@ -280,6 +192,7 @@ def short(config: dict[str, dict[str, object]]) -> dict[str, dict[str, object]]:
 FAILING = {
     "networks": named("model.architecture", "build_and_fail"),
     "algorithm": named("algorithm.name", "Fails"),
+    "augmentation": named("training.augment", "FailsToAugment"),
     "policy": named("participation.policy", "FailsToChoose"),
     "rule": named("aggregation.rule", "FailsToCombine"),
     "metric": named("evaluation.metrics", "FailsToScore"),
@@ -312,18 +225,6 @@ def test_a_failing_plug_in_ends_a_job_on_every_rank(cwd):
     assert done.returncode != 0
     assert "RuntimeError: boom" in done.stderr
     assert "raised in the code of algorithm.name 'parts.py:Fails'" in done.stderr
-
-
-UNUSABLE = {
-    "nobody takes part": (
-        {"participation": {"policy": "parts.py:Nobody", "count": 2}},
-        "participation.policy is 'parts.py:Nobody', which chose the devices []",
-    ),
-    "a score is text": (
-        named("evaluation.metrics", "Text"),
-        "evaluation.metrics has 'parts.py:Text', whose text is 'much', but must be a finite number",
-    ),
-}
 
 
 @pytest.mark.parametrize(("config", "sentence"), UNUSABLE.values(), ids=UNUSABLE.keys())

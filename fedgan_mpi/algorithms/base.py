@@ -15,7 +15,7 @@ from fedgan_mpi.config.algorithm_traits import AlgorithmTraits
 from fedgan_mpi.federation.device import Device
 from fedgan_mpi.federation.flat_parameters import is_finite
 from fedgan_mpi.federation.rank import RankState
-from fedgan_mpi.run.stats import ROUND_KEYS
+from fedgan_mpi.run.stats import AUGMENT_SIGN, ROUND_KEYS
 from fedgan_mpi.wireless.cell import RadioRound
 from fedgan_mpi.wireless.cost import ComputeCost, CostModel, Payload, Sizes
 
@@ -88,6 +88,7 @@ class Algorithm(ABC):
                     start = time.perf_counter()
                     self._player = k
                     losses = self.local_round(device, t)
+                    self._record_sign(k)
                     if self._is_valid(device, *losses):
                         self.metrics.set_loss(self.metrics.d_loss, k, losses[0])
                         self.metrics.set_loss(self.metrics.g_loss, k, losses[1])
@@ -120,6 +121,8 @@ class Algorithm(ABC):
         """Treat a participant as absent: its loss or update is not finite."""
         device.local.undo()
         self.metrics.skipped.append(device.index)
+        for values in self.metrics.logged.values():
+            values.pop(device.index, None)
 
     def log(self, name: str, value: float) -> None:
         """Put a number into the round's line of stats.jsonl, the progress bar and TensorBoard.
@@ -147,6 +150,12 @@ class Algorithm(ABC):
         start = time.perf_counter()
         yield
         setattr(self.metrics, key, getattr(self.metrics, key) + time.perf_counter() - start)
+
+    def _record_sign(self, k: int) -> None:
+        """Record the sign of D's logits on device k's images, if augmentation adapts to it."""
+        adaptive = self.rank_state.pair.adaptive
+        if adaptive is not None and (sign := adaptive.mean_sign()) is not None:
+            self.metrics.logged.setdefault(AUGMENT_SIGN, {})[k] = sign
 
     def _is_valid(self, device: Device, *losses: float | None) -> bool:
         """Whether the losses and the vector are finite, also on the wire; always true unless

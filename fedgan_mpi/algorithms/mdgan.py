@@ -66,7 +66,9 @@ class MDGAN(Algorithm):
         pair, fakes = self.rank_state.pair, self.fakes[device.index]
         with device.local_state():
             d_loss = device.train_against(fakes.batch(0))
-            g_loss, gradient = feedback(pair.D, pair.loss, fakes.batch(1))
+            g_loss, gradient = feedback(
+                pair.critic, pair.loss, device.augmentation.augment(fakes.batch(1))
+            )
         self.feedback[device.index].copy_(gradient)
         return d_loss, float(g_loss)
 

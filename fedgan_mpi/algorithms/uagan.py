@@ -54,7 +54,10 @@ class UAGAN(Algorithm):
         fakes = self.fakes.batch(0)
         with device.local_state():
             d_loss = device.train_against(fakes)
-            logits, gradients = logits_and_input_gradients(self.rank_state.pair.D, fakes)
+            critic = self.rank_state.pair.critic
+            logits, gradients = logits_and_input_gradients(
+                critic, device.augmentation.augment(fakes)
+            )
         self.feedback[device.index].copy_(torch.cat([gradients.flatten(), logits]))
         return d_loss, None
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedgan_mpi import plugins
-from fedgan_mpi.config.options import check_named
+from fedgan_mpi.config.options import check_listed, check_named
 from fedgan_mpi.config.require import require
 
 
@@ -43,12 +43,7 @@ class EvaluationConfig:
         require(self.every >= 0, "evaluation.every", self.every, "at least 0")
         check_named("evaluation.extractor", self.extractor, self.extractor_options)
         check_metrics("evaluation.metrics", self.metrics)
-        for name, options in self.metric_options.items():
-            right = f"left out, because {name} is not in evaluation.metrics"
-            require(name in self.metrics, f"evaluation.metric_options.{name}", options, right)
-            is_table = isinstance(options, dict)
-            require(is_table, f"evaluation.metric_options.{name}", options, "a table of options")
-            check_named("evaluation.metrics", name, options)
+        check_listed("evaluation.metrics", self.metrics, self.metric_options)
         least = least_samples(self.metrics)
         valid = self.samples is None or self.samples >= least
         require(valid, "evaluation.samples", self.samples, f"at least {least}")

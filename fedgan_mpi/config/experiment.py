@@ -104,6 +104,10 @@ class Config:
         valid = "mode" not in self.algorithm.traits.keys or probabilities or mode in ("mean", "max")
         right = f"'mean' or 'max' when training.loss is {loss!r}, whose D gives no probabilities"
         require(valid, "algorithm.mode", mode, right)
+        target = self.training.augment_target
+        right = f"0 when training.loss is {loss!r}, whose logits have no meaning by sign"
+        valid = target == 0 or loss not in ("lsgan", "wgan-gp")
+        require(valid, "training.augment_target", target, right)
         norm = self.model.discriminator_norm
         valid = loss != "wgan-gp" or self.model.architecture != "dcgan" or norm == "none"
         right = "'none' for wgan-gp, whose penalty needs a D without dependence between images"

@@ -6,12 +6,13 @@ import argparse
 import difflib
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jsonargparse
 
 from fedgan_mpi import plugins
+from fedgan_mpi.config.require import require
 from fedgan_mpi.errors import UserError
 
 
@@ -69,8 +70,21 @@ def check_named(key: str, name: str, options: Mapping[str, Any]) -> None:
     plugins.find(key, name)
 
 
+def check_listed(key: str, names: Sequence[str], options: Mapping[str, Any]) -> None:
+    """Raise UserError for a list of names that `check_named` refuses, that repeats a name, or whose
+    options are not a table for each. key: one of `SEVERAL`. Imports nothing."""
+    require(len(set(names)) == len(names), key, list(names), "a list of different names")
+    for name in names:
+        plugins.find(key, name)
+    for name, table in options.items():
+        where = f"{OPTIONS[key]}.{name}"
+        require(name in names, where, table, f"left out, because {name} is not in {key}")
+        require(isinstance(table, dict), where, table, "a table of options")
+        check_named(key, name, table)
+
+
 def _label(key: str, name: str) -> Callable[[str], str]:
-    section = OPTIONS[key] + (f".{name}" if key == "evaluation.metrics" else "")
+    section = OPTIONS[key] + (f".{name}" if key in SEVERAL else "")
     return (section + ".{}").format
 
 
@@ -120,9 +134,12 @@ OPTIONS = {
     "model.architecture": "model.options",
     "training.loss": "training.loss_options",
     "training.optimizer": "training.optimizer_options",
+    "training.augment": "training.augment_options",
     "participation.policy": "participation.options",
     "aggregation.rule": "aggregation.options",
     "evaluation.extractor": "evaluation.extractor_options",
     "evaluation.metrics": "evaluation.metric_options",
 }
 """Key that names code -> the table of its options."""
+SEVERAL = ("training.augment", "evaluation.metrics")
+"""Keys that list several names; the table of options has a table for each."""

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fedgan_mpi.config.options import check_named
+from fedgan_mpi.config.options import check_listed, check_named
 from fedgan_mpi.config.require import require
 
 
@@ -44,6 +44,19 @@ class TrainingConfig:
     """Own options of a loss that is not built in: keywords of the function that makes it."""
     gradient_penalty: float = 10.0
     """wgan-gp: weight λ of the gradient penalty."""
+    augment: tuple[str, ...] = ()
+    """Augmentations of the images that D judges, real and generated, in every step; also installed
+    ones or import strings. flip: left to right. color, translation, cutout: those of DiffAugment
+    (arXiv:2006.10738)."""
+    augment_options: dict[str, Any] = field(default_factory=dict, hash=False)
+    """Own options of augmentations that are not built in: a table for each, by its name in
+    training.augment, of keywords of its constructor."""
+    augment_target: float = 0.0
+    """0: each augmentation changes every image. Above 0: with a probability that starts at 0 and
+    moves once a round, up if the mean sign of D's logits on real images exceeds this target, else
+    down (ADA, arXiv:2006.06676, where it is 0.6)."""
+    augment_images: int = 100_000
+    """Real images of all devices in which that probability moves from 0 to 1."""
     non_finite: Literal["stop", "skip"] = "stop"
     """If the loss or update of a device is not finite. stop: the run ends after the round. skip:
     the device counts as absent. dp_fedavg_gan always skips."""
@@ -79,6 +92,13 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for key in ("optimizer", "loss"):
             check_named(f"training.{key}", getattr(self, key), getattr(self, f"{key}_options"))
+        check_listed("training.augment", self.augment, self.augment_options)
+        target = self.augment_target
+        require(0 <= target < 1, "training.augment_target", target, "from 0 to below 1")
+        right = "0 when training.augment is empty"
+        require(target == 0 or bool(self.augment), "training.augment_target", target, right)
+        images = self.augment_images
+        require(images >= 1, "training.augment_images", images, "at least 1")
         require(self.rounds >= 1, "training.rounds", self.rounds, "at least 1")
         for key in ("discriminator_steps", "generator_steps"):
             steps = getattr(self, key)

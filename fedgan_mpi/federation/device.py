@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fedgan_mpi.config import Config
 from fedgan_mpi.data import Batches
+from fedgan_mpi.federation.augmentation import AugmentationStream
 from fedgan_mpi.federation.device_images import Images, to_device
 from fedgan_mpi.federation.early_start import EarlyStart, LocalRound
 from fedgan_mpi.federation.local_state import LocalState
@@ -50,6 +51,7 @@ class Device:
         self.images = Images(batches.shard, pair.flat.vector)
         self.training = config.training
         self.noise_stream = torch_stream(config.run.seed, Purpose.FAKE, index)
+        self.augmentation = AugmentationStream(pair, config.run.seed, player=index)
         traits, flat = config.algorithm.traits, pair.flat
         self.optimizer = self._make_optimizer(config, flat.phi, flat.moments_of_discriminator)
         self.generator_optimizer: Optimizer | None = None
@@ -117,7 +119,8 @@ class Device:
         loss, real = self._zero(), self.real_batch()
         for _ in range(steps):
             self._heartbeat()
-            loss += self.steps.against(real, fake, self.eps())[0]
+            batches = self.augmentation.augment(real), self.augmentation.augment(fake)
+            loss += self.steps.against(*batches, self.eps())[0]
         return float(loss) / steps if steps else None
 
     def train_both(
@@ -160,15 +163,17 @@ class Device:
         """Draw the next real images, (B, C, H, W) in [-1, 1]."""
         self._heartbeat()
         shard, indices = self.batches.shard, self.batches.next()
-        images = self.images.batch(indices)
-        if self.pair.class_shares is None:
-            return Batch(images)
-        assert shard.labels is not None
-        return Batch(images, self.pair.one_hot(torch.from_numpy(shard.labels[indices])))
+        batch = Batch(self.images.batch(indices))
+        if self.pair.class_shares is not None:
+            assert shard.labels is not None
+            labels = torch.from_numpy(shard.labels[indices])
+            batch = batch._replace(classes=self.pair.one_hot(labels))
+        return self.augmentation.augment_real(batch, self.batches.drawn - len(indices))
 
     def noise(self) -> Batch:
         """Draw noise for as many fakes as a batch has real images."""
-        return self.pair.noise(self.batches.size, self.noise_stream)
+        z = self.pair.noise(self.batches.size, self.noise_stream)
+        return self.augmentation.augment(z)
 
     def eps(self) -> Tensor | None:
         """Draw the interpolation weights of a gradient penalty, (B, 1, 1, 1); None for losses
@@ -186,6 +191,7 @@ class Device:
         return {
             "drawn": self.batches.drawn,
             "noise_stream": self.noise_stream.get_state(),
+            **self.augmentation.state(),
             "moments": self.local.moments(),
             "own": self.local.own,
             **present_tensors(residual=self.residual),
@@ -196,6 +202,7 @@ class Device:
         self.early_start.discard()
         self.batches.drawn = state["drawn"]
         self.noise_stream.set_state(state["noise_stream"])
+        self.augmentation.load_state(state)
         self.local.load(state["moments"], state["own"])
         if self.residual is not None:
             self.residual.copy_(state["residual"])
@@ -249,26 +256,28 @@ class LocalSteps:
 
     def _real_half(self, real: Batch) -> tuple[Tensor]:
         pair = self._pair
-        return (discriminator_real_half(pair.D, pair.loss, self.optimizer, real),)
+        return (discriminator_real_half(pair.critic, pair.loss, self.optimizer, real),)
 
     def _fake_half(self, real: Batch, z: Batch, eps: Tensor | None) -> tuple[Tensor]:
         pair, fake, penalty = self._pair, self._pair.fakes(z), self._penalty(eps)
-        return (discriminator_fake_half(pair.D, pair.loss, self.optimizer, real, fake, penalty),)
+        return (
+            discriminator_fake_half(pair.critic, pair.loss, self.optimizer, real, fake, penalty),
+        )
 
     def _against(self, real: Batch, fake: Batch, eps: Tensor | None) -> tuple[Tensor]:
         pair, penalty = self._pair, self._penalty(eps)
-        return (discriminator_step(pair.D, pair.loss, self.optimizer, real, fake, penalty),)
+        return (discriminator_step(pair.critic, pair.loss, self.optimizer, real, fake, penalty),)
 
     def _simultaneous(self, real: Batch, z: Batch, eps: Tensor | None) -> tuple[Tensor, Tensor]:
         assert self.generator_optimizer is not None
         pair, penalty = self._pair, self._penalty(eps)
         optimizers = (self.generator_optimizer, self.optimizer)
-        return simultaneous_step(pair.G, pair.D, pair.loss, *optimizers, real, z, penalty)
+        return simultaneous_step(pair.G, pair.critic, pair.loss, *optimizers, real, z, penalty)
 
     def _generator(self, z: Batch) -> tuple[Tensor]:
         assert self.generator_optimizer is not None
         pair = self._pair
-        return (generator_step(pair.G, pair.D, pair.loss, self.generator_optimizer, z),)
+        return (generator_step(pair.G, pair.critic, pair.loss, self.generator_optimizer, z),)
 
     def _penalty(self, eps: Tensor | None) -> Penalty | None:
         return None if eps is None else Penalty(self._penalty_weight, eps)

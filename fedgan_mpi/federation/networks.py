@@ -12,6 +12,13 @@ from torch import Tensor, nn
 from fedgan_mpi.config import Config
 from fedgan_mpi.federation.device_images import to_device
 from fedgan_mpi.federation.flat_parameters import FlatParameters, Player
+from fedgan_mpi.nn.adaptive import AdaptiveProbability
+from fedgan_mpi.nn.augment import (
+    Augmentations,
+    AugmentedDiscriminator,
+    check_augmentations,
+    make_augmentations,
+)
 from fedgan_mpi.nn.cuda_graphs import Recorder, make_recorder
 from fedgan_mpi.nn.losses import Loss, make_loss
 from fedgan_mpi.nn.precision import prepare_network
@@ -35,6 +42,16 @@ class NetworkPair:
     """Share of each class in the data of all devices, float64; None for unconditional networks."""
     recorder: Recorder | None = None
     """Records optimizer steps as CUDA graphs; None: steps run eagerly."""
+    augmentations: Augmentations | None = None
+    adaptive: AdaptiveProbability | None = None
+    """Sets the probability of the augmentations; None if it is 1."""
+
+    @property
+    def critic(self) -> nn.Module:
+        """D behind the augmentations if there are any, as optimizer steps use it."""
+        if self.augmentations is None:
+            return self.D
+        return AugmentedDiscriminator(self.D, self.augmentations)
 
     @property
     def torch_device(self) -> torch.device:
@@ -61,7 +78,7 @@ class NetworkPair:
     def fakes(self, z: Batch) -> Batch:
         """Generate images from noise, without a graph for gradients of G."""
         with torch.no_grad():
-            return Batch(z.through(self.G), z.classes)
+            return z.generate(self.G)
 
     @contextmanager
     def generator(self, parameters: Tensor) -> Iterator[None]:
@@ -139,6 +156,16 @@ def pack_networks(
         averaged = ("G", "D") if config.algorithm.traits.devices_train_generator else ("D",)
     with_statistics = config.algorithm.statistics_rule != "local"
     flat = FlatParameters(G, D, with_statistics=with_statistics, with_moments_of=averaged)
+    adaptive = probability = None
+    if training.augment_target > 0:
+        adaptive = AdaptiveProbability(
+            training.augment_target, training.augment_images, like=flat.vector
+        )
+        loss, probability = adaptive.watch(loss), adaptive.probability
+    augment = training.augment
+    augmentations = make_augmentations(augment, training.augment_options, probability)
+    if augmentations is not None:
+        check_augmentations(augment, augmentations, image_shape)
     return NetworkPair(
         G=G,
         D=D,
@@ -148,4 +175,6 @@ def pack_networks(
         flat=flat,
         class_shares=class_shares,
         recorder=make_recorder(training.graphs, torch_device),
+        augmentations=augmentations,
+        adaptive=adaptive,
     )

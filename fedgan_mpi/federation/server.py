@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedgan_mpi.config import Config
+from fedgan_mpi.federation.augmentation import AugmentationStream
 from fedgan_mpi.federation.device import present_tensors
 from fedgan_mpi.federation.early_start import EarlyStart, LocalRound
 from fedgan_mpi.federation.networks import NetworkPair
@@ -35,6 +36,7 @@ class Server:
             options=self.training.optimizer_options,
         )
         self.noise_stream = torch_stream(config.run.seed, Purpose.FAKE, 0)
+        self.augmentation = AugmentationStream(pair, config.run.seed, player=0)
         self.early_start: EarlyStart[float] = EarlyStart()
         self._recorded_step = Step(self._step, pair.recorder)
         self.decay = config.model.ema
@@ -74,20 +76,22 @@ class Server:
         if self.pair.recorder is None:
             fakes = self.make_fakes(self.training.generator_batch_size)
             yield
-            loss += generator_step_on(fakes, self.pair.D, self.pair.loss, self.optimizer)
+            loss += generator_step_on(fakes, self.pair.critic, self.pair.loss, self.optimizer)
             self.update_ema()
             steps -= 1
         for _ in range(steps):
             self._heartbeat()
-            z = self.pair.noise(self.training.generator_batch_size, self.noise_stream)
-            loss += self._recorded_step(z)[0]
+            loss += self._recorded_step(self.noise(self.training.generator_batch_size))[0]
             self.update_ema()
         return float(loss) / self.training.server_steps
 
     def make_fakes(self, count: int) -> Batch:
         """Make fakes from fresh noise, with the graph for back-propagation into θ."""
-        z = self.pair.noise(count, self.noise_stream)
-        return Batch(z.through(self.pair.G), z.classes)
+        return self.noise(count).generate(self.pair.G)
+
+    def noise(self, count: int) -> Batch:
+        """Draw noise, with the random numbers that augment its images."""
+        return self.augmentation.augment(self.pair.noise(count, self.noise_stream))
 
     def descend(self, fakes: Sequence[Batch], gradients: Sequence[Tensor]) -> None:
         """Take one step on θ, given the loss gradients with respect to batches of fakes."""
@@ -107,6 +111,7 @@ class Server:
             "vector": self.pair.flat.vector,
             "counters": self.pair.counters(),
             "noise_stream": self.noise_stream.get_state(),
+            **self.augmentation.state(),
             "moments": self.optimizer.state(),
             **present_tensors(average=self.ema, residual=self.residual),
         }
@@ -118,6 +123,7 @@ class Server:
         for counter, saved in zip(self.pair.counters(), state["counters"], strict=True):
             counter.copy_(saved)
         self.noise_stream.set_state(state["noise_stream"])
+        self.augmentation.load_state(state)
         self.optimizer.load_state(state["moments"])
         if self.ema is not None:
             self.ema.copy_(state["average"])
@@ -126,4 +132,4 @@ class Server:
 
     def _step(self, z: Batch) -> tuple[Tensor]:
         pair = self.pair
-        return (generator_step(pair.G, pair.D, pair.loss, self.optimizer, z),)
+        return (generator_step(pair.G, pair.critic, pair.loss, self.optimizer, z),)

@@ -23,11 +23,20 @@ class Batch(NamedTuple):
     """Images (B, C, H, W) in [-1, 1], or noise (B, nz)."""
     classes: Tensor | None = None
     """One-hot (B, classes); None for unconditional networks."""
+    numbers: Tensor | None = None
+    """Random numbers for the augmentation of images, (B, numbers); None without augmentation. Of
+    noise: for the images that are made from it."""
 
     def through(self, network: nn.Module) -> Tensor:
-        """Return the network's output: images (B, C, H, W) of G, logits (B,) of D."""
-        output: Tensor = network(self.data) if self.classes is None else network(*self)
+        """Return D's logits (B,) of images, or G's images (B, C, H, W) of noise."""
+        inputs = (self.data,) if self.classes is None else (self.data, self.classes)
+        augmentation = {} if self.numbers is None else {"numbers": self.numbers}
+        output: Tensor = network(*inputs, **augmentation)
         return output
+
+    def generate(self, G: nn.Module) -> Batch:
+        """Return the images that G makes from noise."""
+        return self._replace(data=self._replace(numbers=None).through(G))
 
 
 class Penalty(NamedTuple):
@@ -41,13 +50,13 @@ class Penalty(NamedTuple):
     def loss(self, D: nn.Module, real: Batch, fake: Batch) -> Tensor:
         """Return λ · mean (‖∇D‖ - 1)² at interpolates of real and fake images.
 
-        Conditional networks get the real image's class.
+        Conditional networks get the real image's class. Augmentation is the real image's, too.
         """
         count = min(len(real.data), len(fake.data))
         eps = self.eps[:count]
         interpolates = eps * real.data[:count] + (1 - eps) * fake.data[:count]
-        classes = None if real.classes is None else real.classes[:count]
-        logits = Batch(interpolates.requires_grad_(), classes).through(D)
+        labels = (None if each is None else each[:count] for each in (real.classes, real.numbers))
+        logits = Batch(interpolates.requires_grad_(), *labels).through(D)
         (input_gradients,) = torch.autograd.grad(logits.sum(), interpolates, create_graph=True)
         return self.weight * (input_gradients.flatten(1).norm(dim=1) - 1).square().mean()
 
@@ -98,7 +107,7 @@ def generator_step(
 
     This does not change D's gradient. Source: the server's step of Ren et al. 2021.
     """
-    return generator_step_on(Batch(z.through(G), z.classes), D, loss, optimizer)
+    return generator_step_on(z.generate(G), D, loss, optimizer)
 
 
 def generator_step_on(fake: Batch, D: nn.Module, loss: Loss, optimizer: Optimizer) -> Tensor:
@@ -126,9 +135,9 @@ def simultaneous_step(
     """
     optimizer_d.zero_gradient()
     optimizer_g.zero_gradient()
-    fake = Batch(z.through(G), z.classes)
+    fake = z.generate(G)
     d_loss = _backward(loss.real(real.through(D)).mean())
-    d_loss += _add_fake_gradient(D, loss, real, Batch(fake.data.detach(), z.classes), penalty)
+    d_loss += _add_fake_gradient(D, loss, real, fake._replace(data=fake.data.detach()), penalty)
     g_loss = _add_generator_gradient(D, loss, fake)
     optimizer_d.step()
     optimizer_g.step()
@@ -143,7 +152,7 @@ def feedback(D: nn.Module, loss: Loss, fake: Batch) -> tuple[Tensor, Tensor]:
     """
     images = fake.data.detach().requires_grad_()
     with _frozen(D):
-        value = loss.generator(Batch(images, fake.classes).through(D)).mean()
+        value = loss.generator(fake._replace(data=images).through(D)).mean()
         (gradient,) = torch.autograd.grad(value, images)
     return value.detach(), gradient
 
@@ -158,7 +167,7 @@ def logits_and_input_gradients(D: nn.Module, fake: Batch) -> tuple[Tensor, Tenso
     training = D.training
     D.eval()
     with _frozen(D):
-        logits = Batch(images, fake.classes).through(D)
+        logits = fake._replace(data=images).through(D)
         (input_gradients,) = torch.autograd.grad(logits.sum(), images)
     D.train(training)
     return logits.detach(), input_gradients

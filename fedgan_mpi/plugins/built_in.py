@@ -27,6 +27,12 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "adam": "fedgan_mpi.nn.optimizers:Adam",
         "sgd": "fedgan_mpi.nn.optimizers:SGD",
     },
+    "augmentations": {
+        "flip": "fedgan_mpi.nn.augment:Flip",
+        "color": "fedgan_mpi.nn.augment:Color",
+        "translation": "fedgan_mpi.nn.augment:Translation",
+        "cutout": "fedgan_mpi.nn.augment:Cutout",
+    },
     "policies": {
         "all": "fedgan_mpi.federation.policies:All",
         "random": "fedgan_mpi.federation.policies:Random",
@@ -77,6 +83,7 @@ KEYS = {
     "model.architecture": "networks",
     "training.loss": "losses",
     "training.optimizer": "optimizers",
+    "training.augment": "augmentations",
     "participation.policy": "policies",
     "aggregation.rule": "rules",
     "evaluation.extractor": "extractors",

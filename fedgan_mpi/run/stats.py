@@ -14,12 +14,14 @@ from fedgan_mpi.schema import Count, Number, Positive, SchemaError, check, parse
 STATS = "stats.jsonl"
 _MAX_BYTES = 2**31  # a round takes about 500 bytes
 Line = dict[str, Any]
+AUGMENT_SIGN = "augment_sign"
+"""Mean sign of D's logits on real images, of a round with adaptive augmentation."""
 ROUND_KEYS = frozenset(
     (
         "round", "participants", "skipped", "d_loss", "g_loss", "seconds", "seconds_downlink",
         "seconds_local", "seconds_uplink", "seconds_server", "wireless_seconds", "bytes_down",
         "bytes_up", "bytes_down_other", "bytes_up_other", "images_seen", "metric", "value",
-        "samples", "floor",
+        "samples", "floor", "augment_probability", AUGMENT_SIGN,
     )
 )  # fmt: skip
 """Keys of the lines of rounds and scores; an algorithm logs under other names."""

@@ -24,6 +24,7 @@ from fedgan_mpi.hardware.affinity import Affinity
 from fedgan_mpi.hardware.placement import choose_torch_device, set_threads
 from fedgan_mpi.run.record import Record, rewind_record
 from fedgan_mpi.run.result import Result
+from fedgan_mpi.run.stats import AUGMENT_SIGN
 from fedgan_mpi.training.hooks import TrainingHooks
 from fedgan_mpi.training.overlap import Overlap
 from fedgan_mpi.training.recovery import Recovery
@@ -40,7 +41,7 @@ def train_run(link: Link, context: RunContext, callbacks: Sequence[Callback] = (
     algorithm = build_algorithm(link, context)
     rank_state, config = algorithm.rank_state, context.config
     done, state = resume(rank_state, context) if context.resume else (0, TrainState())
-    restore_participation(rank_state, state)
+    restore_learned(rank_state, state)
     record = open_record(rank_state, context, done, state)
     if context.resume:  # accepted
         link.from_server(lambda: describe_run(context, link))
@@ -65,7 +66,7 @@ def train_run(link: Link, context: RunContext, callbacks: Sequence[Callback] = (
             if recovery is not None and not complete:
                 hooks.record.close()
                 done, state = recovery.rollback()
-                restore_participation(rank_state, state)
+                restore_learned(rank_state, state)
                 hooks.rollback(open_record(rank_state, context, done, state), state)
                 complete = True
             loop.run(done, recovery)
@@ -180,7 +181,13 @@ def run_round(
     if metrics.update_norms:  # the policy `importance` draws the next round by them
         rank_state.participation.set_update_norms(metrics.update_norms)
         state.update_norms = list(rank_state.participation.update_norms)
-    return round_stats(algorithm, t, shares, metrics, seconds, wireless_seconds, state.images_seen)
+    seen = state.images_seen
+    stats = round_stats(algorithm, t, shares, metrics, seconds, wireless_seconds, seen)
+    adaptive = rank_state.pair.adaptive
+    if adaptive is not None and stats.get(AUGMENT_SIGN) is not None:
+        adaptive.update(stats[AUGMENT_SIGN], metrics.images)
+        state.augment_probability = adaptive.p
+    return stats
 
 
 # -------------------------------------------------------------------- construction
@@ -236,10 +243,12 @@ def make_clock_of(algorithm: Algorithm, context: RunContext) -> Clock | None:
     return make_clock(config, type(algorithm), context.manifest.image_shape, images, classes)
 
 
-def restore_participation(rank_state: RankState, state: TrainState) -> None:
-    """Give the participation policy the update norms of `state`."""
+def restore_learned(rank_state: RankState, state: TrainState) -> None:
+    """Restore what the rounds before have taught: update norms and p of adaptive augmentation."""
     norms = state.update_norms or [0.0] * rank_state.participation.devices
     rank_state.participation.update_norms = list(norms)
+    if rank_state.pair.adaptive is not None:
+        rank_state.pair.adaptive.set(state.augment_probability or 0.0)
 
 
 def open_record(rank_state: RankState, context: RunContext, done: int, state: TrainState) -> Record:

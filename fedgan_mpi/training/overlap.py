@@ -37,6 +37,7 @@ class Overlap:
         participation = algorithm.rank_state.participation
         if (
             not self._enabled
+            or algorithm.rank_state.pair.adaptive is not None  # p of round t is not known yet
             or t >= algorithm.training.rounds
             or not algorithm.link.has_prefetched(algorithm.flat.discriminator)
             or not participation.is_known_in_advance

@@ -55,6 +55,7 @@ def check_plugins(config: Config) -> None:
             ("participation.policy", config.participation.policy),
             ("aggregation.rule", config.aggregation.rule),
             ("evaluation.extractor", config.evaluation.extractor),
+            *(("training.augment", name) for name in training.augment),
             *(("evaluation.metrics", name) for name in config.evaluation.metrics),
         )
         if not plugins.is_built_in(key, name)
@@ -65,6 +66,7 @@ def check_plugins(config: Config) -> None:
     from fedgan_mpi.algorithms.registry import algorithm_class, check_algorithm_options
     from fedgan_mpi.evaluation.extractors import check_extractor_options
     from fedgan_mpi.evaluation.metrics import make_metrics
+    from fedgan_mpi.nn.augment import make_augmentations
     from fedgan_mpi.nn.losses import make_loss
     from fedgan_mpi.nn.optimizers import check_optimizer
     from fedgan_mpi.nn.registry import check_network_options
@@ -73,6 +75,7 @@ def check_plugins(config: Config) -> None:
     make_rule(config.aggregation)
     make_loss(training.loss, training.loss_options)
     check_optimizer(training.optimizer, training.optimizer_options)
+    make_augmentations(training.augment, training.augment_options)
     check_network_options(config.model)
     if not plugins.is_built_in("evaluation.extractor", config.evaluation.extractor):
         check_extractor_options(config.evaluation)

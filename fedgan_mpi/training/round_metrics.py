@@ -161,6 +161,8 @@ def round_stats(
     down = metrics.bytes_down if payload is None else payload.down * size
     up = metrics.bytes_up if payload is None else payload.up * size
     participants = len(shares)
+    adaptive = rank_state.pair.adaptive
+    logged = {name: _mean(of, {0: 1.0, **shares}) for name, of in metrics.logged.items()}
     return {
         "round": t + 1,
         "participants": list(shares),
@@ -179,7 +181,8 @@ def round_stats(
         "bytes_down_other": (metrics.bytes_down - down) * participants,
         "bytes_up_other": (metrics.bytes_up - up) * participants,
         "images_seen": images_seen,
-        **{name: _mean(values, {0: 1.0, **shares}) for name, values in metrics.logged.items()},
+        **({} if adaptive is None else {"augment_probability": adaptive.p}),
+        **logged,
     }
 
 

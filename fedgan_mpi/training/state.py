@@ -28,12 +28,15 @@ class TrainState:
     """Whether `evaluation.patience` is exhausted."""
     update_norms: list[float] | None = None
     """Norm of each device's last update, if the participation policy depends on it."""
+    augment_probability: float | None = None
+    """p of adaptive augmentation, if it is on."""
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object for `from_json`."""
         table = asdict(self)
-        if self.update_norms is None:
-            del table["update_norms"]
+        for optional in ("update_norms", "augment_probability"):
+            if table[optional] is None:
+                del table[optional]
         return table
 
     @classmethod
@@ -70,3 +73,4 @@ class _Progress(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     scores_since_best: Count
     ended_early: bool
     update_norms: list[Annotated[float, Meta(ge=0, le=sys.float_info.max)]] | None = None
+    augment_probability: Annotated[float, Meta(ge=0, le=1)] | None = None

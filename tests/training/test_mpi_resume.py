@@ -45,10 +45,15 @@ def assert_equal(expected, actual) -> None:
     assert all(map(torch.equal, actual[1], expected[1]))
 
 
+@pytest.mark.parametrize("augment", [(), ("flip", "color", "cutout")], ids=["", "augmented"])
 @pytest.mark.parametrize("name", FEDERATED)
-def test_a_resumed_run_is_the_uninterrupted_one_bitwise(comm, name):
+def test_a_resumed_run_is_the_uninterrupted_one_bitwise(comm, name, augment):
     link = Link(comm)
-    config = toy_config(algorithm={"name": name}, participation={"policy": "random", "count": 3})
+    config = toy_config(
+        algorithm={"name": name},
+        participation={"policy": "random", "count": 3},
+        training={"augment": augment},
+    )
     assert_equal(*train_and_resume(link, config, config))
 
 
@@ -61,7 +66,7 @@ def test_a_run_resumes_bitwise_with_another_value_of_overlap(comm, overlap, name
         toy_config(
             algorithm={"name": name},
             participation={"policy": "random", "count": 3},
-            training={"overlap": value},
+            training={"overlap": value, "augment": ("translation",)},
         )
         for value in (overlap, not overlap)
     )
