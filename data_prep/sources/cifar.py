@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-import io
-import pickle
-import tarfile
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from data_prep.sources.base import ArraySource, name_file_in_errors
+from data_prep.sources.bounded import open_tar, read_at_most, read_member
+from data_prep.sources.pickled import read_pickle
 from fedgan_mpi.errors import UserError
 
 _SHAPE = (3, 32, 32)
-# All globals of the original pickles, under their old and new numpy modules.
-_ALLOWED = {
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),  # for bytes pickled by Python 3 in protocol 2
-}
-
-
-class RestrictedUnpickler(pickle.Unpickler):
-    """Builds only dicts, lists, strings, numbers and arrays.
-
-    A normal unpickler calls any function that the file names.
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is not allowed")
-        return super().find_class(module, name)
+_MAX_BYTES = 2**28
+"""Of one file. The largest original file has 155 MB."""
 
 
 class Cifar10(ArraySource):
@@ -54,9 +35,10 @@ class Cifar10(ArraySource):
         files = self._open(path)
         names_file, names_key = self.names
         meta = self._unpickle(files, names_file)
-        if not isinstance(meta.get(names_key), list):
-            raise UserError(f"{path}: {names_file} has no list {names_key!r}")
-        self.class_names = [str(name) for name in meta[names_key]]
+        names = meta.get(names_key)
+        self.class_names = [_text(name) for name in names] if isinstance(names, list) else []
+        if not self.class_names or not all(isinstance(name, str) for name in self.class_names):
+            raise UserError(f"{path}: {names_file} has no list of texts {names_key!r}")
         parts, labels = [], []
         for name in [*self.train, self.test]:
             batch = self._unpickle(files, name)
@@ -73,28 +55,31 @@ class Cifar10(ArraySource):
         for directory in (path, path / self.folder):
             if (directory / needed[0]).exists():
                 with name_file_in_errors(directory, f"the folder of {self.name}"):
-                    return {name: (directory / name).read_bytes() for name in needed}
+                    return {name: read_at_most(directory / name, _MAX_BYTES) for name in needed}
         archive = path if path.is_file() else path / self.archive
         if not archive.exists():
             raise UserError(f"{path} holds neither {self.archive} nor {self.folder}/{needed[0]}")
         files: dict[str, bytes] = {}
-        with name_file_in_errors(archive, "a tar archive"), tarfile.open(archive) as tar:
+        with (
+            name_file_in_errors(archive, "a tar archive"),
+            open_tar(archive, most_member=_MAX_BYTES, most=8 * _MAX_BYTES) as tar,
+        ):
             # Nothing is unpacked, so no member can write outside a folder.
             for member in tar:
                 name = Path(member.name).name
-                if member.isfile() and name in needed and (content := tar.extractfile(member)):
-                    files[name] = content.read()
+                if member.isfile() and name in needed:
+                    files[name] = read_member(tar, member, _MAX_BYTES)
         return files
 
     def _unpickle(self, files: dict[str, bytes], name: str) -> dict[str, Any]:
         if name not in files:
             raise UserError(f"{self.archive} lacks {name}; is it truncated?")
         with name_file_in_errors(f"{self.folder}/{name}", f"a pickle of {self.name}"):
-            # Python 2 wrote the pickles; latin1 preserves the bytes of its strings.
-            table = RestrictedUnpickler(io.BytesIO(files[name]), encoding="latin1").load()
+            table = read_pickle(files[name])
             if not isinstance(table, dict):
                 raise ValueError(f"it holds a {type(table).__name__}, not a dict")
-            return table
+            # Whoever read the original with encoding="bytes" has bytes as keys.
+            return {_text(key): value for key, value in table.items()}
 
     def _check(self, path: Path, batch: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """Return a batch's images (N, 3072) and labels (N,). Raises UserError if invalid."""
@@ -111,9 +96,13 @@ class Cifar10(ArraySource):
                 f"{path}: {self.labels_key} must be a list of {len(images)} labels, one per image"
             )
         classes = range(len(self.class_names))
-        if not all(isinstance(label, int) and label in classes for label in labels):
+        if not all(type(label) is int and label in classes for label in labels):
             raise UserError(f"{path}: {self.labels_key} must be from 0 to {classes[-1]}")
         return images, np.array(labels, np.int64)
+
+
+def _text(value: Any) -> Any:
+    return value.decode("latin1") if isinstance(value, bytes) else value
 
 
 class Cifar100(Cifar10):
