@@ -28,6 +28,7 @@ from fedgan_mpi import log
 from fedgan_mpi.comm.launcher import announced_size
 from fedgan_mpi.data import Manifest
 from fedgan_mpi.errors import UserError
+from fedgan_mpi.files import umask
 from fedgan_mpi.plugins.built_in import SOURCE_KEY
 
 
@@ -72,7 +73,8 @@ def _run(arguments: list[str], decode: Decode | None) -> int:
         if command.command == "inspect":
             from data_prep.inspect import inspect
 
-            return inspect(command.shards, command.picture)
+            with umask(command.umask):
+                return inspect(command.shards, command.picture)
         _report(command, _prepare(command, decode))
     except SystemExit as error:  # the parser has printed the reason
         return error.code if isinstance(error.code, int) else 1
@@ -98,7 +100,10 @@ def _prepare(command: argparse.Namespace, decode: Decode | None) -> Manifest:
     if decode is None:
         processes = command.processes or available_cores()
         decode = decode_in_processes(processes) if processes > 1 else decode_serially
-    with name_in_errors():  # the user's own code may raise anywhere from here on
+    with (
+        umask(command.umask),
+        name_in_errors(),
+    ):  # the user's own code may raise anywhere from here on
         return prepare(
             source,
             command.out,

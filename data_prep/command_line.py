@@ -35,6 +35,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     inspect.add_argument("shards", type=Path, help="directory of shards")
     text = "plot the class histogram and some images of each device"
     inspect.add_argument("--picture", type=Path, metavar="PNG", help=text)
+    inspect.add_argument("--umask", **OPTIONS["files"]["--umask"])
     command = parser.parse_args(arguments)
     try:
         if command.command != "inspect":

@@ -10,6 +10,7 @@ from data_prep.extractor import KINDS, MIN_GAP_CLOSED
 from data_prep.partitions import Classes, Dirichlet, Iid, Shards
 from data_prep.partitions.base import DEFAULT_DEVICES
 from data_prep.split import HELDOUT_SHARE
+from fedgan_mpi.files import PRIVATE, UMASK_FORM, is_umask
 
 
 def _positive(text: str) -> int:
@@ -34,6 +35,12 @@ def _share(text: str) -> float:
     if not 0 <= share < 1:
         raise argparse.ArgumentTypeError(f"{text} must be at least 0 and below 1")
     return share
+
+
+def _umask(text: str) -> str:
+    if not is_umask(text):
+        raise argparse.ArgumentTypeError(f"{text} must be {UMASK_FORM}")
+    return text
 
 
 def _own_option(text: str) -> tuple[str, str]:
@@ -78,6 +85,13 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "required": True,
             "metavar": "DIR",
             "help": "new directory for the shards",
+        },
+        "--umask": {
+            "type": _umask,
+            "default": PRIVATE,
+            "metavar": "OCTAL",
+            "help": "permissions that the shards lack; 077: only you can read them, 027: your "
+            f"group can, 022: everybody can (default: {PRIVATE})",
         },
         "--source-option": {
             **_OWN_OPTION,

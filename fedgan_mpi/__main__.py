@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import traceback
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from fedgan_mpi.training import signals
@@ -28,8 +29,9 @@ from fedgan_mpi.cli.local_commands import (
 )
 from fedgan_mpi.cli.parser import Train, wants_help
 from fedgan_mpi.comm.launcher import announced_rank
+from fedgan_mpi.config.io import umask_of
 from fedgan_mpi.errors import AgreedError, UserError
-from fedgan_mpi.files import explain_write_errors, is_standard_output
+from fedgan_mpi.files import explain_write_errors, is_standard_output, umask
 
 if TYPE_CHECKING:
     from fedgan_mpi.comm.link import Link
@@ -71,7 +73,7 @@ def _run_local(command: MpiCommand | LocalCommand) -> None:
             from fedgan_mpi.run.generator_file import load
             from fedgan_mpi.run.image_grids import write_samples
 
-        with explain_write_errors(command.out):
+        with umask(umask_of(command.run)), explain_write_errors(command.out):
             write_samples(
                 load(command.run, command.networks),
                 command.out,
@@ -86,7 +88,8 @@ def _run_local(command: MpiCommand | LocalCommand) -> None:
         with importing():
             from fedgan_mpi.run.exporters import convert
 
-        convert(command.run, command.kind, command.out, command.networks)
+        with umask(umask_of(command.run)):
+            convert(command.run, command.kind, command.out, command.networks)
     elif isinstance(command, Compare):
         from fedgan_mpi.report.comparison import print_table, write_comparison
 
@@ -119,7 +122,9 @@ def _run_with_mpi(arguments: list[str]) -> int:
                 link.leave(status)
             return 0
         signals.restore_defaults()
-        _run_on_every_rank(link, command)
+        if isinstance(command, Evaluate | Memorization):
+            with umask(link.from_server(partial(umask_of, command.run))):
+                _run_on_every_rank(link, command)
     except AgreedError as error:  # on every rank: the server prints it
         # If the launcher started many worlds of one rank, its own numbering tells them apart.
         if link.is_server and (link.size > 1 or announced_rank() == 0):
@@ -141,7 +146,7 @@ def _run_with_mpi(arguments: list[str]) -> int:
     return 0
 
 
-def _run_on_every_rank(link: Link, command: MpiCommand | LocalCommand) -> None:
+def _run_on_every_rank(link: Link, command: Evaluate | Memorization) -> None:
     if isinstance(command, Evaluate):
         with importing():
             from fedgan_mpi.evaluation.evaluate import evaluate
@@ -156,7 +161,7 @@ def _run_on_every_rank(link: Link, command: MpiCommand | LocalCommand) -> None:
             networks=command.networks,
             extractor=command.extractor,
         )
-    elif isinstance(command, Memorization):
+    else:
         with importing():
             from fedgan_mpi.evaluation.memorization import measure_memorization
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -179,3 +180,23 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+PRIVATE = "077"
+"""The umask of files that hold data or models: only their owner may read them."""
+UMASK_FORM = "'0' and two octal digits, such as '077' (private) or '027' (your group may read)"
+
+
+def is_umask(text: str) -> bool:
+    """Return whether a text is a umask under which this user can read and write own files."""
+    return re.fullmatch("0?0[0-7][0-7]", text) is not None
+
+
+@contextmanager
+def umask(text: str) -> Iterator[None]:
+    """Create files and directories of the block, also those of other threads, under a umask."""
+    previous = os.umask(int(text, 8))
+    try:
+        yield
+    finally:
+        os.umask(previous)

@@ -12,6 +12,7 @@ import msgspec
 from fedgan_mpi.config.experiment import Config
 from fedgan_mpi.config.parsing import DEFAULTS, SECTIONS, flatten, make_config, parse_tables
 from fedgan_mpi.errors import UserError
+from fedgan_mpi.files import PRIVATE, is_umask
 from fedgan_mpi.schema import SchemaError, check, read_bounded
 
 if sys.version_info >= (3, 11):
@@ -38,7 +39,7 @@ class _Config(msgspec.Struct):
 
 _MAY_CHANGE = (
     "checkpoint.", "data.shards", "link.deadline", "link.survive", "log.", "record.",
-    "training.overlap", "training.pin",
+    "run.umask", "training.overlap", "training.pin",
 )  # fmt: skip
 """Keys and sections that a resumed run may change, because they do not affect its results."""
 
@@ -102,6 +103,16 @@ def read_provenance(run: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise UserError(f"{path} is missing or damaged: it is not valid TOML") from None
     return found
+
+
+def umask_of(run: Path) -> str:
+    """Return the umask for files that are written for a run: `run.umask` of its config.toml, or
+    the private one if there is no such file."""
+    try:
+        found = read_values((run if run.is_dir() else run.parent) / "config.toml")["run.umask"]
+    except UserError:
+        return PRIVATE
+    return str(found) if is_umask(str(found)) else PRIVATE
 
 
 def check_resumable(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedgan_mpi.config.require import require
+from fedgan_mpi.files import PRIVATE, UMASK_FORM, is_umask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +16,9 @@ class RunConfig:
     """Name of the run directory. None: data set, algorithm and schedule, with a number if taken."""
     directory: str = "runs"
     """Parent of run directories. On a cluster, every rank must see this file system."""
+    umask: str = PRIVATE
+    """Permissions that the run's files and directories lack, in octal. 077: only you can read them.
+    027: your group can read them. 022: everybody can."""
     seed: int = 0
     """Seed of all random streams: parameters, batches, noise, participation, scores."""
 
@@ -22,4 +26,5 @@ class RunConfig:
         valid = self.name is None or (self.name not in {"", ".", ".."} and "/" not in self.name)
         require(valid, "run.name", self.name, "a plain directory name")
         require(self.directory != "", "run.directory", self.directory, "a path")
+        require(is_umask(self.umask), "run.umask", self.umask, UMASK_FORM)
         require(0 <= self.seed < 2**63, "run.seed", self.seed, "from 0 to 2^63 - 1")

@@ -18,7 +18,7 @@ from fedgan_mpi.config import Config
 from fedgan_mpi.config.io import check_resumable, config_table, read_config, read_values
 from fedgan_mpi.config.parsing import flatten, make_config, parse_tables
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.files import explain_write_errors
+from fedgan_mpi.files import explain_write_errors, umask
 from fedgan_mpi.run.lock import release_lock
 from fedgan_mpi.run.result import Result
 from fedgan_mpi.training.environment import importing
@@ -90,14 +90,15 @@ def run_training(
     replace: a run directory of this name without checkpoints may be put aside.
     """
     try:
-        link.on_every_rank(lambda: _start_log(link, config))
-        # The checks or the loop import torch. In a second run, `importing` would only freeze the
-        # garbage of the first.
-        with nullcontext() if "torch" in sys.modules else importing():
-            context = prepare_run(link, config, resume=resume, replace=replace)
-            from fedgan_mpi.training.loop import train_run
+        with umask(config.run.umask):
+            link.on_every_rank(lambda: _start_log(link, config))
+            # The checks or the loop import torch. In a second run, `importing` would only freeze
+            # the garbage of the first.
+            with nullcontext() if "torch" in sys.modules else importing():
+                context = prepare_run(link, config, resume=resume, replace=replace)
+                from fedgan_mpi.training.loop import train_run
 
-        return train_run(link, context, callbacks)
+            return train_run(link, context, callbacks)
     finally:
         release_lock()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -68,3 +69,63 @@ def test_a_file_system_without_locks_is_accepted(config, monkeypatch):
     monkeypatch.setattr("fedgan_mpi.run.lock.fcntl.flock", fail)
     acquire_lock(make_run_directory(config, "toy"))
     release_lock()
+
+
+READER = """
+import fcntl, os, sys
+if os.getuid() == 0:
+    os.setgid(65534), os.setgroups([]), os.setuid(65534)
+descriptor = os.open(".lock", os.O_RDONLY, dir_fd=int(sys.argv[1]))
+fcntl.flock(descriptor, fcntl.LOCK_SH)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(
+    ("umask", "mode"), [(0o077, 0o600), (0o022, 0o600), (0o002, 0o660), (0o000, 0o666)]
+)
+def test_only_those_who_may_write_a_run_can_open_its_lock(config, umask, mode):
+    """Whoever can open a file can lock it, and block a requeued job."""
+    previous = os.umask(umask)
+    try:
+        run = make_run_directory(config, "toy")
+    finally:
+        os.umask(previous)
+        release_lock()
+    assert (run / ".lock").stat().st_mode & 0o777 == mode
+
+
+def test_the_lock_of_an_older_run_is_restricted_when_it_is_taken(config):
+    run = make_run_directory(config, "toy")
+    release_lock()
+    (run / ".lock").chmod(0o644)
+    acquire_lock(run)
+    release_lock()
+    assert (run / ".lock").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can act as another user")
+def test_another_user_cannot_hold_the_lock(config):
+    run = make_run_directory(config, "toy")
+    run.chmod(0o755)
+    release_lock()
+    directory = os.open(run, os.O_RDONLY)  # whatever the permissions of its parents
+
+    def read() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", READER, str(directory)], pass_fds=[directory],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    _, problem = read().communicate("")
+    assert "PermissionError" in problem
+    (run / ".lock").chmod(0o644)  # a lock of an earlier version
+    holder = read()
+    assert holder.stdout is not None and holder.stdout.readline() == "locked\n"
+    with pytest.raises(UserError, match=r", or another user holds the lock, which was readable"):
+        acquire_lock(run)
+    holder.communicate("")
+    acquire_lock(run)
+    release_lock()
+    os.close(directory)
