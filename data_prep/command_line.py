@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     text = "plot the class histogram and some images of each device"
     inspect.add_argument("--picture", type=Path, metavar="PNG", help=text)
     inspect.add_argument("--umask", **OPTIONS["files"]["--umask"])
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks for completions
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
     command = parser.parse_args(arguments)
     try:
         if command.command != "inspect":

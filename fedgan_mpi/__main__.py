@@ -18,6 +18,7 @@ if __name__ == "__main__":
 
 from fedgan_mpi import log, plugins
 from fedgan_mpi.cli.commands import Evaluate, Memorization, MpiCommand, is_local, parse
+from fedgan_mpi.cli.completion import is_completing
 from fedgan_mpi.cli.local_commands import (
     Compare,
     Export,
@@ -47,7 +48,7 @@ def main(arguments: list[str]) -> int:
     if wants_help(arguments) and announced_rank() > 0:
         return 0  # one rank prints it
     log.start(announced_rank())
-    if wants_help(arguments) or is_local(arguments):
+    if wants_help(arguments) or is_local(arguments) or is_completing():
         signals.restore_defaults()
         return _run_without_mpi(arguments)
     return _run_with_mpi(arguments)

@@ -43,6 +43,20 @@ def test_own_metric_and_extractor(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_notebook_shows_curves_and_samples(tmp_path):
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    notebook = nbformat.read(EXAMPLES / "digits.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)  # committed without results
+    for cell in notebook.cells:
+        cell.source = cell.source.replace("ROUNDS = 600", "ROUNDS = 6")
+    resources = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=120, resources=resources).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    assert sum("image/png" in output.get("data", ()) for output in outputs) == 2
+    assert len(stats_lines(tmp_path / "runs" / "notebook-1")) > 6
+
+
+@pytest.mark.slow
 def test_study(tmp_path):
     command = [sys.executable, EXAMPLES / "study.py", "8"]
     done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)

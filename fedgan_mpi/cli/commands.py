@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedgan_mpi import plugins
+from fedgan_mpi.cli.completion import is_completing, typed_command
 from fedgan_mpi.cli.local_commands import LOCAL_PARSERS, LocalCommand
 from fedgan_mpi.cli.parser import (
     Train,
@@ -59,6 +60,8 @@ def is_local(arguments: list[str]) -> bool:
 def parse(arguments: list[str]) -> MpiCommand | LocalCommand:
     """Parse a command line. Raises UserError, and SystemExit after printing help."""
     parsers = {**_MPI_PARSERS, **LOCAL_PARSERS}
+    if is_completing():
+        arguments = typed_command(parsers)
     if arguments and arguments[0] in parsers:
         return parsers[arguments[0]](arguments[1:])
     return parse_train(arguments)

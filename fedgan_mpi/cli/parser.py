@@ -16,6 +16,7 @@ from typing import Any
 import jsonargparse
 
 from fedgan_mpi import plugins
+from fedgan_mpi.cli.completion import complete_commands, complete_values, is_completing
 from fedgan_mpi.config import Config
 from fedgan_mpi.config.io import check_resumable, config_table, read_config, read_values
 from fedgan_mpi.config.parsing import (
@@ -134,6 +135,8 @@ def _parse_config(arguments: list[str], file: Path | None) -> Config:
 def parse_flags(parser: Parser, arguments: list[str]) -> jsonargparse.Namespace:
     """Parse arguments. Raises UserError with one sentence, and SystemExit after printing help."""
     try:
+        if is_completing():
+            complete_values(parser)
         return parser.parse_args(arguments)
     except (UserError, argparse.ArgumentError) as error:
         raise UserError(describe_refusal(str(error))) from None
@@ -206,9 +209,11 @@ def _build_train_parser() -> Parser:
     )
     parser.epilog = COMMANDS
     add_sections(parser)
-    parser.add_argument(
+    file = parser.add_argument(
         "file", nargs="?", metavar="FILE.toml", help="configuration; flags override its values"
     )
+    listed = COMMANDS.partition("\n\n")[0].splitlines()[1:]
+    complete_commands(file, [line.split()[0] for line in listed if line[2].islower()])
     parser.add_argument(
         "--resume",
         metavar="RUN",

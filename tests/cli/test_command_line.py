@@ -86,3 +86,13 @@ def test_help_needs_neither_mpi_nor_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "--training.rounds" in done.stdout
+
+
+def test_a_mistake_is_refused_before_torch_is_imported():
+    command = [sys.executable, "-X", "importtime", "-m", "fedgan_mpi", "--training.rouns", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    *imports, sentence = done.stderr.splitlines()
+    assert sentence == "unknown flag --training.rouns; did you mean training.rounds?"
+    assert done.returncode == 1
+    modules = {line.rpartition("|")[2].strip() for line in imports}
+    assert "mpi4py" in modules and not modules & {"torch", "scipy", "matplotlib"}
