@@ -95,8 +95,12 @@ def _prepare(command: argparse.Namespace, decode: Decode | None) -> Manifest:
     if command.download:
         download(load(SOURCE_KEY, dataset), command.source)
     source = make_source(dataset, command.source, command.source_option)
+
+    def warn(sentence: str) -> None:
+        print(f"warning: {sentence}", file=sys.stderr)
+
     for warning in source.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        warn(warning)
     if decode is None:
         processes = command.processes or available_cores()
         decode = decode_in_processes(processes) if processes > 1 else decode_serially
@@ -116,9 +120,12 @@ def _prepare(command: argparse.Namespace, decode: Decode | None) -> Manifest:
             skip_bad=command.skip_bad,
             features=command.features,
             force=command.force,
+            value_range=command.range,
+            background=command.background,
             origin=str(command.source and command.source.resolve()),
             decode=decode,
             plugin=dataset,
+            warn=warn,
             show_progress=True,
         )
 

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.sources.base import ArraySource, Source
-
-_LONGEST_NAME = 100
+from fedgan_mpi.data.manifest import is_plain_name
 
 
 def find_problem(source: Source) -> str | None:
@@ -22,9 +21,7 @@ def _find_problems(source: Source) -> Iterator[str]:
     if count < 1:
         yield "it has no images"
     name: Any = source.name
-    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
-        yield f"its name is {name!r}, but must be a printable text"
-    if "/" in name or name.startswith("."):
+    if not isinstance(name, str) or not is_plain_name(name):
         yield f"its name is {name!r}, but must be usable as the name of a file"
     if getattr(source, "channels", None) not in (1, 3):
         yield f"its channels are {getattr(source, 'channels', None)}, but must be 1 or 3"

@@ -41,7 +41,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         import argcomplete
 
         argcomplete.autocomplete(parser)
-    command = parser.parse_args(arguments)
+    command = parser.parse_args(_with_negative_ranges(arguments))
     try:
         if command.command != "inspect":
             plugins.find(PARTITION_KEY, command.partition)
@@ -52,6 +52,17 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     except UserError as error:
         parser.error(str(error))
     return command
+
+
+def _with_negative_ranges(arguments: list[str]) -> list[str]:
+    """Join `--range` and its value, which may begin like a flag."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] == "--range":
+            joined[-1] = f"--range={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _data_sets(parser: argparse.ArgumentParser, arguments: list[str]) -> list[plugins.Plugin]:

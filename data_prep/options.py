@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
+
+from PIL import ImageColor
 
 from data_prep.extractor import KINDS, MIN_GAP_CLOSED
 from data_prep.partitions import Classes, Dirichlet, Iid, Shards
@@ -41,6 +44,26 @@ def _umask(text: str) -> str:
     if not is_umask(text):
         raise argparse.ArgumentTypeError(f"{text} must be {UMASK_FORM}")
     return text
+
+
+def _range(text: str) -> tuple[float, float]:
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise argparse.ArgumentTypeError(f"{text} must be two numbers LOW,HIGH with LOW below HIGH")
+    return low, high
+
+
+def _colour(text: str) -> tuple[int, int, int]:
+    try:
+        red, green, blue = ImageColor.getrgb(text)[:3]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text} must be the name of a colour or #rrggbb, such as white or #ffffff"
+        ) from None
+    return red, green, blue
 
 
 def _own_option(text: str) -> tuple[str, str]:
@@ -109,6 +132,18 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "type": int,
             "choices": (1, 3),
             "help": "1 for gray, 3 for RGB (default: the channels of the data set)",
+        },
+        "--range": {
+            "type": _range,
+            "metavar": "LOW,HIGH",
+            "help": "values of the files that become black and white, in Hounsfield units for CT; "
+            "replaces a DICOM file's window (default: 0,255 for images of 8 bits, and the least "
+            "and the greatest value of all images for others, found in a first pass)",
+        },
+        "--background": {
+            "type": _colour,
+            "metavar": "COLOUR",
+            "help": "colour below transparent pixels, a name or #rrggbb (default: white)",
         },
         "--heldout-share": {
             "type": _share,

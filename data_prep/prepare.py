@@ -4,8 +4,9 @@ shards.json last. A directory without shards.json is incomplete.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from data_prep.directory import mark_finished, output_directory
 from data_prep.extractor import write_extractor
 from data_prep.partitions import Iid, Partition
 from data_prep.partitions.base import recorded
+from data_prep.pictures.settings import NeedsRange
 from data_prep.sources.base import ArraySource, Indices, Source
 from data_prep.split import assign_images
+from data_prep.value_range import Notes, find_range, set_pictures
 from fedgan_mpi.data import (
     FORMAT_VERSION,
     HELDOUT,
@@ -49,20 +52,26 @@ def prepare(
     skip_bad: int = 0,
     features: str = "auto",
     force: bool = False,
+    value_range: tuple[float, float] | None = None,
+    background: tuple[int, int, int] | None = None,
     origin: str = "",
     decode: Decode = decode_serially,
     plugin: str | None = None,
+    warn: Callable[[str], None] = lambda sentence: None,
     show_progress: bool = False,
 ) -> Manifest:
     """Write the shards of a source to a new directory, or resume an interrupted run.
 
     `size` (pixels) and `channels` default to the source's. `skip_bad` is the largest number of
-    unreadable images to skip. `features` and `force` go to `write_extractor`. `origin` names the
+    unreadable images to skip. `features` and `force` go to `write_extractor`. `value_range` and
+    `background` are those of PictureSettings; without `value_range`, images of more than 8 bits get
+    the range of the data set. `warn` is called with sentences about the images. `origin` names the
     source's location; an interrupted run resumes only with the same origin. `plugin` is the name
     under which `data_prep.plugins` loads the source's class in another process. Raises UserError if
     `out` exists or cannot be written, or if the images do not allow the options.
     """
     partition = partition or Iid()
+    set_pictures(source, value_range, background)
     parts, heldout = assign_images(
         source, devices=devices, seed=seed, partition=partition, heldout_share=heldout_share
     )
@@ -78,13 +87,24 @@ def prepare(
     contents = {shard_name(k): (k, indices) for k, indices in enumerate(parts, start=1)}
     if len(heldout):
         contents[HELDOUT] = (0, heldout)
-    settings = {**common, "origin": origin, "cut_sha256": _sha256([*parts, heldout])}
+    settings = {
+        **common,
+        "origin": origin,
+        "range": value_range,
+        "background": background,
+        "cut_sha256": _sha256([*parts, heldout]),
+    }
     bytes_needed = sum(len(indices) for _, indices in contents.values()) * int(np.prod(shape))
     decoder = Decoder(
         source=source, size=size or source.default_size, image_shape=shape, plugin=plugin
     )
     with output_directory(out, settings, bytes_needed):
-        _write_shards(decoder, out, contents, common, skip_bad, decode, show_progress)
+        try:
+            _write_shards(decoder, out, contents, common, skip_bad, decode, warn, show_progress)
+        except NeedsRange:  # complete shards have images of 8 bits, which the range does not change
+            found = find_range(decoder, decode, show_progress)
+            source.pictures = dataclasses.replace(source.pictures, value_range=found)
+            _write_shards(decoder, out, contents, common, skip_bad, decode, warn, show_progress)
 
     # An error below concerns the extractor alone. The shards remain, and the same command with
     # other --features resumes here.
@@ -116,9 +136,14 @@ def _write_shards(
     common: dict[str, Any],
     skip_bad: int,
     decode: Decode,
+    warn: Callable[[str], None],
     show_progress: bool,
 ) -> None:
-    """Write the shards that do not exist yet. `contents` maps a file to its device and images."""
+    """Write the shards that do not exist yet. `contents` maps a file to its device and images.
+
+    Raises NeedsRange.
+    """
+    notes = Notes()
     missing = {name: shard for name, shard in contents.items() if not (out / name).exists()}
     skipped = _SkipCounter(skip_bad)
     skipped.add(decoder.source.rejected)
@@ -134,11 +159,18 @@ def _write_shards(
             own_blocks = islice(decoded, len(decoder.blocks(indices)))
             write_blocks(
                 out / name,
-                _add_labels(own_blocks, decoder.source, skipped, errors, bar),
+                _add_labels(own_blocks, decoder.source, skipped, errors, notes, bar),
                 rows=len(indices),
                 image_shape=decoder.image_shape,
-                attributes={**common, "device": device, "skipped": errors},
+                attributes={
+                    **common,
+                    "device": device,
+                    "skipped": errors,
+                    "range": decoder.source.pictures.value_range,
+                },
             )
+    for sentence in notes.sentences(decoder.source):
+        warn(sentence)
 
 
 class _SkipCounter:
@@ -163,14 +195,18 @@ def _add_labels(
     source: Source,
     skipped: _SkipCounter,
     errors: list[str],
+    notes: Notes,
     bar: tqdm,
 ) -> Iterator[Block]:
     """Yield one shard's blocks with labels, and append the errors of unreadable images.
 
-    Raises UserError if no image of the shard is readable.
+    Raises UserError if no image of the shard is readable, and NeedsRange.
     """
     images = 0
     for block in decoded:
+        if block.needs_range:
+            raise NeedsRange
+        notes.add(block)
         skipped.add(block.errors)
         errors += block.errors
         images += len(block.images)
@@ -184,6 +220,12 @@ def _add_labels(
 def _skipped_images(path: Path) -> list[str]:
     with h5py.File(path, "r") as file:
         return check(parse_json(file.attrs["skipped"]), list[str])
+
+
+def _range(path: Path) -> tuple[float, float] | None:
+    with h5py.File(path, "r") as file:
+        found = parse_json(file.attrs.get("range", "null"))
+    return None if found is None else check(found, tuple[float, float])
 
 
 def _describe_shards(
@@ -200,6 +242,7 @@ def _describe_shards(
     heldout = written.pop(HELDOUT, None)
     shards = list(written.values())
     hashes = [shard.sha256 for shard in shards]
+    ranges = [found for name in contents if (found := _range(out / name)) is not None]
     return Manifest(
         format_version=FORMAT_VERSION,
         **common,
@@ -214,6 +257,7 @@ def _describe_shards(
         heldout_images=len(heldout) if heldout else 0,
         heldout_sha256=heldout.sha256 if heldout else None,
         features=None,
+        range=ranges[0] if ranges else None,
         skipped=[*rejected, *(error for name in contents for error in _skipped_images(out / name))],
     )
 

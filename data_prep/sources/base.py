@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from data_prep.pictures.settings import PictureSettings
 from fedgan_mpi.errors import UserError
 
 Indices = NDArray[np.int64]
@@ -43,6 +44,10 @@ class Source(ABC):
     """(N,), indices into class_names."""
     heldout: Indices | None = None
     """Indices outside the official training set. None without an official split."""
+    reads_pictures: ClassVar[bool] = False
+    """Whether `pictures` has an effect on `image`."""
+    pictures: PictureSettings = PictureSettings()
+    """Range of values and background of the files, set before images are decoded."""
     rejected: Sequence[str] = ()
     """Files that are not images, each with the reason. They have no index."""
     warnings: Sequence[str] = ()
@@ -66,6 +71,13 @@ class Source(ABC):
     @abstractmethod
     def image(self, index: int) -> Image.Image:
         """Decode an image at its original size, mode L or RGB. Raises BadImage."""
+
+    def value_range(self, index: int) -> tuple[float, float] | None:
+        """Return the least and the greatest value of an image of more than 8 bits; else None.
+
+        Called for all images if one of them raises NeedsRange. May raise anything for a bad file.
+        """
+        return None
 
     @property
     @abstractmethod

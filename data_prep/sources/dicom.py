@@ -1,31 +1,63 @@
-"""Decodes a DICOM file to 8-bit gray with the window that a viewer would apply."""
+"""Decodes a DICOM file to 8-bit gray with the lookup tables or the window a viewer would apply."""
 
 from __future__ import annotations
 
+import contextlib
 import io
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from data_prep.pictures.samples import occurring_range, to_shades
+from data_prep.pictures.settings import NeedsRange, PictureSettings
 from data_prep.sources.base import BadImage
 
+_OPTIONAL = (
+    "ModalityLUTSequence",
+    "PixelPaddingValue",
+    "PresentationLUTShape",
+    "RescaleIntercept",
+    "RescaleSlope",
+    "VOILUTFunction",
+    "VOILUTSequence",
+    "WindowCenter",
+    "WindowWidth",
+)
+"""Attributes that may be absent, and that are treated so if they are empty."""
 
-def decode_dicom(name: str, content: bytes) -> Image.Image:
+
+def decode_dicom(name: str, content: bytes, settings: PictureSettings | None = None) -> Image.Image:
     """Decode a file to mode L.
 
-    Inverts MONOCHROME1, and scales the file's window, or else its full bit range, to 0…255. Raises
-    BadImage with the name.
+    A declared range holds for the values after rescaling (Hounsfield units, say), and replaces the
+    file's VOI table or window. Values of more than 8 bits without either are scaled by the range of
+    the data set, or else by their full bit range. Raises BadImage with the name, and NeedsRange.
     """
-    import pydicom  # slow to import
-
     try:
-        file = pydicom.dcmread(io.BytesIO(content))
-        return Image.fromarray(to_gray(file, file.pixel_array))
+        file = _read(content)
+        return Image.fromarray(to_gray(file, file.pixel_array, settings or PictureSettings()))
+    except NeedsRange:
+        raise
     except Exception as error:  # pydicom's errors for damaged files have no common type
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadImage(f"{name}: {reason}") from None
+
+
+def range_of_dicom(content: bytes) -> tuple[float, float] | None:
+    """Return the least and the greatest rescaled value, or None for a file that needs no range.
+
+    Padding around the picture does not count.
+    """
+    file = _read(content)
+    if _shades_are_known(file):
+        return None
+    stored = file.pixel_array
+    if "PixelPaddingValue" in file and (stored != file.PixelPaddingValue).any():
+        stored = stored[stored != file.PixelPaddingValue]
+    return occurring_range(_rescale(file, stored))
 
 
 def read_tag(content: bytes, tag: str) -> str:
@@ -36,39 +68,136 @@ def read_tag(content: bytes, tag: str) -> str:
     return str(file.get(tag) or "unknown")
 
 
-def to_gray(file: Any, stored: NDArray) -> NDArray[np.uint8]:
+def to_gray(file: Any, stored: NDArray, settings: PictureSettings) -> NDArray[np.uint8]:
     """Convert stored values (H, W) to uint8 according to the file's header.
 
-    Raises ValueError if the file is not one gray image.
+    Raises ValueError if the file is not one gray image, and NeedsRange.
     """
     if stored.ndim != 2:
         raise ValueError(f"its pixels have shape {stored.shape}, but must be one gray image")
     kind = file.PhotometricInterpretation
     if kind not in ("MONOCHROME1", "MONOCHROME2"):
         raise ValueError(f"its PhotometricInterpretation is {kind}, not MONOCHROME1 or 2")
-    if file.BitsStored == 8 and "WindowCenter" not in file and file.PixelRepresentation == 0:
-        gray = stored.astype(np.uint8, copy=False)
-    else:
-        gray = np.rint(255 * np.clip(_window_position(file, stored), 0, 1)).astype(np.uint8)
-    return 255 - gray if kind == "MONOCHROME1" else gray
+    gray = _to_shades(file, stored, settings)
+    is_inverse = str(file.get("PresentationLUTShape", "")).upper() == "INVERSE"
+    return 255 - gray if kind == "MONOCHROME1" or is_inverse else gray
 
 
-def _window_position(file: Any, stored: NDArray) -> NDArray[np.float64]:
-    """Return each value's position in the window: 0 to 1 inside it (DICOM PS3.3, C.11.2.1.2)."""
-    slope, intercept = float(file.get("RescaleSlope", 1)), float(file.get("RescaleIntercept", 0))
-    values = stored * slope + intercept
-    if "WindowCenter" not in file:
-        low = -(2 ** (file.BitsStored - 1)) if file.PixelRepresentation else 0
-        ends = np.array([low, low + 2**file.BitsStored - 1]) * slope + intercept
-        return (values - ends[0]) / (ends[1] - ends[0])
-    # A file may have several windows; viewers show the first.
-    centre = float(np.atleast_1d(file.WindowCenter)[0])
-    width = float(np.atleast_1d(file.WindowWidth)[0])
-    function = file.get("VOILUTFunction", "LINEAR")
-    if function == "LINEAR":
-        return (values - (centre - 0.5)) / max(width - 1, 1e-9) + 0.5
-    if function == "LINEAR_EXACT":
-        return (values - centre) / width + 0.5
-    if function == "SIGMOID":
-        return 1 / (1 + np.exp(-4 * (values - centre) / width))
-    raise ValueError(f"its VOILUTFunction is {function}, which DICOM does not define")
+def _read(content: bytes) -> Any:
+    """Read a file without its empty attributes, and without half a window."""
+    import pydicom  # slow to import
+
+    file = pydicom.dcmread(io.BytesIO(content))
+    for keyword in _OPTIONAL:
+        if keyword in file and _is_empty(file[keyword].value):
+            del file[keyword]
+    if _window(file) is None:
+        for keyword in ("WindowCenter", "WindowWidth"):
+            if keyword in file:
+                del file[keyword]
+    if "RescaleSlope" in file or "RescaleIntercept" in file:
+        file.RescaleSlope = file.get("RescaleSlope", 1)
+        file.RescaleIntercept = file.get("RescaleIntercept", 0)
+    return file
+
+
+def _is_empty(value: Any) -> bool:
+    return (
+        value is None or (hasattr(value, "__len__") and len(value) == 0) or not str(value).strip()
+    )
+
+
+def _window(file: Any) -> tuple[float, float] | None:
+    """Return centre and width of the first window, or None without a usable one.
+
+    A file may have several windows; viewers show the first.
+    """
+    ends = [np.atleast_1d(file.get(keyword))[0] for keyword in ("WindowCenter", "WindowWidth")]
+    if any(_is_empty(end) for end in ends):
+        return None
+    centre, width = map(float, ends)
+    is_linear = _function(file) == "LINEAR"
+    return (centre, width) if width >= 1 or (width > 0 and not is_linear) else None
+
+
+def _function(file: Any) -> str:
+    return str(file.get("VOILUTFunction", "LINEAR")).strip().upper()
+
+
+def _shades_are_known(file: Any) -> bool:
+    """Return whether the header says which values are black and white."""
+    is_8_bits = file.get("BitsStored", 64) <= 8 and file.get("PixelRepresentation", 0) == 0
+    is_stored = is_8_bits and "ModalityLUTSequence" not in file
+    return is_stored or "VOILUTSequence" in file or "WindowCenter" in file
+
+
+def _rescale(file: Any, stored: NDArray) -> NDArray:
+    """Return the values in the file's units: its modality LUT, or its slope and intercept."""
+    from pydicom.pixels import apply_modality_lut
+
+    with contextlib.ExitStack() as stack:
+        if "ModalityLUTSequence" in file:
+            stack.enter_context(_entries_of_16_bits(file.ModalityLUTSequence[0]))
+        return apply_modality_lut(stored, file)
+
+
+@contextlib.contextmanager
+def _entries_of_16_bits(table: Any) -> Iterator[int]:
+    """Declare the entries of a lookup table to have 16 bits, and yield how many they have.
+
+    pydicom takes 12 bits for a type of numpy, and lets indices wrap at the bits of the entries.
+    """
+    descriptor = list(table.LUTDescriptor)
+    table.LUTDescriptor = [*descriptor[:2], 16]
+    try:
+        yield int(descriptor[2])
+    finally:
+        table.LUTDescriptor = descriptor
+
+
+def _to_shades(file: Any, stored: NDArray, settings: PictureSettings) -> NDArray[np.uint8]:
+    if settings.is_declared and settings.value_range is not None:
+        return to_shades(_rescale(file, stored), settings.value_range)
+    if "VOILUTSequence" in file:
+        return _apply_voi_table(file, _rescale(file, stored))
+    if "WindowCenter" in file:
+        return _apply_window(file, _rescale(file, stored))
+    if (
+        not _shades_are_known(file)
+        and (value_range := settings.range_for(is_deep=True)) is not None
+    ):
+        return to_shades(_rescale(file, stored), value_range)
+    values = _rescale(file, stored)
+    if "ModalityLUTSequence" in file:
+        return to_shades(values, (0, 2 ** int(file.ModalityLUTSequence[0].LUTDescriptor[2]) - 1))
+    if stored.dtype.kind == "f":
+        return to_shades(values, occurring_range(values) or (0, 1))
+    bits = int(file.BitsStored)
+    if bits == 8 and file.PixelRepresentation == 0 and file.get("RescaleSlope", 1) >= 0:
+        return stored.astype(np.uint8, copy=False)
+    low = -(2 ** (bits - 1)) if file.PixelRepresentation else 0
+    ends = _rescale(file, np.array([low, low + 2**bits - 1]))
+    return to_shades(values, (float(ends.min()), float(ends.max())))
+
+
+def _apply_voi_table(file: Any, values: NDArray) -> NDArray[np.uint8]:
+    """Look values up in the first table of VOILUTSequence (DICOM PS3.3, C.11.2.1.1)."""
+    from pydicom.pixels import apply_voi_lut
+
+    with _entries_of_16_bits(file.VOILUTSequence[0]) as depth:
+        looked_up = apply_voi_lut(np.rint(values).astype(np.int64), file, prefer_lut=True)
+    return to_shades(looked_up, (0, 2**depth - 1))
+
+
+def _apply_window(file: Any, values: NDArray) -> NDArray[np.uint8]:
+    """Apply the file's window (DICOM PS3.3, C.11.2.1.2)."""
+    from pydicom import Dataset
+    from pydicom.pixels import apply_voi_lut
+
+    # With this header pydicom maps the window to 0…65535, whatever the bits of the file.
+    header = Dataset()
+    header.PhotometricInterpretation = "MONOCHROME2"
+    header.BitsStored, header.PixelRepresentation = 16, 0
+    header.WindowCenter, header.WindowWidth = _window(file) or (0, 1)
+    header.VOILUTFunction = _function(file)
+    return to_shades(apply_voi_lut(values, header), (0, 65535))

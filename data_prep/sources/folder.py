@@ -10,7 +10,7 @@ from PIL import Image
 
 from data_prep.sources.base import Source
 from data_prep.sources.files import open_files, read_image
-from data_prep.sources.image_file import decode_image_file
+from data_prep.sources.image_file import decode_image_file, range_of_image_file
 from fedgan_mpi.errors import UserError
 
 
@@ -20,6 +20,7 @@ class ImageFolder(Source):
     name = "imagefolder"
     default_size = 64
     channels = 3
+    reads_pictures = True
 
     def __init__(self, path: Path) -> None:
         Image.init()
@@ -49,4 +50,8 @@ class ImageFolder(Source):
 
     def image(self, index: int) -> Image.Image:
         name = self._names[index]
-        return decode_image_file(name, read_image(self._files, name))
+        return decode_image_file(name, read_image(self._files, name), self.pictures)
+
+    def value_range(self, index: int) -> tuple[float, float] | None:
+        name = self._names[index]
+        return range_of_image_file(name, self._files.read(name))

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from data_prep.sources.base import Source, name_file_in_errors
-from data_prep.sources.dicom import decode_dicom, read_tag
+from data_prep.sources.dicom import decode_dicom, range_of_dicom, read_tag
 from data_prep.sources.files import Files, open_files, read_image
 from fedgan_mpi.errors import UserError
 
@@ -28,6 +28,7 @@ class Rsna(Source):
     name = "rsna"
     default_size = 64
     channels = 1
+    reads_pictures = True
 
     def __init__(self, path: Path) -> None:
         """Read the tables. The classes are the three detailed ones if their file exists.
@@ -105,7 +106,10 @@ class Rsna(Source):
 
     def image(self, index: int) -> Image.Image:
         name = self._file(index)
-        return decode_dicom(name, read_image(self._files, name))
+        return decode_dicom(name, read_image(self._files, name), self.pictures)
+
+    def value_range(self, index: int) -> tuple[float, float] | None:
+        return range_of_dicom(self._files.read(self._file(index)))
 
     def _file(self, index: int) -> str:
         return f"{_FOLDER}/{self._patients[index]}.dcm"

@@ -56,6 +56,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """SHA-256 of the feature extractor's file."""
     features_accuracy: Annotated[float, Meta(ge=0, le=1)] | None = None
     """Accuracy of the extractor's classifier on held-out images, 0 to 1."""
+    range: tuple[float, float] | None = None
+    """Values of the original images that are black and white here. None: 0 and 255 of 8 bits."""
     skipped: list[str] = []
     """Unreadable images that were skipped, each with the reason."""
 

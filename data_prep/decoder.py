@@ -1,0 +1,169 @@
+"""Decodes one block of images. Knows nothing of processes and ranks."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from data_prep.pictures.settings import NeedsRange
+from data_prep.plugins import describe_error, load
+from data_prep.resize import crop_and_resize
+from data_prep.sources.base import BadImage, Indices, Source
+from data_prep.sources.image_file import SEVERAL_FRAMES
+from fedgan_mpi import plugins
+from fedgan_mpi.errors import UserError
+from fedgan_mpi.plugins.built_in import SOURCE_KEY
+
+_BLOCK_BYTES = 2**20
+_MAX_BLOCK_IMAGES = 256
+_NARROW = 0.05
+"""Share of the 256 shades below which an image has few of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodedBlock:
+    """The readable images of a block, and one error message for each unreadable image."""
+
+    images: NDArray[np.uint8]
+    indices: Indices
+    """Index of each readable image in the source."""
+    errors: list[str] = field(default_factory=list)
+    several_frames: int = 0
+    """Number of images whose files have more frames or pages, which are not used."""
+    narrow: list[tuple[int, int, int]] = field(default_factory=list)
+    """Index, darkest and brightest shade of the images with few shades."""
+    needs_range: bool = False
+    """Whether the block cannot be decoded before the range of the data set's values is known."""
+    value_range: tuple[float, float] | None = None
+    """Least and greatest value, if they were asked for and an image has more than 8 bits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoder:
+    """Decodes the images of a source to one shape."""
+
+    source: Source
+    size: int | None
+    """Height and width in pixels. None: keep the source's size."""
+    image_shape: tuple[int, int, int]
+    measures: bool = False
+    """Find the range of values instead of decoding."""
+    plugin: str | None = None
+    """Name under which the source's class is loaded in another process. None: it is importable."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        try:
+            state = pickle.dumps(
+                {"source": self.source, "size": self.size, "measures": self.measures}
+            )
+        except Exception as error:
+            name = self.plugin or self.source.name
+            raise UserError(
+                f"DATASET {name!r} cannot be sent to another process: {describe_error(error)}; "
+                "open files in image() instead"
+            ) from None
+        return _rebuild, (self.plugin, state, self.image_shape)
+
+    def __call__(self, indices: Indices) -> DecodedBlock:
+        """Decode one block of images, or measure it."""
+        with warnings.catch_warnings():
+            # After a warning, a library reads the image correctly or raises an error.
+            warnings.simplefilter("ignore")
+            return self._measure(indices) if self.measures else self._decode_all(indices)
+
+    def _decode_all(self, indices: Indices) -> DecodedBlock:
+        images = np.empty((len(indices), *self.image_shape), np.uint8)
+        readable: list[int] = []
+        errors: list[str] = []
+        several_frames = 0
+        for index in indices.tolist():
+            try:
+                images[len(readable)], several = self._decode(index)
+            except BadImage as error:
+                errors.append(str(error))
+                continue
+            except NeedsRange:
+                return DecodedBlock(images=images[:0], indices=indices[:0], needs_range=True)
+            readable.append(index)
+            several_frames += several
+        images = images[: len(readable)]
+        return DecodedBlock(
+            images=images,
+            indices=np.array(readable, np.int64),
+            errors=errors,
+            several_frames=several_frames,
+            narrow=_find_narrow(images, readable),
+        )
+
+    def _measure(self, indices: Indices) -> DecodedBlock:
+        """Return the range of values alone. A bad file is named when it is decoded."""
+        found: list[tuple[float, float]] = []
+        for index in indices.tolist():
+            with contextlib.suppress(Exception):
+                if (ends := self.source.value_range(index)) is not None:
+                    found.append((float(ends[0]), float(ends[1])))
+        lows, highs = [low for low, _ in found], [high for _, high in found]
+        return DecodedBlock(
+            images=np.empty((0, *self.image_shape), np.uint8),
+            indices=indices,
+            value_range=(min(lows), max(highs)) if found else None,
+        )
+
+    def _decode(self, index: int) -> tuple[NDArray[np.uint8], bool]:
+        """Return one image, uint8 (C, H, W), and whether its file has more frames.
+
+        Raises BadImage for whatever is raised on the way, and NeedsRange.
+        """
+        try:
+            image: Any = self.source.image(index)
+            if not isinstance(image, Image.Image) or image.mode not in ("L", "RGB"):
+                kind = getattr(image, "mode", type(image).__name__)
+                wrong = f"it is {kind}, but must be a PIL image of mode L or RGB"
+                raise BadImage(self._name_plugin(f"{self._key(index)}: {wrong}"))
+            several = SEVERAL_FRAMES in image.info
+            return crop_and_resize(image, self.size, self.image_shape[0]), several
+        except (BadImage, NeedsRange, UserError):
+            raise
+        except Exception as error:
+            problem = f"{self._key(index)}: {describe_error(error)}"
+            where = plugins.blame(error)
+            raise BadImage(f"{problem}. {where}" if where else problem) from None
+
+    def _name_plugin(self, problem: str) -> str:
+        return f"{problem} (from DATASET {self.plugin!r})" if self.plugin else problem
+
+    def _key(self, index: int) -> str:
+        try:
+            return str(self.source.keys[index])
+        except Exception:
+            return f"image {index}"
+
+    def blocks(self, indices: Indices) -> list[Indices]:
+        """Split indices into consecutive blocks of about 1 MiB of pixels."""
+        images = _BLOCK_BYTES // int(np.prod(self.image_shape))
+        size = min(max(images, 1), _MAX_BLOCK_IMAGES)
+        return [indices[start : start + size] for start in range(0, len(indices), size)]
+
+
+def _rebuild(plugin: str | None, state: bytes, image_shape: tuple[int, int, int]) -> Decoder:
+    """Make a Decoder in another process, after the module of its source has been imported."""
+    if plugin is not None:
+        load(SOURCE_KEY, plugin)
+    return Decoder(**pickle.loads(state), image_shape=image_shape, plugin=plugin)
+
+
+def _find_narrow(images: NDArray[np.uint8], indices: list[int]) -> list[tuple[int, int, int]]:
+    """Return index, darkest and brightest shade of the images with few shades."""
+    if not len(images):
+        return []
+    flat = images.reshape(len(images), -1)
+    low, high = flat.min(1).astype(int), flat.max(1).astype(int)
+    narrow = np.flatnonzero(high - low < _NARROW * 255).tolist()
+    return [(indices[n], int(low[n]), int(high[n])) for n in narrow]
