@@ -1,13 +1,21 @@
-"""Encodes pictures that Pillow does not write: deep PNG and TIFF files, damaged EXIF blocks."""
+"""Encodes pictures that Pillow does not write, and runs them through data_prep."""
 
 from __future__ import annotations
 
 import io
+import json
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
+from data_prep_helpers import SERIAL
 from PIL import Image
+
+from data_prep.__main__ import main
+from data_prep.pictures.settings import PictureSettings
+from data_prep.sources.image_file import decode_image_file
+from fedgan_mpi.data import Manifest, read_shard
 
 
 def png16(values: np.ndarray, extra: bytes = b"") -> bytes:
@@ -90,3 +98,24 @@ def exif(orientation: int, type_: int = 3, count: int = 1, next_ifd: int = 0) ->
     """Return an EXIF block with an orientation."""
     entry = struct.pack("<HHIHH", 0x0112, type_, count, orientation, 0)
     return b"II*\0\x08\0\0\0\x01\0" + entry + struct.pack("<I", next_ifd)
+
+
+RAMP = np.arange(256).reshape(16, 16)
+"""Every shade once."""
+
+
+def decode(content: bytes, name: str = "a.png", **settings: object) -> np.ndarray:
+    return np.asarray(decode_image_file(name, content, PictureSettings(**settings)))
+
+
+def shards_of(tmp_path: Path, contents: dict[str, bytes], *more: str) -> tuple[np.ndarray, dict]:
+    """Prepare a folder of pictures. Return the images in the order of names, and the manifest."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    options = ["--devices=1", "--heldout-share=0", *SERIAL, *more]
+    assert main(["imagefolder", "--source", str(folder), "--out", str(out), *options]) == 0
+    manifest = Manifest.read(out)
+    shard = read_shard(out / "device_0001.h5", image_shape=manifest.image_shape)
+    return shard.images, json.loads((out / "shards.json").read_text())
