@@ -80,14 +80,16 @@ def find_problems(directory: Path, manifest: Manifest) -> Iterator[str]:
     indices: list[np.ndarray] = []
     for device in range(1, manifest.devices + 1):
         try:
-            shard = _read_verified(directory / shard_name(device), manifest)
+            path = directory / shard_name(device)
+            shard = _read_verified(path, manifest, manifest.images[device - 1])
             manifest.check_shard(shard, device)
             indices.append(shard.indices)
         except UserError as error:
             yield str(error)
     if manifest.heldout is not None:
         try:
-            heldout = _read_verified(directory / manifest.heldout, manifest)
+            path = directory / manifest.heldout
+            heldout = _read_verified(path, manifest, manifest.heldout_images)
             indices.append(heldout.indices)
             manifest.check_heldout(heldout)
         except UserError as error:
@@ -105,9 +107,9 @@ def find_problems(directory: Path, manifest: Manifest) -> Iterator[str]:
             yield f"{path} does not match its recorded SHA-256; the file was changed"
 
 
-def _read_verified(path: Path, manifest: Manifest) -> Shard:
+def _read_verified(path: Path, manifest: Manifest, rows: int) -> Shard:
     """Open a shard and verify its pixels. Raises UserError if they changed."""
-    shard = read_shard(path, image_shape=manifest.image_shape, in_memory=False)
+    shard = read_shard(path, image_shape=manifest.image_shape, in_memory=False, rows=rows)
     try:
         check_pixels(shard)
     except OSError as error:

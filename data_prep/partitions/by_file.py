@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 
 from data_prep.partitions.base import Partition
 from data_prep.sources.base import Indices, Source, name_file_in_errors
+from data_prep.sources.bounded import read_at_most
+from data_prep.sources.files import MAX_BYTES
 from fedgan_mpi.errors import UserError
 
 
@@ -34,11 +37,9 @@ class ByFile(Partition):
         The parameters have the names of the command-line options.
         """
         holders: dict[str, str] = {}
-        with (
-            name_file_in_errors(map, "a table"),
-            map.open(encoding="utf-8-sig", newline="") as file,
-        ):
-            rows = csv.DictReader(file)
+        with name_file_in_errors(map, "a table"):
+            text = read_at_most(map, MAX_BYTES).decode("utf-8-sig")
+            rows = csv.DictReader(io.StringIO(text, newline=""))
             for column in (image_column, device_column):
                 if column not in (rows.fieldnames or ()):
                     columns = ", ".join(rows.fieldnames or ["none"])

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,8 +24,10 @@ def read_at_most(path: Path, most: int) -> bytes:
 
     Raises OSError for anything else, such as a pipe, and ValueError if it has more bytes.
     """
-    content = read_regular_file(path, nbytes=most + 1)
-    if len(content) > most:
+    content = b""
+    if not (too_large := os.stat(path).st_size > most):
+        content = read_regular_file(path, nbytes=most + 1)
+    if too_large or len(content) > most:
         raise ValueError(f"it has more than {most:,} bytes")
     return content
 

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from data_prep.sources.base import Source, find_file, name_file_in_errors
-from data_prep.sources.files import open_files, read_image
+from data_prep.sources.bounded import read_at_most
+from data_prep.sources.files import MAX_BYTES, open_files, read_image
 from data_prep.sources.image_file import decode_image_file
 from fedgan_mpi.errors import UserError
 
@@ -42,7 +43,7 @@ class CelebA(Source):
 
     def _read_attributes(self, path: Path) -> None:
         with name_file_in_errors(path, "CelebA's list of attributes"):
-            header, columns, *rows = path.read_text(encoding="ascii").splitlines()
+            header, columns, *rows = read_at_most(path, MAX_BYTES).decode("ascii").splitlines()
             self._columns = columns.split()
             announced = int(header)
         self._names, values = [], []
@@ -59,7 +60,8 @@ class CelebA(Source):
 
     def _read_split(self, path: Path, attributes_file: Path) -> None:
         with name_file_in_errors(path, "CelebA's official split"):
-            split = dict(line.split() for line in path.read_text(encoding="ascii").splitlines())
+            lines = read_at_most(path, MAX_BYTES).decode("ascii").splitlines()
+            split = dict(line.split() for line in lines)
         _check_same_images(attributes_file, self._names, path, list(split))
         parts = np.array([split[name] for name in self._names])
         if unknown := set(parts.tolist()) - {"0", "1", "2"}:

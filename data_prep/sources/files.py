@@ -9,7 +9,12 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from data_prep.sources.base import BadImage, name_file_in_errors
+from data_prep.sources.bounded import read_at_most
+from fedgan_mpi.data.sizes import check_sizes
 from fedgan_mpi.errors import UserError
+
+MAX_BYTES = 2**30
+"""Of one file, also of a table."""
 
 
 class Files(Protocol):
@@ -55,7 +60,7 @@ class Folder:
         return sorted(name for name in found if not _is_hidden(name))
 
     def read(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
+        return read_at_most(self.path / name, MAX_BYTES)
 
 
 class Zip:
@@ -81,7 +86,11 @@ class Zip:
         return sorted(m.filename for m in members if not m.is_dir() and not _is_hidden(m.filename))
 
     def read(self, name: str) -> bytes:
-        return self._archive().read(name)
+        info = self._archive().getinfo(name)
+        if info.file_size > MAX_BYTES:
+            raise ValueError(f"it unpacks to {info.file_size:,} bytes, more than {MAX_BYTES:,}")
+        check_sizes(info.compress_size, info.file_size)
+        return self._archive().read(info)
 
     def _archive(self) -> zipfile.ZipFile:
         return _open_zip(self.path, os.getpid())

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.sources.base import ArraySource, name_file_in_errors
+from fedgan_mpi.data.npz import open_npz
 from fedgan_mpi.errors import UserError
 
 _PARTS = ("train", "val", "test")
@@ -22,17 +23,19 @@ class Npz(ArraySource):
         """Read all arrays. The images of val and test are held out."""
         if path.is_dir():
             raise UserError(f"{path} is a folder, but npz needs the .npz file")
-        with name_file_in_errors(path, "an npz file"), np.load(path, allow_pickle=False) as arrays:
-            if not isinstance(arrays, np.lib.npyio.NpzFile):
-                raise ValueError("it is a single array")
-            parts = [part for part in _PARTS if f"{part}_images" in arrays]
+        with name_file_in_errors(path, "an npz file"), open_npz(path) as arrays:
+            names = arrays.names
+            parts = [part for part in _PARTS if f"{part}_images" in names]
             if parts[:1] != ["train"]:
-                raise UserError(f"{path} has no train_images; it has {', '.join(arrays) or 'none'}")
-            images = [_images(path, f"{part}_images", arrays[f"{part}_images"]) for part in parts]
+                has = ", ".join(names[:10]) or "none"
+                raise UserError(f"{path} has no train_images; it has {has}")
+            images = [
+                _images(path, f"{part}_images", arrays.read(f"{part}_images")) for part in parts
+            ]
             labels = [
-                _labels(path, f"{part}_labels", arrays[f"{part}_labels"], len(part_images))
+                _labels(path, f"{part}_labels", arrays.read(f"{part}_labels"), len(part_images))
                 for part, part_images in zip(parts, images, strict=True)
-                if f"{part}_labels" in arrays
+                if f"{part}_labels" in names
             ]
         if labels and len(labels) < len(parts):
             raise UserError(
@@ -52,6 +55,8 @@ def _images(path: Path, key: str, images: NDArray) -> NDArray[np.uint8]:
     """Convert an array to uint8 (N, C, H, W). Raises UserError if its dtype or shape is wrong."""
     if images.dtype != np.uint8:
         raise UserError(f"{path}: {key} are {images.dtype}, but must be uint8")
+    if 0 in images.shape[1:]:
+        raise UserError(f"{path}: {key} have shape {images.shape}, so the images have no pixels")
     if images.ndim == 3:
         return images[:, None]
     if images.ndim == 4 and images.shape[3] in (1, 3):

@@ -36,7 +36,12 @@ def read_shards(
     shards = {}
     for device in devices:
         path = directory / shard_name(device)
-        shards[device] = read_shard(path, image_shape=manifest.image_shape, in_memory=in_memory)
+        shards[device] = read_shard(
+            path,
+            image_shape=manifest.image_shape,
+            in_memory=in_memory,
+            rows=manifest.images[device - 1],
+        )
         manifest.check_shard(shards[device], device)
     return shards
 
@@ -67,7 +72,8 @@ def read_heldout(config: Config, directory: Path, manifest: Manifest) -> Shard |
     if config.data.heldout is None and manifest.heldout is None:
         return None
     path = Path(config.data.heldout) if config.data.heldout else directory / str(manifest.heldout)
-    heldout = read_shard(path, image_shape=manifest.image_shape)
+    rows = None if config.data.heldout else manifest.heldout_images
+    heldout = read_shard(path, image_shape=manifest.image_shape, rows=rows)
     if config.data.heldout is None:
         manifest.check_heldout(heldout)
     check_samples(config, len(heldout), path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from fedgan_mpi.data.sizes import check_sizes
 from fedgan_mpi.errors import UserError
 
 FORMAT_VERSION = 1
@@ -70,11 +72,17 @@ class Shard:
         return self.images[unique][inverse]
 
 
-def read_shard(path: Path, *, image_shape: tuple[int, int, int], in_memory: bool = True) -> Shard:
-    """Open a shard and check its format, shapes and dtypes.
+def read_shard(
+    path: Path,
+    *,
+    image_shape: tuple[int, int, int],
+    in_memory: bool = True,
+    rows: int | None = None,
+) -> Shard:
+    """Open a shard and check its format, shapes, dtypes and sizes.
 
-    With `in_memory`, also read the pixels and compare them with their recorded hash. Raises
-    UserError with the file and the reason.
+    rows: the number of images that shards.json describes. With `in_memory`, also read the pixels
+    and compare them with their recorded hash. Raises UserError with the file and the reason.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
@@ -86,11 +94,15 @@ def read_shard(path: Path, *, image_shape: tuple[int, int, int], in_memory: bool
         reason = "truncated" if "truncated" in str(error) else "not a readable HDF5 file"
         if isinstance(error, PermissionError) or not os.access(path, os.R_OK):
             reason = "not readable by you"
+        elif isinstance(error, BlockingIOError) or "unable to lock" in str(error):
+            reason = "locked by another process, which has it open for writing"
         raise UserError(f"{path} is {reason}") from None
     shard: Shard | None = None
     try:
-        shard = _check_shard(path, file, image_shape, in_memory)
+        shard = _check_shard(path, file, image_shape, in_memory, rows)
         return shard
+    except MemoryError:
+        raise UserError(f"{path} does not fit into the memory of this machine") from None
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise UserError(f"{path} is damaged: {' '.join(str(error).split())}") from None
     finally:
@@ -99,12 +111,13 @@ def read_shard(path: Path, *, image_shape: tuple[int, int, int], in_memory: bool
 
 
 def _check_shard(
-    path: Path, file: h5py.File, image_shape: tuple[int, ...], in_memory: bool
+    path: Path, file: h5py.File, image_shape: tuple[int, ...], in_memory: bool, rows: int | None
 ) -> Shard:
     version = file.attrs.get("format_version")
     if version != FORMAT_VERSION:
         raise UserError(
-            f"{path} has format_version {version}, but this program reads {FORMAT_VERSION}"
+            f"{path} has format_version {str(version)[:20]}, but this program reads "
+            f"{FORMAT_VERSION}"
         )
     for name in file:
         if not isinstance(file.get(name, getlink=True), h5py.HardLink):
@@ -122,14 +135,15 @@ def _check_shard(
         raise UserError(f"{path}: images have shape {images.shape}, but must be N×{expected}")
     if len(images) == 0:
         raise UserError(f"{path} holds no images")
-    labels = file["labels"][...] if "labels" in file else None
-    if labels is not None and (labels.shape != (len(images),) or labels.dtype != np.int64):
-        raise UserError(
-            f"{path}: labels are {labels.dtype} {labels.shape}, but must be int64 ({len(images)},)"
-        )
+    if rows is not None and len(images) != rows:
+        raise UserError(f"{path} holds {len(images)} images, but shards.json describes {rows}")
+    _check_storage(images, in_memory)
+    labels = _read_integers(path, file, "labels", len(images))
     sha256 = file.attrs.get("pixels_sha256")
     sha256 = sha256.decode() if isinstance(sha256, bytes) else str(sha256)
-    indices = file["indices"][...] if "indices" in file else np.empty(0, np.int64)
+    indices = _read_integers(path, file, "indices", len(images))
+    if indices is None:
+        indices = np.empty(0, np.int64)
     shard = Shard(path=path, images=images, labels=labels, sha256=sha256, indices=indices)
     offset = images.id.get_offset()  # None for chunked pixels
     if in_memory:
@@ -139,6 +153,34 @@ def _check_shard(
         shard.images = OnDisk(path=path, offset=offset, shape=images.shape)
         shard.images[:1]  # fails if the file is too short
     return shard
+
+
+def _read_integers(path: Path, file: h5py.File, name: str, rows: int) -> Labels | None:
+    """Return one integer per image, or None if the file has none. Raises UserError."""
+    if name not in file:
+        return None
+    data = file[name]
+    if data.shape != (rows,) or data.dtype != np.int64:
+        raise UserError(
+            f"{path}: {name} are {data.dtype} {data.shape}, but must be int64 ({rows},)"
+        )
+    _check_storage(data, in_memory=True)
+    values: Labels = data[...]
+    return values
+
+
+def _check_storage(data: h5py.Dataset, in_memory: bool) -> None:
+    """Raise ValueError if a dataset declares more than the file can hold.
+
+    HDF5 fills with zeros what is declared and not stored.
+    """
+    stored = data.id.get_storage_size()
+    nbytes = math.prod(data.shape) * data.dtype.itemsize
+    is_compressed = data.chunks is not None and data.id.get_create_plist().get_nfilters() > 0
+    if stored < nbytes and not is_compressed:
+        raise ValueError(f"{data.name} declares {nbytes:,} bytes, but the file has {stored:,}")
+    if in_memory or is_compressed:
+        check_sizes(stored, nbytes if in_memory else math.prod(data.chunks))
 
 
 def check_pixels(shard: Shard) -> None:

@@ -17,14 +17,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.evaluation.extractor_file import METADATA_KEY, read_metadata, write_arrays
+from fedgan_mpi.evaluation.extractor_file import METADATA_KEY, Metadata, read_metadata, write_arrays
 from fedgan_mpi.federation.flat_parameters import FlatParameters
 from fedgan_mpi.files import sha256_of
 from fedgan_mpi.nn.optimizers import Adam
+from fedgan_mpi.nn.stored_shapes import check_stored_shapes
 from fedgan_mpi.random_streams import Purpose, torch_stream
 
 FEATURES = 64
@@ -173,18 +175,20 @@ def write_extractor(path: Path, network: Extractor, accuracy: float | None = Non
     )
 
 
+def _build(metadata: Metadata) -> Extractor:
+    if metadata.kind == Classifier.kind:
+        return Classifier(metadata.image_shape, metadata.classes)
+    return PCA(metadata.image_shape, metadata.width)
+
+
 def read_extractor(path: Path) -> Extractor:
     """Read an extractor. Raises UserError if the file is missing or not written by data_prep."""
     try:
         with safe_open(path, "pt") as file:
             metadata = read_metadata((file.metadata() or {})[METADATA_KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        network: Extractor
-        if metadata.kind == Classifier.kind:
-            network = Classifier(metadata.image_shape, metadata.classes)
-        else:
-            network = PCA(metadata.image_shape, metadata.width)
-        network.load_state_dict(tensors)
+        check_stored_shapes(path, lambda: _build(metadata))
+        network = _build(metadata)
+        network.load_state_dict(load_file(path))
         network.sha256 = sha256_of(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None

@@ -6,13 +6,13 @@ Without write permission, each job computes the sums again.
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 
+from fedgan_mpi.data.npz import open_npz
 from fedgan_mpi.evaluation.feature_stats import ExtractorStats
 from fedgan_mpi.evaluation.features import Extractor
 from fedgan_mpi.evaluation.frechet import Array
@@ -36,11 +36,13 @@ class StatsCache:
     def read(self) -> list[Array] | None:
         """Return the packed sums of each extractor, or None if the file is missing or damaged."""
         try:
-            with np.load(self.path, allow_pickle=False) as file:
-                sums = [file[name] for name in file.files]
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            with open_npz(self.path) as file:
+                if len(file.names) != len(self.lengths):
+                    return None
+                sums = [np.array(file.read(name)) for name in file.names]
+        except Exception:  # a damaged archive raises many types, and the cache is not needed
             return None
-        is_complete = [len(numbers) for numbers in sums] == self.lengths
+        is_complete = [numbers.shape for numbers in sums] == [(n,) for n in self.lengths]
         return sums if is_complete and all(np.isfinite(numbers).all() for numbers in sums) else None
 
     def write(self, sums: list[Array]) -> None:

@@ -24,6 +24,7 @@ from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import write_complete
 from fedgan_mpi.nn.registry import build_from
 from fedgan_mpi.nn.steps import Batch
+from fedgan_mpi.nn.stored_shapes import check_stored_shapes
 from fedgan_mpi.random_streams import Purpose, torch_stream
 from fedgan_mpi.run.generator_about import read_about
 
@@ -144,8 +145,11 @@ def load(path: str | Path, networks: str | Callable[..., Any] | None = None) -> 
         networks = plugins.register(_KEY, networks)
     plugins.allow([networks] if networks else [])
     about = read_about(path.with_suffix(".json"))
+    architecture = networks or about["architecture"]
     try:
-        network = _build(about, networks or about["architecture"])
+        if plugins.find(_KEY, architecture).origin == "built in":
+            check_stored_shapes(path, lambda: _build(about, architecture))
+        network = _build(about, architecture)
         network.load_state_dict(load_file(path))
     except OSError as error:
         raise UserError(

@@ -1,0 +1,23 @@
+"""Compares a network with a safetensors file before memory is taken for either."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+
+def check_stored_shapes(path: Path, build: Callable[[], nn.Module]) -> None:
+    """Raise ValueError unless the file has the names and shapes of the network's tensors.
+
+    build: makes the network; its tensors get no memory here.
+    """
+    with torch.device("meta"):
+        expected = {name: list(tensor.shape) for name, tensor in build().state_dict().items()}
+    with safe_open(path, "pt") as file:
+        found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    if found != expected:
+        raise ValueError("the file holds another network")
