@@ -31,10 +31,9 @@ SERVER = """
 import pickle, resource, sys
 from fedgan_mpi.faults.handshake import Listener
 from fedgan_mpi.faults.peer_monitor import PeerMonitor
-ranks, file_limit = map(int, sys.argv[1:])
-resource.setrlimit(
-    resource.RLIMIT_NOFILE, (file_limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-)
+ranks, soft, hard = map(int, sys.argv[1:])
+hard = hard or resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 listener = Listener(range(1, ranks + 1))
 print(pickle.dumps(listener.endpoint).hex(), flush=True)
 monitor = PeerMonitor(listener.accept(), [], [])
@@ -44,12 +43,15 @@ if command:
 """
 
 
-def start_server(ranks: int, file_limit: int = 40) -> tuple[subprocess.Popen[str], Endpoint]:
+def start_server(
+    ranks: int, file_limit: int = 40, hard_limit: int = 0
+) -> tuple[subprocess.Popen[str], Endpoint]:
     """Start a server that accepts `ranks` remote ranks. It ends after a command on its input.
 
-    Commands: "sign off", "end job", or an empty line for an end without announcement.
+    Commands: "sign off", "end job", or an empty line for an end without announcement. file_limit,
+    hard_limit: soft and hard limit on open files; 0 leaves the hard limit as it is.
     """
-    process = _start(SERVER, str(ranks), str(file_limit))
+    process = _start(SERVER, str(ranks), str(file_limit), str(hard_limit))
     assert process.stdout is not None
     return process, pickle.loads(bytes.fromhex(process.stdout.readline()))
 

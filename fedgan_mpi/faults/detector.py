@@ -108,8 +108,8 @@ class FailureDetector:
 def connect_peers(comm: MPI.Comm, barrier: Callable[[], None], leader: int) -> PeerMonitor | None:
     """Collective. Connect the server with every rank on another machine, by TCP.
 
-    leader: the lowest rank of this rank's machine. Returns None on ranks that need no connection,
-    and on every rank if a remote rank cannot connect; the server then prints a warning.
+    leader: the lowest rank of this rank's machine. Returns None on ranks without a connection. If a
+    remote rank cannot connect, the server prints a warning, and the others are observed.
     """
     machines = comm.allgather((leader, platform.node()))
     remote_ranks = [rank for rank, (other, _) in enumerate(machines) if other != machines[0][0]]
@@ -128,15 +128,16 @@ def connect_peers(comm: MPI.Comm, barrier: Callable[[], None], leader: int) -> P
     elif endpoint is not None and comm.rank in remote_ranks:
         connections = connect(endpoint, comm.rank)
     barrier()
-    connected = comm.allgather(bool(connections))
-    missing = [rank for rank in remote_ranks if not connected[rank]]
+    ends = comm.allgather(sorted(connections))  # a connection counts if both ends have it
+    connected = [rank for rank in remote_ranks if rank in ends[0] and ends[rank]]
+    missing = [rank for rank in remote_ranks if rank not in connected]
     if missing and is_server:
         logger.warning(
-            "%s cannot connect to this host by TCP: only ranks of the same machine detect a death",
+            "%s cannot connect to this host by TCP: only ranks of the same machine detect %s death",
             format_hosts(missing, hosts),
+            "its" if len(missing) == 1 else "their",
         )
-    if missing:
-        for connection in connections.values():
-            connection.close()
-        return None
-    return PeerMonitor(connections, remote_ranks, hosts) if connections else None
+    for rank in [*connections]:
+        if (rank if is_server else comm.rank) in missing:
+            connections.pop(rank).close()
+    return PeerMonitor(connections, connected, hosts) if connections else None

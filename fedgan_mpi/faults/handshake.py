@@ -1,12 +1,13 @@
 """TCP handshake between the server and the ranks on other machines, at the start of a job.
 
-The server accepts only clients that present its token, and answers with a second one. Independent
-of MPI: the caller transmits the endpoint.
+Both sides prove that they know the job's key, and neither sends it: each answers the other's random
+challenge with an HMAC. Independent of MPI: the caller transmits the endpoint, with the key.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import hmac
 import resource
 import secrets
@@ -14,8 +15,9 @@ import selectors
 import socket
 import struct
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
@@ -23,27 +25,50 @@ from platform import node
 
 CONNECT_TIMEOUT = 10.0
 """Seconds until all connections must be established."""
+MAX_GUESTS = 64
+"""Connections that have not proven anything yet, at most, beside one for each expected rank."""
 _ADDRESS_TIMEOUT = 4.0  # per address, at most: TCP repeats a lost packet after 1 and 3 s
-_TOKEN_BYTES = 16
+_RETRY = 0.05  # seconds
+_NONCE_BYTES = 32
 _RANK = struct.Struct("!i")
+_PROOF = hashlib.sha256
+_PROOF_BYTES = _PROOF().digest_size
+_ANSWER_BYTES = _RANK.size + _NONCE_BYTES + _PROOF_BYTES
 _SIOCGIFADDR = 0x8915
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """The server's address and the tokens of both sides."""
+    """The server's address, and the key of the job."""
 
     addresses: list[str]
     port: int
-    client_token: bytes
-    server_token: bytes
+    key: bytes
+
+    def proof(self, side: bytes, server_nonce: bytes, client_nonce: bytes, rank: int) -> bytes:
+        """Return the HMAC by which a side, b"client" or b"server", shows that it knows the key.
+
+        It is bound to side, rank and both challenges, so that no recorded one is accepted.
+        """
+        message = side + server_nonce + client_nonce + _RANK.pack(rank)
+        return hmac.digest(self.key, message, _PROOF)
+
+
+@dataclass
+class _Guest:
+    """A client that has not proven anything yet."""
+
+    connection: socket.socket
+    address: str
+    nonce: bytes
+    received: bytes = b""
 
 
 class Listener:
     """The server's listening socket for the ranks on other machines."""
 
     def __init__(self, ranks: Sequence[int]) -> None:
-        """ranks: the clients to accept. Raises OSError without a network."""
+        """ranks: the clients to accept, each once. Raises OSError without a network."""
         self._ranks = ranks
         with suppress(OSError, ValueError):  # one descriptor per rank; the soft limit is often 1024
             _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -56,54 +81,103 @@ class Listener:
             backlog=len(ranks) + 128,  # leaves room for unknown clients
         )
         self._socket.setblocking(False)
-        tokens = secrets.token_bytes(_TOKEN_BYTES), secrets.token_bytes(_TOKEN_BYTES)
-        self.endpoint = Endpoint(_local_addresses(), self._socket.getsockname()[1], *tokens)
+        self._guests: dict[int, _Guest] = {}  # descriptor -> guest, oldest first
+        port = self._socket.getsockname()[1]
+        self.endpoint = Endpoint(_local_addresses(), port, secrets.token_bytes(32))
 
     def accept(self) -> dict[int, socket.socket]:
         """Return rank -> connection for the ranks that connect within `CONNECT_TIMEOUT`.
 
-        Unknown clients are disconnected. Closes the listening socket.
+        Unknown clients, and a second client for a rank, are disconnected. Closes the listening
+        socket.
         """
         connections: dict[int, socket.socket] = {}
         deadline = time.monotonic() + CONNECT_TIMEOUT
-        with selectors.DefaultSelector() as selector:
+        # Not epoll, which needs a descriptor.
+        with closing(self._socket), selectors.PollSelector() as selector:
             selector.register(self._socket, selectors.EVENT_READ)
-            with suppress(OSError):  # out of file descriptors
-                while len(connections) < len(self._ranks):
-                    remaining = deadline - time.monotonic()
-                    if remaining <= 0:
-                        break
-                    for key, _ in selector.select(remaining):
-                        client = key.data
-                        if client is None:
-                            self._accept_client(selector)
-                            continue
-                        selector.unregister(client)
-                        rank = self._authenticate(client)
-                        if rank is None:
-                            client.close()
-                        else:
-                            connections[rank] = client
-            for key in selector.get_map().values():
-                (key.data or self._socket).close()
+            while len(connections) < len(self._ranks):
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    break
+                for key, _ in selector.select(remaining):
+                    if key.fileobj is self._socket:
+                        self._accept_guest(selector)
+                    elif key.fd in self._guests:  # it has not been disconnected in this loop
+                        self._hear(key.fd, connections, selector)
+            for descriptor in [*self._guests]:
+                self._dismiss(descriptor, selector)
         return connections
 
-    def _accept_client(self, selector: selectors.BaseSelector) -> None:
-        with suppress(BlockingIOError, ConnectionError):  # the client has disconnected
-            client, _ = self._socket.accept()
-            client.setblocking(False)
-            selector.register(client, selectors.EVENT_READ, client)
+    def _accept_guest(self, selector: selectors.BaseSelector) -> None:
+        """Send a challenge to the next client."""
+        if len(self._guests) >= MAX_GUESTS + len(self._ranks):
+            self._dismiss(self._most_dispensable(), selector)
+        try:
+            connection, address = self._socket.accept()
+        except (BlockingIOError, ConnectionError):  # the client has disconnected
+            return
+        except OSError:  # out of descriptors
+            if self._guests:
+                self._dismiss(self._most_dispensable(), selector)
+            else:
+                time.sleep(_RETRY)
+            return
+        guest = _Guest(connection, str(address[0]), secrets.token_bytes(_NONCE_BYTES))
+        connection.setblocking(False)
+        self._guests[connection.fileno()] = guest
+        selector.register(connection, selectors.EVENT_READ)
+        with suppress(OSError):
+            connection.send(guest.nonce)  # fits into the empty buffer
 
-    def _authenticate(self, client: socket.socket) -> int | None:
-        """Return the client's rank; None for an unknown client."""
-        with suppress(OSError, struct.error):
-            # 20 bytes arrive in one piece.
-            received = client.recv(_TOKEN_BYTES + _RANK.size)
-            if hmac.compare_digest(received[:_TOKEN_BYTES], self.endpoint.client_token):
-                (rank,) = _RANK.unpack(received[_TOKEN_BYTES:])
-                client.sendall(self.endpoint.server_token)
-                return int(rank)
-        return None
+    def _hear(
+        self,
+        descriptor: int,
+        connections: dict[int, socket.socket],
+        selector: selectors.BaseSelector,
+    ) -> None:
+        """Read from a guest; once its answer is complete, accept or disconnect it."""
+        guest = self._guests[descriptor]
+        try:
+            piece = guest.connection.recv(_ANSWER_BYTES - len(guest.received))
+        except BlockingIOError:  # the event was of an earlier guest with this descriptor
+            return
+        except OSError:
+            piece = b""
+        guest.received += piece
+        if piece and len(guest.received) < _ANSWER_BYTES:
+            return
+        rank = self._rank_of(guest)
+        if rank is None or rank in connections:
+            self._dismiss(descriptor, selector)
+            return
+        nonce = guest.received[_RANK.size : -_PROOF_BYTES]
+        try:
+            guest.connection.send(self.endpoint.proof(b"server", guest.nonce, nonce, rank))
+        except OSError:
+            self._dismiss(descriptor, selector)
+            return
+        selector.unregister(guest.connection)
+        connections[rank] = self._guests.pop(descriptor).connection
+
+    def _rank_of(self, guest: _Guest) -> int | None:
+        """Return the expected rank that a guest has proven to be; None otherwise."""
+        if len(guest.received) < _ANSWER_BYTES:
+            return None
+        (rank,) = _RANK.unpack(guest.received[: _RANK.size])
+        nonce, proof = guest.received[_RANK.size : -_PROOF_BYTES], guest.received[-_PROOF_BYTES:]
+        expected = self.endpoint.proof(b"client", guest.nonce, nonce, rank)
+        return rank if hmac.compare_digest(proof, expected) and rank in self._ranks else None
+
+    def _most_dispensable(self) -> int:
+        """Return the descriptor of the oldest guest of the address that has the most guests."""
+        guests_of = Counter(guest.address for guest in self._guests.values())
+        return max(self._guests, key=lambda fd: guests_of[self._guests[fd].address])
+
+    def _dismiss(self, descriptor: int, selector: selectors.BaseSelector) -> None:
+        guest = self._guests.pop(descriptor)
+        selector.unregister(guest.connection)
+        guest.connection.close()
 
 
 def connect(endpoint: Endpoint, rank: int) -> dict[int, socket.socket]:
@@ -114,29 +188,50 @@ def connect(endpoint: Endpoint, rank: int) -> dict[int, socket.socket]:
         return max(0.1, deadline - time.monotonic())
 
     timeout = min(_ADDRESS_TIMEOUT, CONNECT_TIMEOUT / max(1, len(endpoint.addresses)))
-    for address in endpoint.addresses:
-        with suppress(OSError):
-            connection = socket.create_connection(
-                (address, endpoint.port), min(timeout, remaining())
-            )
-            # The answer may take all the remaining time. If this rank connected a second time, the
-            # server would take the end of the first connection for its death.
-            connection.settimeout(remaining())
-            if _is_server(connection, endpoint, rank):
-                return {0: connection}
-            connection.close()
+    again = True
+    while again and time.monotonic() < deadline:
+        again = False
+        for address in endpoint.addresses:
+            with suppress(OSError):
+                connection = socket.create_connection(
+                    (address, endpoint.port), min(timeout, remaining())
+                )
+                again = True  # if it is the server: it disconnects guests if it has too many
+                if _is_server(connection, endpoint, rank, remaining):
+                    return {0: connection}
+                connection.close()
+        time.sleep(_RETRY)
     return {}
 
 
-def _is_server(connection: socket.socket, endpoint: Endpoint, rank: int) -> bool:
-    """Exchange tokens and return whether the peer is the server.
+def _is_server(
+    connection: socket.socket, endpoint: Endpoint, rank: int, remaining: Callable[[], float]
+) -> bool:
+    """Prove this rank's identity, and return whether the peer proves that it is the server.
 
     The same address may belong to another machine here, e.g. to a container bridge.
     """
+    own_nonce = secrets.token_bytes(_NONCE_BYTES)
     with suppress(OSError):
-        connection.sendall(endpoint.client_token + _RANK.pack(rank))
-        return hmac.compare_digest(connection.recv(_TOKEN_BYTES), endpoint.server_token)
+        nonce = _receive(connection, _NONCE_BYTES)
+        if len(nonce) < _NONCE_BYTES:
+            return False
+        # The answer may take all the remaining time. If this rank connected a second time, the
+        # server would take the end of the first connection for its death.
+        connection.settimeout(remaining())
+        proof = endpoint.proof(b"client", nonce, own_nonce, rank)
+        connection.sendall(_RANK.pack(rank) + own_nonce + proof)
+        expected = endpoint.proof(b"server", nonce, own_nonce, rank)
+        return hmac.compare_digest(_receive(connection, _PROOF_BYTES), expected)
     return False
+
+
+def _receive(connection: socket.socket, nbytes: int) -> bytes:
+    """Return the next bytes; fewer if the peer disconnects."""
+    received = b""
+    while len(received) < nbytes and (piece := connection.recv(nbytes - len(received))):
+        received += piece
+    return received
 
 
 def _local_addresses() -> list[str]:

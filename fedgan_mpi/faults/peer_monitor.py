@@ -28,8 +28,8 @@ class PeerMonitor:
         remote_ranks: Sequence[int],
         hosts: Sequence[str],
     ) -> None:
-        """connections: peer rank -> connection. remote_ranks: all ranks on other machines than the
-        server's. hosts: the host name of every rank."""
+        """connections: peer rank -> connection. remote_ranks: the ranks on other machines than the
+        server's that are connected with it. hosts: the host name of every rank."""
         self.remote_ranks, self.hosts = remote_ranks, hosts
         self.unreachable = False
         """Whether a dead rank's machine did not answer, so that the rank may be alive."""
@@ -37,7 +37,7 @@ class PeerMonitor:
         """Whether a peer has announced the end of the job."""
         self._connections = connections
         self._dead: list[int] = []
-        self._selector = selectors.DefaultSelector()
+        self._selector = selectors.PollSelector()  # not epoll, which needs a descriptor
         for rank, connection in connections.items():
             connection.setblocking(False)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

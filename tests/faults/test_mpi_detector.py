@@ -38,12 +38,20 @@ def test_ranks_of_one_machine_open_no_connection(comm, monkeypatch):
     assert connect_peers(comm, comm.Barrier, leader=0) is None
 
 
-def test_a_failed_connection_is_reported_and_the_job_continues(comm, monkeypatch, capfd):
+def test_a_failed_connection_is_reported_and_the_others_are_observed(comm, monkeypatch, capfd):
     log.start(comm.rank)
     monkeypatch.setattr(handshake, "CONNECT_TIMEOUT", 1.0)
     if comm.rank == 2:
         monkeypatch.setattr(detector, "connect", lambda endpoint, rank: {})
-    assert connect_peers(comm, comm.Barrier, two_machines(comm)) is None
+    monitor = connect_peers(comm, comm.Barrier, two_machines(comm))
+    others = [*range(3, comm.size)]
+    assert (monitor is not None) == (comm.rank in others or (comm.rank == 0 and bool(others)))
+    comm.barrier()
+    if monitor is not None:
+        assert monitor.remote_ranks == others and monitor.dead() == []
+    comm.barrier()
+    if monitor is not None:
+        monitor.close()
     warning = capfd.readouterr().err
     is_warning = "rank 2 on" in warning and "cannot connect to this host" in warning
     assert is_warning == (comm.rank == 0)
