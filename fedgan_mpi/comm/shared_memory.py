@@ -4,8 +4,8 @@ A waiting rank sleeps in the kernel until a datagram wakes it. MPI's spinning wo
 that its partner computes on, and polling would wake thousands of times a second. Vectors cross in
 a shared window: one copy down, one copy up per rank, summed in rank order.
 
-Counters in the window carry the synchronization; a datagram only wakes a sleeper. A lost or
-foreign datagram is harmless.
+Counters in the window carry the synchronization; a datagram only wakes a sleeper. A lost datagram
+is harmless, and the kernel refuses those of other processes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import platform
-import secrets
+import select
 import socket
 import sys
 import time
@@ -32,18 +32,33 @@ _RECHECK = 0.5  # seconds after which a sleeper tests its condition without a da
 
 
 class Doorbell:
-    """Wakes sleeping ranks of the same machine through abstract Unix datagram sockets."""
+    """Wakes sleeping ranks of the same machine: the server any device rank, and these the server.
+
+    Each device rank shares a pair of Unix datagram sockets with the server. A socket that is
+    connected receives from its peer only.
+    """
 
     def __init__(self, comm: MPI.Comm) -> None:
         """Collective."""
-        name = comm.bcast(secrets.token_hex(8))
-        self._addresses = [f"\0fedgan_mpi-{name}-{rank}" for rank in range(comm.size)]
-        self._receive_socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._receive_socket.bind(self._addresses[comm.rank])
-        self._receive_socket.settimeout(_RECHECK)
-        self._send_socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._send_socket.setblocking(False)
+        peers = range(1, comm.size) if comm.rank == 0 else [0]
+        self._sockets = {
+            peer: socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            for peer in peers
+        }
+        for own in self._sockets.values():
+            own.bind("")  # the kernel chooses a name that nobody can foresee and take first
+        names = [
+            self._sockets[peer].getsockname() if peer in self._sockets else None
+            for peer in range(comm.size)
+        ]
+        for peer, name in enumerate(comm.alltoall(names)):
+            if name is not None:
+                self._sockets[peer].connect(name)
         comm.barrier()
+        self._poll = select.poll()
+        self._sockets_by_descriptor = {own.fileno(): own for own in self._sockets.values()}
+        for descriptor in self._sockets_by_descriptor:
+            self._poll.register(descriptor, select.POLLIN)
 
     @staticmethod
     def is_supported() -> bool:
@@ -56,14 +71,15 @@ class Doorbell:
         """Wake the rank if it sleeps."""
         # A full queue wakes the rank anyway. A refused connection means that the rank has died,
         # which the failure detector reports.
-        with contextlib.suppress(BlockingIOError, ConnectionRefusedError):
-            self._send_socket.sendto(b"!", self._addresses[rank])
+        with contextlib.suppress(BlockingIOError, ConnectionError):
+            self._sockets[rank].send(b"!")
 
     def sleep_until(self, condition: Callable[[], bool]) -> None:
         """Return once `condition` holds; tested after each datagram and twice a second."""
         while not condition():
-            with contextlib.suppress(TimeoutError):
-                self._receive_socket.recv(1)
+            for descriptor, _ in self._poll.poll(1000 * _RECHECK):
+                with contextlib.suppress(BlockingIOError, ConnectionError):
+                    self._sockets_by_descriptor[descriptor].recv(1)
 
 
 class Channel:
