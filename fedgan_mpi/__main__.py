@@ -113,6 +113,7 @@ def _run_local(command: MpiCommand | LocalCommand) -> None:
 def _run_with_mpi(arguments: list[str]) -> int:
     from fedgan_mpi.comm.link import Link, RankLost
 
+    signals.reapply()
     link = Link()
     try:
         link.check_world()
@@ -192,7 +193,9 @@ def _train(link: Link, command: Train) -> int:
 
 
 def _describe(error: BaseException) -> str:
-    """A sentence if a disk is full or lost, which is no bug; otherwise the traceback."""
+    """A sentence if the user can help, as with a disk that is full; otherwise the traceback."""
+    if isinstance(error, UserError):
+        return str(error)
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         file = error.filename or "a file of the run directory"
         return f"{file} cannot be written: {error.strerror}; the last checkpoint is complete"

@@ -35,6 +35,19 @@ def prepare_streams() -> None:
     os.close(descriptor)
 
 
+class _LogFile(logging.FileHandler):
+    """A log file. If it cannot be written, for example on a full disk, a sentence says so once."""
+
+    _failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not self._failed:
+            self._failed = True
+            reason = getattr(error, "strerror", None) or error
+            print(f"{self.baseFilename} cannot be written: {reason}", file=sys.stderr)
+
+
 def start(rank: int, level: str = "info", per_rank: str | None = None) -> None:
     """Send messages of at least `level` to standard error, and to per_rank/rank_NNNN.log.
 
@@ -46,7 +59,7 @@ def start(rank: int, level: str = "info", per_rank: str | None = None) -> None:
     handlers: list[logging.Handler] = [console]
     if per_rank is not None:
         Path(per_rank).mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(Path(per_rank) / f"rank_{rank:04d}.log", encoding="utf-8")
+        file = _LogFile(Path(per_rank) / f"rank_{rank:04d}.log", encoding="utf-8")
         file.setFormatter(
             logging.Formatter(f"%(asctime)s {where} %(levelname)s %(name)s: %(message)s")
         )

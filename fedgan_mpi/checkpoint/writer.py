@@ -180,7 +180,9 @@ class CheckpointWriter:
             return None
         link = self.rank_state.link
         try:
-            link.agree(_write_problem(pending))
+            with link.shows_activity():  # the disk may be slow
+                problem = _write_problem(pending)
+            link.agree(problem)
         except AgreedError as error:
             self._pending = None
             shutil.rmtree(pending.directory, ignore_errors=True)
@@ -201,7 +203,8 @@ class CheckpointWriter:
         return None if error is None else str(error)
 
     def _raise_seal_problem(self) -> None:
-        problem = self._finish_sealing()
+        with self.rank_state.link.shows_activity():
+            problem = self._finish_sealing()
         if problem is not None:
             raise UserError(problem)
 

@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 # MPICH's ranks yield their core while they spin. The library reads this when it is loaded.
@@ -24,6 +25,8 @@ from fedgan_mpi.comm.transport import Transport, choose_transport
 from fedgan_mpi.comm.verbs import VERBS, verb
 from fedgan_mpi.errors import AgreedError, UserError
 from fedgan_mpi.faults.detector import FailureDetector
+from fedgan_mpi.faults.launcher_watch import watch_launcher
+from fedgan_mpi.faults.watchdog import GRACE, exit_after
 from fedgan_mpi.hardware.topology import survey
 
 if TYPE_CHECKING:
@@ -71,6 +74,7 @@ class Communicator:
         self._deadline_required = True
         self._hosts = self.device_ranks  # device ranks at the start; devices are assigned to them
         self._origin = list(range(self.size))  # current rank -> rank at the start
+        watch_launcher(self._end_without_launcher)
 
     # ---------------------------------------------------------------- agreement
 
@@ -198,10 +202,22 @@ class Communicator:
         self.barrier()  # every rank holds its lock and starts to count
         self.detector.start(self._comm, self._arrive, deadline, self.abort, survive=self.survives)
 
+    def _end_without_launcher(self, sentence: str) -> None:
+        exit_after(GRACE)  # MPI_Abort may wait for the launcher
+        logger.error("%s", sentence)
+        self.abort()
+
     def heartbeat(self) -> None:
         """Show activity to the failure detector, inside a long computation without exchanges."""
         if self.detector.board is not None:
             self.detector.board.beat()
+
+    def shows_activity(self) -> AbstractContextManager[None]:
+        """Show activity to the failure detector for as long as the block runs.
+
+        For drawing and writing, whose time depends on the disk.
+        """
+        return self.detector.shows_activity()
 
     def shrink(self) -> None:
         """Collective over the survivors. Continue without the dead ranks, and add them to `lost`.

@@ -121,16 +121,25 @@ def check_resumable(
     """Check that a resumed run is the same experiment, with the same rounds or more.
 
     before, now: tables of `config_table`. where: the file of `before`, for the message. renamed:
-    allow another run name and directory. Raises UserError for a key that affects results.
+    allow another run name and directory. A key that is missing had its default. Raises UserError
+    for a key that affects results.
     """
-    old, new = flatten(before), flatten(now)
+    # A section without any key set is an empty table.
+    old, new = (
+        {key: value for key, value in flatten(tables).items() if key not in SECTIONS}
+        for tables in (before, now)
+    )
     for key in sorted(old.keys() | new.keys()):
+        # The run may be older than the key: it behaved as the default does.
+        default = _toml_value(DEFAULTS[key]) if DEFAULTS.get(key) is not None else None
+        old_value = old.get(key, default)
         old_rounds = old.get(key, 0)
         longer = key == "training.rounds" and isinstance(old_rounds, int) and new[key] >= old_rounds
         moved = renamed and key in ("run.name", "run.directory")
-        if old.get(key) == new.get(key) or longer or moved or key.startswith(_MAY_CHANGE):
+        same = old_value == new.get(key, default)
+        if same or longer or moved or key.startswith(_MAY_CHANGE):
             continue
-        right = f"{old[key]!r}" if key in old else "left out"
+        right = "left out" if old_value is None else f"{old_value!r}"
         if key == "training.rounds":
             right = f"at least {old.get(key)!r}"
         value = f"is {new[key]!r}" if key in new else "is left out"

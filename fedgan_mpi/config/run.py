@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from fedgan_mpi.config.require import require
 from fedgan_mpi.files import PRIVATE, UMASK_FORM, is_umask
+
+_MAX_NAME = 240
+"""File systems allow 255 bytes. The rest is for what an unfinished run is renamed to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +27,13 @@ class RunConfig:
     """Seed of all random streams: parameters, batches, noise, participation, scores."""
 
     def __post_init__(self) -> None:
-        valid = self.name is None or (self.name not in {"", ".", ".."} and "/" not in self.name)
-        require(valid, "run.name", self.name, "a plain directory name")
-        require(self.directory != "", "run.directory", self.directory, "a path")
+        name = self.name
+        valid = name is None or (name not in {"", ".", ".."} and not {"/", "\0"} & {*name})
+        require(valid, "run.name", name, "a plain directory name")
+        nbytes = len(os.fsencode(name or ""))
+        right = f"at most {_MAX_NAME} bytes long, not {nbytes}"
+        require(nbytes <= _MAX_NAME, "run.name", name, right)
+        valid = self.directory != "" and "\0" not in self.directory
+        require(valid, "run.directory", self.directory, "a path")
         require(is_umask(self.umask), "run.umask", self.umask, UMASK_FORM)
         require(0 <= self.seed < 2**63, "run.seed", self.seed, "from 0 to 2^63 - 1")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
+import math
 import platform
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from mpi4py import MPI
@@ -19,6 +21,7 @@ from fedgan_mpi.faults.watchdog import GRACE, Watchdog, exit_after, format_hosts
 from fedgan_mpi.hardware.shared_files import open_shared_file
 
 T = TypeVar("T")
+_BEAT = 0.1  # seconds between two signs of activity
 logger = logging.getLogger(__name__)
 
 
@@ -91,6 +94,34 @@ class FailureDetector:
         """Announce that this process exits in order, or that it ends the whole job."""
         if self._watchdog is not None:
             self._watchdog.sign_off(ends_job=ends_job)
+
+    @contextlib.contextmanager
+    def shows_activity(self) -> Iterator[None]:
+        """Show this rank as active for as long as the block runs, if its process is not stopped."""
+        if self.board is None:
+            yield
+            return
+        beat, is_over = self.board.beat, threading.Event()
+
+        def show() -> None:
+            while not is_over.wait(_BEAT):
+                beat()
+
+        thread = threading.Thread(target=show, name="activity", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
+
+    def waits_for_results(self) -> None:
+        """Let the server draw and write the results without a time limit; called on every rank.
+
+        Its own machine sees its activity, and keeps the limit. Other machines do not see it.
+        """
+        if self._watchdog is not None and self._leader != 0:
+            self._watchdog.deadline = math.inf
 
     def run_outside_exchange(self, function: Callable[[], T]) -> T:
         """Run local work inside an exchange and return its result; the board shows this rank as

@@ -6,7 +6,7 @@ import contextlib
 import mmap
 import os
 import tempfile
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from mpi4py import MPI
 
@@ -27,39 +27,56 @@ def map_shared_memory(comm: MPI.Comm, nbytes: int) -> mmap.mmap:
 def open_shared_file(comm: MPI.Comm, nbytes: int) -> BinaryIO:
     """Collective. Open a file of zeros that all ranks of `comm`, on one machine, read and write.
 
-    The file has no name and vanishes with its last process. Raises AgreedError if no space exists
-    or if the ranks see different file systems.
+    The file never has a name: it vanishes with its last process, however that ends. Raises
+    AgreedError if no space exists, or if a rank cannot open another rank's file.
     """
-    path = comm.bcast(_reserve(nbytes) if comm.rank == 0 else None)
-    if path is None:
+    own = _reserve(nbytes) if comm.rank == 0 else None
+    address = comm.bcast(None if own is None else _address(own))
+    if address is None:
         full = f"neither /dev/shm nor {tempfile.gettempdir()}"
         raise AgreedError(
             f"{full} has {nbytes / 1e6:.0f} MB for memory that ranks share; free some"
         )
-    file = None
-    with contextlib.suppress(OSError):
-        file = open(path, "r+b")  # noqa: SIM115 - the caller closes it
-    opened_by_all = comm.allreduce(file is not None, MPI.LAND)
-    if comm.rank == 0:
-        os.unlink(path)
-    if file is None or not opened_by_all:
-        directory = os.path.dirname(path)
-        raise AgreedError(f"{directory} differs between ranks of one machine; let them share it")
+    file = own or _open(address)
+    if not comm.allreduce(file is not None, MPI.LAND):
+        raise AgreedError(
+            "a rank cannot open a file of another rank of its machine in /proc; start all ranks of "
+            "a machine as one user, in one container or with shared process numbers"
+        )
+    assert file is not None
     return file
 
 
-def _reserve(nbytes: int) -> str | None:
-    """Create a file with reserved space and return its path; None if no directory has space."""
+class _Address(NamedTuple):
+    """Where the ranks of a machine find an open file that has no name."""
+
+    process: int
+    descriptor: int
+    device: int
+    inode: int
+
+
+def _address(file: BinaryIO) -> _Address:
+    status = os.fstat(file.fileno())
+    return _Address(os.getpid(), file.fileno(), status.st_dev, status.st_ino)
+
+
+def _open(address: _Address) -> BinaryIO | None:
+    """Open another process's file; None if it is not accessible from here."""
+    path = f"/proc/{address.process}/fd/{address.descriptor}"
+    with contextlib.suppress(OSError):
+        status = os.stat(path)  # in another container the number may belong to another process
+        if (status.st_dev, status.st_ino) == (address.device, address.inode):
+            return open(path, "r+b")
+    return None
+
+
+def _reserve(nbytes: int) -> BinaryIO | None:
+    """Open a file with reserved space; None if no directory has space."""
     for directory in ("/dev/shm", tempfile.gettempdir()):
-        try:
-            descriptor, path = tempfile.mkstemp(prefix="fedgan_mpi-", dir=directory)
-        except OSError:
-            continue
-        try:
-            os.posix_fallocate(descriptor, 0, nbytes)
-            return path
-        except OSError:
-            os.unlink(path)
-        finally:
-            os.close(descriptor)
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            file = stack.enter_context(tempfile.TemporaryFile(dir=directory))
+            os.posix_fallocate(file.fileno(), 0, nbytes)
+            stack.pop_all()
+            return file
     return None

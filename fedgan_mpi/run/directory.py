@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from fedgan_mpi.config import Config
 from fedgan_mpi.config.io import PROVENANCE, config_table, read_provenance
 from fedgan_mpi.data import Manifest
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.files import write_complete
+from fedgan_mpi.files import explain_write_errors, write_complete
 from fedgan_mpi.run.lock import acquire_lock
 from fedgan_mpi.run.provenance import describe_machine
 
@@ -33,7 +34,7 @@ def make_run_directory(config: Config, dataset: str) -> Path:
     stem, number = re.sub(r"[^\w.:-]+", "-", f"{dataset}-{config.algorithm.name}")[:100], 1
     if "schedule" in config.algorithm.traits.keys:
         stem += f"-{config.algorithm.schedule}"
-    while (path := parent / (stem if number == 1 else f"{stem}-{number}")).exists():
+    while os.path.lexists(path := parent / (stem if number == 1 else f"{stem}-{number}")):
         number += 1
     return _make(path)
 
@@ -45,12 +46,13 @@ def put_aside(config: Config) -> None:
     """
     assert config.run.name is not None
     path, number = Path(config.run.directory) / config.run.name, 1
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return
     acquire_lock(path)
-    while (aside := path.with_name(f"{path.name}-unfinished-{number}")).exists():
+    while os.path.lexists(aside := path.with_name(f"{path.name}-unfinished-{number}")):
         number += 1
-    path.rename(aside)
+    with explain_write_errors(path):
+        path.rename(aside)
 
 
 def _make(path: Path) -> Path:
@@ -80,7 +82,8 @@ def write_config(run: Path, config: Config, provenance: dict[str, Any]) -> None:
         previous = read_provenance(run)
         current["earlier"] = [*previous.pop("earlier", []), previous]
     table = {**config_table(config), PROVENANCE: current}
-    write_complete(path, tomli_w.dumps(table).encode())
+    with explain_write_errors(path):
+        write_complete(path, tomli_w.dumps(table).encode())
 
 
 def write_devices(run: Path, manifest: Manifest) -> None:
@@ -91,4 +94,5 @@ def write_devices(run: Path, manifest: Manifest) -> None:
         "images": manifest.images,
         "histograms": manifest.histograms,
     }
-    write_complete(run / DEVICES, (json.dumps(about) + "\n").encode())
+    with explain_write_errors(run / DEVICES):
+        write_complete(run / DEVICES, (json.dumps(about) + "\n").encode())

@@ -21,7 +21,7 @@ from torch import nn
 
 from fedgan_mpi import plugins
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.files import write_complete
+from fedgan_mpi.files import explain_write_errors, write_complete
 from fedgan_mpi.nn.registry import build_from
 from fedgan_mpi.nn.steps import Batch
 from fedgan_mpi.nn.stored_shapes import check_stored_shapes
@@ -116,8 +116,13 @@ def write_generator(directory: Path, name: str, G: nn.Module, about: dict[str, A
     from which `load` builds the network. Other keys inform the user.
     """
     tensors = {key: value.detach().contiguous().cpu() for key, value in G.state_dict().items()}
-    write_complete(directory / f"{name}.json", (json.dumps(about, indent=1) + "\n").encode())
-    write_complete(directory / f"{name}.safetensors", save(tensors))
+    description = (json.dumps(about, indent=1) + "\n").encode()
+    for path, content in (
+        (directory / f"{name}.json", description),
+        (directory / f"{name}.safetensors", save(tensors)),
+    ):
+        with explain_write_errors(path):
+            write_complete(path, content)
 
 
 def find_generator(path: Path) -> Path:

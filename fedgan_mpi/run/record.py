@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -127,10 +128,23 @@ class Record:
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in line.items()
         }
-        path = self._stats.name
-        with explain_write_errors(Path(path)):
+        path = Path(self._stats.name)
+        with explain_write_errors(path):
             self._stats.write(json.dumps(finite, allow_nan=False) + "\n")
             self._stats.flush()
+        _check_present(path, self._stats.fileno())
+
+
+def _check_present(path: Path, descriptor: int) -> None:
+    """Raise UserError if an open file is no longer at its path: its lines would be lost."""
+    try:
+        present = os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        present = False
+    except OSError:  # a network file system that is slow to answer
+        return
+    if not present:
+        raise UserError(f"{path} was moved or deleted while this job wrote it, and the job ends")
 
 
 def rewind_record(run: Path, done: int, scored: int) -> None:
@@ -164,4 +178,5 @@ def rewind_record(run: Path, done: int, scored: int) -> None:
             f"{path} lacks some of the {done} completed rounds; "
             "restore it from a copy, or start a new run"
         )
-    write_complete(path, "".join(text for text, _ in kept).encode())
+    with explain_write_errors(path):
+        write_complete(path, "".join(text for text, _ in kept).encode())

@@ -17,7 +17,7 @@ from fedgan_mpi.comm.link import Link
 from fedgan_mpi.config import Config
 from fedgan_mpi.config.io import check_resumable, config_table, read_config, read_values
 from fedgan_mpi.config.parsing import flatten, make_config, parse_tables
-from fedgan_mpi.errors import UserError
+from fedgan_mpi.errors import AgreedError, UserError
 from fedgan_mpi.files import explain_write_errors, umask
 from fedgan_mpi.run.lock import release_lock
 from fedgan_mpi.run.result import Result
@@ -61,12 +61,14 @@ def train(
     run = None if resume is None else Path(resume)
     try:
         result = run_training(link, link.from_server(read), callbacks, resume=run)
-    except (UserError, SystemExit):  # the same on every rank
+    except (AgreedError, SystemExit):  # the same on every rank
         raise
     except BaseException as error:
         sentence = plugins.blame(error)
         if link.size > 1:  # the other ranks wait for this one
-            logger.exception("the training failed on this rank, and the job ends")
+            known = isinstance(error, UserError)
+            reason = str(error) if known else "the training failed on this rank, and the job ends"
+            logger.error(reason, exc_info=not known)
             if sentence is not None:
                 logger.error("%s", sentence)
             link.abort()

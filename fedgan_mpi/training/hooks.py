@@ -147,10 +147,13 @@ class TrainingHooks:
 
     def on_run_end(self, seconds: float) -> None:
         """Write the final generator and the report. seconds: duration of the job."""
-        if self.rank_state.link.is_server:
-            write_final(
-                self.rank_state, self.context, self.state, self.record, self.last_round, seconds
-            )
+        link = self.rank_state.link
+        link.detector.waits_for_results()
+        if link.is_server:
+            with link.shows_activity():
+                write_final(
+                    self.rank_state, self.context, self.state, self.record, self.last_round, seconds
+                )
 
     def rollback(self, record: Record, state: TrainState) -> None:
         """Continue from an earlier state; `on_run_begin` is called next. Collective."""
@@ -239,7 +242,8 @@ class TrainingHooks:
                 purpose=Purpose.GRID,
                 chunk=0,
             )
-            self.record.grid(round, images)
+            with self.rank_state.link.shows_activity():
+                self.record.grid(round, images)
 
     def _finish_score(self) -> bool:
         """Record the pending score, and export its generator if it is the best so far. Collective.
@@ -255,7 +259,8 @@ class TrainingHooks:
             self._keep_best()
             if self.rank_state.link.is_server:
                 best = (BEST, scored.round, scored.generator)
-                export(self.rank_state, self.context, self.state, *best)
+                with self.rank_state.link.shows_activity():
+                    export(self.rank_state, self.context, self.state, *best)
         patience = self.context.config.evaluation.patience
         return patience is not None and self.state.scores_since_best >= patience
 

@@ -15,18 +15,28 @@ REQUEUE = 75
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as in shells; the job can be resumed."""
 
-_HANDLED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+_HANDLED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 _received: list[signal.Signals] = []
 
 
 def install() -> None:
     """Record signals instead of dying; a second SIGINT ends the process at once.
 
+    SIGHUP stays ignored under `nohup`, which asks for a job that outlives its terminal.
     A crash of a library prints the Python stack that led to it.
     """
     faulthandler.enable()
     for number in _HANDLED:
-        signal.signal(number, _record)
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _record)
+
+
+def reapply() -> None:
+    """Take signals back from libraries, after MPI is loaded: UCX handles SIGHUP in its own way."""
+    for number in _HANDLED:
+        handler = signal.getsignal(number)  # as Python knows it
+        if handler in (_record, signal.SIG_IGN):
+            signal.signal(number, handler)
 
 
 def restore_defaults() -> None:
@@ -34,13 +44,14 @@ def restore_defaults() -> None:
     before takes effect now."""
     for number in _HANDLED:
         default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
-        signal.signal(number, default)
+        if signal.getsignal(number) == _record:
+            signal.signal(number, default)
     for received in _received:
         os.kill(os.getpid(), received)
 
 
 def requeue_requested() -> bool:
-    """Whether this process received SIGTERM or SIGUSR1."""
+    """Whether this process received SIGTERM, SIGUSR1 or SIGHUP."""
     return any(received != signal.SIGINT for received in _received)
 
 

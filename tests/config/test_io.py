@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from copy import deepcopy
+
 import pytest
 import tomli_w
 
 from fedgan_mpi.cli.parser import parse_train
 from fedgan_mpi.config import Config
 from fedgan_mpi.config.io import check_resumable, config_table, read_config, read_provenance
-from fedgan_mpi.config.parsing import DEFAULTS, make_config
+from fedgan_mpi.config.parsing import DEFAULTS, flatten, make_config
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.run.directory import write_config
 
@@ -98,3 +101,32 @@ def test_values_must_be_text():
         with pytest.raises(UserError) as refused:
             make_config({**DEFAULTS, key: "b\udcffrd"})
         assert str(refused.value) == f"{key} is 'b\\udcffrd', but must be UTF-8 text"
+
+
+def test_a_run_from_before_any_key_resumes_with_its_default(tmp_path):
+    now = config_table(config("--training.rounds", "9"))
+    for key in flatten(now):
+        before = deepcopy(now)
+        section, _, name = key.partition(".")
+        del before[section][name]
+        if key != "training.rounds":
+            check_resumable(before, now, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "right"),
+    [
+        ("training.batch_size", "8", "32"),
+        ("training.betas", "[0.0, 0.9]", "[0.5, 0.999]"),
+        ("training.generator_steps", "3", "left out"),
+        ("model.conditional", "true", "False"),
+    ],
+)
+def test_a_run_from_before_a_key_refuses_another_value_than_the_default(
+    tmp_path, key, value, right
+):
+    before = config_table(config())
+    section, _, name = key.partition(".")
+    before[section].pop(name, None)
+    with pytest.raises(UserError, match=rf"{key} is .*, but must be {re.escape(right)} as in"):
+        check_resumable(before, config_table(config(f"--{key}", value)), tmp_path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -96,3 +98,15 @@ def test_the_board_shows_work_of_the_server_inside_a_verb_as_computing(comm, tra
     link.average(Uplink(), into=None)
     assert verbs == [0] * (2 if link.is_server else 1) and board.progress[1] == 0
     link.watch(None)
+
+
+def test_a_server_that_draws_longer_than_the_deadline_is_no_hang(comm):
+    link, aborted = Link(comm), []
+    link.abort = lambda code=1: aborted.append(code)
+    link.watch(1.0)
+    if link.is_server:
+        with link.shows_activity():
+            time.sleep(4)  # longer than the deadline and the time for reports of a hang
+    link.barrier()
+    link.watch(None)
+    assert not aborted

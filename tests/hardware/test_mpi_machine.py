@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
+import tempfile
 
 import pytest
 
 from fedgan_mpi.errors import AgreedError
 from fedgan_mpi.hardware import shared_files
 from fedgan_mpi.hardware.cpu import usable_cores
-from fedgan_mpi.hardware.shared_files import map_shared_memory
+from fedgan_mpi.hardware.shared_files import map_shared_memory, open_shared_file
 from fedgan_mpi.hardware.topology import survey
 
 pytestmark = pytest.mark.mpi(min_size=3)
@@ -43,6 +45,35 @@ def test_shared_memory_is_zero_at_first_and_visible_to_all(comm):
     memory[comm.rank] = comm.rank + 1
     comm.barrier()
     assert memory[:] == bytes(range(1, comm.size + 1))
+
+
+def test_shared_memory_has_no_name_that_a_kill_could_leave_behind(comm):
+    """Every path that the program passes to the system is recorded."""
+    paths, recording = [], True
+    before = set(os.listdir("/dev/shm"))
+
+    def record(event, arguments):
+        if recording and event in ("open", "os.link", "os.rename", "os.remove"):
+            paths.append(str(arguments[0]))
+
+    sys.addaudithook(record)
+    with open_shared_file(comm, 4096) as file:
+        recording = False
+        comm.barrier()
+        assert os.fstat(file.fileno()).st_nlink == 0
+        assert os.fstat(file.fileno()).st_blocks * 512 >= 4096
+    directories = {"/dev/shm", tempfile.gettempdir()}
+    assert [path for path in paths if path not in directories and "/proc/" not in path] == []
+    left = {name for name in set(os.listdir("/dev/shm")) - before if "fedgan" in name}
+    assert not left
+
+
+def test_a_file_of_another_process_is_not_taken_for_the_own(comm, monkeypatch):
+    """As in containers with process numbers of their own."""
+    if comm.rank == 2:
+        monkeypatch.setattr(os, "stat", lambda path: os.stat_result(range(10)))
+    with pytest.raises(AgreedError, match="a rank cannot open a file of another rank"):
+        open_shared_file(comm, 4096)
 
 
 def test_missing_space_is_an_error_on_every_rank(comm, monkeypatch):
