@@ -91,6 +91,9 @@ def train_run(link: Link, context: RunContext, callbacks: Sequence[Callback] = (
             raise
         except RankLost:
             complete = False
+        except Exception:  # on this rank: a later run in this process has its own progress bar
+            hooks.record.close()
+            raise
 
 
 class Loop:
