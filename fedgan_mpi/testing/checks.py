@@ -192,8 +192,14 @@ def _check_gradients(name: str, network: nn.Module, letter: str) -> None:
 
 
 def _name(key: str, code: str | Callable[..., Any]) -> str:
-    """Return the name or import string of a plug-in, and permit it."""
+    """Return the name or import string of a plug-in, and permit it.
+
+    A file has its full path, because jobs run in other directories.
+    """
     name = code if isinstance(code, str) else f"{inspect.getfile(code)}:{code.__qualname__}"
+    file, colon, attribute = name.partition(":")
+    if file.endswith(".py"):
+        name = f"{Path(file).resolve()}{colon}{attribute}"
     plugins.allow([name])
     plugins.find(key, name)
     return name
