@@ -32,7 +32,17 @@ forward_signal() {
 }
 trap forward_signal USR1
 
-source "${FEDGAN_MPI_JOBS:-${SLURM_SUBMIT_DIR:-$PWD}/jobs}/site.sh"
+site="${FEDGAN_MPI_JOBS:-${SLURM_SUBMIT_DIR:-$PWD}/jobs}/site.sh"
+# Whoever can write this file, or replace it, would run commands as you.
+private=$(id -g) # a group with your own name has no other member
+[ "$(id -gn)" = "$(id -un)" ] || private=0
+if [ -n "$(find -L "${site%/*}" "$site" -maxdepth 0 \( -perm -002 \
+    -o -perm -020 ! -gid "$private" -o ! -uid "$(id -u)" ! -uid 0 \))" ]; then
+    echo "$site can be written by other users; copy it to a directory of your own," \
+        "or make it yours and run: chmod go-w ${site%/*} $site" >&2
+    exit 1
+fi
+source "$site"
 
 export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"
 # Network file systems often lack locks. Shards are only read.

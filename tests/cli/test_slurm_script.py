@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -51,3 +52,53 @@ def test_a_requeued_job_removes_old_shared_memory_only(tmp_path):
         os.utime(path, (time.time() - 60,) * 2)
     subprocess.run(["bash", "-c", command.replace("/dev/shm", str(tmp_path))], check=True)
     assert sorted(tmp_path.iterdir()) == [new, unrelated]
+
+
+@pytest.mark.parametrize(
+    "script", ["train.sbatch", "evaluate.sbatch", "prep.sbatch", "sweep.sbatch"]
+)
+@pytest.mark.parametrize(
+    ("path", "mode", "is_refused"),
+    [
+        ("site.sh", 0o644, False),
+        ("site.sh", 0o646, True),
+        ("site.sh", 0o664, True),
+        (".", 0o775, True),
+        (".", 0o1777, True),
+        ("train.sbatch", 0o666, None),
+    ],
+)
+def test_a_job_refuses_files_that_others_can_write(tmp_path, script, path, mode, is_refused):
+    """A job script runs them as the user."""
+    jobs = tmp_path / "jobs"
+    shutil.copytree(JOBS, jobs)
+    for each in (jobs, *jobs.iterdir()):
+        each.chmod(0o755 if each.is_dir() else 0o644)
+        if os.getuid() == 0:
+            os.chown(each, 0, 12345)  # a group of several users
+    (jobs / "site.sh").write_text("echo site.sh has run\nexit 0\n")
+    (jobs / path).chmod(mode)
+    environment = {**os.environ, "FEDGAN_MPI_JOBS": str(jobs), "SLURM_ARRAY_TASK_ID": "0"}
+    environment["SLURM_JOB_NAME"] = "name"
+    done = subprocess.run(
+        ["bash", JOBS / script], env=environment, capture_output=True, text=True, cwd=tmp_path
+    )
+    if is_refused is None:
+        is_refused = script == "sweep.sbatch"  # the only one that runs it
+    if is_refused:
+        assert done.returncode == 1 and "can be written by other users; copy it" in done.stderr
+        assert done.stdout == ""
+    else:
+        assert (done.returncode, done.stdout) == (0, "site.sh has run\n"), done.stderr
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file to another user")
+def test_a_job_refuses_a_file_of_another_user(tmp_path):
+    site = tmp_path / "site.sh"
+    site.write_text("echo site.sh has run\nexit 0\n")
+    os.chown(site, 65534, 0)
+    environment = {**os.environ, "FEDGAN_MPI_JOBS": str(tmp_path)}
+    done = subprocess.run(
+        ["bash", JOBS / "prep.sbatch"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and f"{site} can be written by other users" in done.stderr
