@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import oracle_scores
 import pytest
 import torch
+from mpi4py import MPI
 
 from fedgan_mpi.comm.link import Link
 from fedgan_mpi.data import Shard
@@ -17,6 +19,7 @@ from fedgan_mpi.evaluation.metrics import make_metrics
 from fedgan_mpi.evaluation.pairwise import K_NEAREST
 from fedgan_mpi.evaluation.real_images import RealImages
 from fedgan_mpi.evaluation.scorer import Scorer
+from fedgan_mpi.evaluation.stats_cache import StatsCache
 
 pytestmark = pytest.mark.mpi(min_size=3)
 
@@ -143,23 +146,66 @@ def test_a_score_does_not_depend_on_the_number_of_ranks(comm, tmp_path):
 def test_feature_sums_of_real_images_are_cached_and_a_damaged_cache_is_ignored(comm, tmp_path):
     link = Link(comm)
     directory = comm.bcast(tmp_path)
+    manifest = directory / "shards.json"
+    if link.is_server:
+        manifest.write_text("{}")
 
     def score_anew() -> dict[str, float]:
+        comm.barrier()
         return score(
             make_scorer(link, directory, ranks=link.size, rank=link.rank, heldout_everywhere=False)
         )
 
     first = score_anew()
     (file,) = (directory / ".statistics").glob("*.npz")
+    content = file.read_bytes()
     assert score_anew() == first
     if link.is_server:
-        file.write_bytes(file.read_bytes()[:1000])
-    comm.barrier()
+        file.write_bytes(content[:1000])
     assert score_anew() == first
-    if link.is_server:  # other sums in the cache give another score
-        with np.load(file) as sums:
-            changed = sums["arr_0"].copy()
-        changed[:3] = [1, 1, 1]  # images of each class
-        np.savez(file, changed)
     comm.barrier()
-    assert score_anew()["class_total_variation"] > first["class_total_variation"] + 0.5
+    assert file.read_bytes() == content  # it was computed and written again
+
+    extractor = make_scorer(link, directory, ranks=1, rank=0, heldout_everywhere=False).extractors
+    cache = StatsCache(directory, "1" * 64, extractor)
+    sums = cache.read()
+    changed = sums[0].copy()
+    changed[:3] = [1, 1, 1]  # images of each class
+    comm.barrier()
+    if link.is_server:  # other sums in the cache give another score: it is used
+        cache.write([changed])
+    other = score_anew()["class_total_variation"]
+    assert other > first["class_total_variation"] + 0.5
+    comm.barrier()
+    if link.is_server:  # the same sums, written for another manifest
+        manifest.write_text('{"seed": 1}')
+    assert score_anew() == first
+    comm.barrier()
+    if link.is_server:  # planted without the hash, or with that of other sums
+        arrays = dict(np.load(file))
+        np.savez(file, **{**arrays, "arr_0": changed})
+    assert score_anew() == first
+
+
+def test_a_cache_that_others_could_write_is_not_used(comm, tmp_path):
+    if comm.rank > 0:
+        return
+    (tmp_path / "shards.json").write_text("{}")
+    (tmp_path / "shards.json").chmod(0o644)
+    scorer = make_scorer(Link(MPI.COMM_SELF), tmp_path, ranks=1, rank=0, heldout_everywhere=False)
+    cache = StatsCache(tmp_path, "1" * 64, scorer.extractors)
+    sums = [np.arange(float(cache.lengths[0]))]
+    cache.write(sums)
+    assert np.array_equal(cache.read()[0], sums[0])
+    cache.path.chmod(0o664)
+    assert cache.read() is None
+    (tmp_path / "shards.json").chmod(0o664)
+    assert cache.read() is not None
+    (tmp_path / "shards.json").unlink()
+    assert cache.read() is None
+    cache.write(sums)  # nothing to bind it to
+    if os.getuid() == 0:
+        (tmp_path / "shards.json").write_text("{}")
+        cache.write(sums)
+        os.chown(cache.path, 65534, 65534)
+        assert cache.read() is None
