@@ -27,11 +27,7 @@ def test_celeba_tables(tmp_path, capsys):
     image, split = source / "img_align_celeba" / "000007.jpg", source / "list_eval_partition.txt"
     attributes = source / "list_attr_celeba.txt"
     content = image.read_bytes()
-    image.unlink()
-    error = error_of(capsys, "celeba", source)
-    assert "img_align_celeba lacks 1 image of" in error and "000007.jpg" in error
     image.with_name("999999.jpg").write_bytes(content)
-    image.write_bytes(content)
     assert "list_attr_celeba.txt lacks 1 image of" in error_of(capsys, "celeba", source)
     image.with_name("999999.jpg").unlink()
     text = split.read_text()
