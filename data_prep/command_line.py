@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
 from typing import Any
 
 from data_prep.options import OPTIONS
 from data_prep.partitions import Attribute, ByFile, Classes, Dirichlet, Quantity, Shards
 from data_prep.plugins import needs_path
 from fedgan_mpi import plugins
+from fedgan_mpi.config.paths import user_path
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.plugins.built_in import PARTITION_KEY, SOURCE_KEY
 
@@ -33,9 +33,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         commands.add_parser(plugin.name, parents=[common], help=text, description=text)
     text = "list the contents of a shard directory and verify its checksums"
     inspect = commands.add_parser("inspect", help=text, description=text)
-    inspect.add_argument("shards", type=Path, help="directory of shards")
+    inspect.add_argument("shards", type=user_path, help="directory of shards")
     text = "plot the class histogram and some images of each device"
-    inspect.add_argument("--picture", type=Path, metavar="PNG", help=text)
+    inspect.add_argument("--picture", type=user_path, metavar="PNG", help=text)
     inspect.add_argument("--umask", **OPTIONS["files"]["--umask"])
     if "_ARGCOMPLETE" in os.environ:  # the shell asks for completions
         import argcomplete

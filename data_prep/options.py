@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-from pathlib import Path
 from typing import Any
 
 from PIL import ImageColor
@@ -13,6 +12,7 @@ from data_prep.extractor import KINDS, MIN_GAP_CLOSED
 from data_prep.partitions import Classes, Dirichlet, Iid, Shards
 from data_prep.partitions.base import DEFAULT_DEVICES
 from data_prep.split import HELDOUT_SHARE
+from fedgan_mpi.config.paths import user_path
 from fedgan_mpi.files import PRIVATE, UMASK_FORM, is_umask
 
 
@@ -95,7 +95,7 @@ _OWN_OPTION: dict[str, Any] = {
 OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "files": {
         "--source": {
-            "type": Path,
+            "type": user_path,
             "metavar": "DIR",
             "help": "folder or archive of the original files",
         },
@@ -104,7 +104,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "help": "first download the files to --source through torchvision",
         },
         "--out": {
-            "type": Path,
+            "type": user_path,
             "required": True,
             "metavar": "DIR",
             "help": "new directory for the shards",
@@ -205,7 +205,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "(rsna); Male, Smiling, … (celeba)",
         },
         "--map": {
-            "type": Path,
+            "type": user_path,
             "metavar": "CSV",
             "help": "by_file: CSV table of images and their devices (default: devices.csv)",
         },

@@ -21,6 +21,7 @@ from fedgan_mpi.cli.parser import (
 )
 from fedgan_mpi.config import check_metrics
 from fedgan_mpi.config.parsing import Parser
+from fedgan_mpi.config.paths import user_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,7 @@ def _parse_evaluate(arguments: list[str]) -> Evaluate:
     )
     args = parse_flags(parser, arguments)
     return Evaluate(
-        run=Path(args.run),
+        run=user_path(args.run),
         shards=optional_path(args.shards),
         samples=args.samples,
         metrics=None if args.metrics is None else _parse_metrics(args.metrics),
@@ -128,7 +129,7 @@ def _parse_memorization(arguments: list[str]) -> Memorization:
     args = parse_flags(parser, arguments)
     check_minimum("--count", args.count, 1)
     return Memorization(
-        run=Path(args.run),
+        run=user_path(args.run),
         shards=optional_path(args.shards),
         count=args.count,
         show_images=args.show_images,

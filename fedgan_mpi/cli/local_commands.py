@@ -14,6 +14,7 @@ from fedgan_mpi.cli.parser import (
     optional_path,
     parse_flags,
 )
+from fedgan_mpi.config.paths import user_path
 from fedgan_mpi.errors import UserError
 
 
@@ -108,9 +109,9 @@ def _parse_sample(arguments: list[str]) -> Sample:
     check_minimum("--count", args.count, 1)
     check_minimum("--seed", args.seed, 0)
     return Sample(
-        run=Path(args.run),
+        run=user_path(args.run),
         count=args.count,
-        out=Path(args.out),
+        out=user_path(args.out),
         seed=args.seed,
         label=args.label,
         style=args.style,
@@ -136,7 +137,7 @@ def _parse_export(arguments: list[str]) -> Export:
     add_architecture(parser)
     args = parse_flags(parser, arguments)
     return Export(
-        run=Path(args.run),
+        run=user_path(args.run),
         kind=args.format,
         out=optional_path(args.out),
         networks=args.model.architecture,
@@ -159,7 +160,9 @@ def _parse_compare(arguments: list[str]) -> Compare:
         "all groups reach",
     )
     args = parse_flags(parser, arguments)
-    return Compare(runs=tuple(map(Path, args.runs)), out=Path(args.out), target=args.target)
+    return Compare(
+        runs=tuple(map(user_path, args.runs)), out=user_path(args.out), target=args.target
+    )
 
 
 def _parse_watch(arguments: list[str]) -> Watch:
@@ -172,7 +175,7 @@ def _parse_watch(arguments: list[str]) -> Watch:
     parser.add_argument("--once", action="store_true", help="print once and exit")
     args = parse_flags(parser, arguments)
     check_minimum("--seconds", args.seconds, 0.1)
-    return Watch(run=Path(args.run), seconds=args.seconds, once=args.once)
+    return Watch(run=user_path(args.run), seconds=args.seconds, once=args.once)
 
 
 def _parse_jobs(arguments: list[str]) -> Jobs:

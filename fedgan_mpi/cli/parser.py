@@ -27,6 +27,7 @@ from fedgan_mpi.config.parsing import (
     flatten,
     make_config,
 )
+from fedgan_mpi.config.paths import user_path
 from fedgan_mpi.config.require import MAX_NUMBER
 from fedgan_mpi.errors import UserError
 
@@ -91,7 +92,7 @@ def parse_train(arguments: list[str]) -> Train:
         None,
         AUTO,
     ):  # the user's own file, not one of a run directory
-        values = read_values(Path(flags.file))
+        values = read_values(user_path(flags.file))
         plugins.allow(plugins.named_in(values))
     if flags.resume == AUTO:
         return _parse_resume_auto(flags, arguments)
@@ -100,17 +101,17 @@ def parse_train(arguments: list[str]) -> Train:
             f"{flags.file} and --resume {flags.resume} both name an experiment; give one"
         )
     if flags.resume:
-        run = Path(flags.resume)
+        run = user_path(flags.resume)
         config = _parse_config(arguments, run / "config.toml")
         _check_resumable(run, config)
         return Train(config=config, resume=run, dry_run=flags.dry_run)
-    file = Path(flags.file) if flags.file else None
+    file = user_path(flags.file) if flags.file else None
     return Train(config=_parse_config(arguments, file), resume=None, dry_run=flags.dry_run)
 
 
 def _parse_resume_auto(flags: jsonargparse.Namespace, arguments: list[str]) -> Train:
     """Resume the run named run.name if it has a checkpoint, or start it."""
-    config = _parse_config(arguments, Path(flags.file) if flags.file else None)
+    config = _parse_config(arguments, user_path(flags.file) if flags.file else None)
     if config.run.name is None:
         raise UserError("--resume auto needs run.name, the name of the run to start or continue")
     run = Path(config.run.directory) / config.run.name
@@ -148,7 +149,7 @@ def parse_flags(parser: Parser, arguments: list[str]) -> jsonargparse.Namespace:
 
 def optional_path(text: str | None) -> Path | None:
     """Return a path, or None for None."""
-    return None if text is None else Path(text)
+    return None if text is None else user_path(text)
 
 
 def check_minimum(flag: str, value: float, minimum: float) -> None:

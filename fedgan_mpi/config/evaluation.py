@@ -7,6 +7,7 @@ from typing import Any
 
 from fedgan_mpi import plugins
 from fedgan_mpi.config.options import check_listed, check_named
+from fedgan_mpi.config.paths import set_expanded
 from fedgan_mpi.config.require import require
 
 
@@ -40,6 +41,7 @@ class EvaluationConfig:
     all rounds."""
 
     def __post_init__(self) -> None:
+        set_expanded(self, "inception_weights")
         require(self.every >= 0, "evaluation.every", self.every, "at least 0")
         check_named("evaluation.extractor", self.extractor, self.extractor_options)
         check_metrics("evaluation.metrics", self.metrics)

@@ -11,7 +11,7 @@ from fedgan_mpi.config.data import DataConfig
 from fedgan_mpi.config.evaluation import EvaluationConfig
 from fedgan_mpi.config.link import LinkConfig
 from fedgan_mpi.config.log import LogConfig
-from fedgan_mpi.config.model import ModelConfig
+from fedgan_mpi.config.model import ModelConfig, default_discriminator_norm
 from fedgan_mpi.config.participation import ParticipationConfig
 from fedgan_mpi.config.record import RecordConfig
 from fedgan_mpi.config.require import require, require_representable
@@ -108,10 +108,24 @@ class Config:
         right = f"0 when training.loss is {loss!r}, whose logits have no meaning by sign"
         valid = target == 0 or loss not in ("lsgan", "wgan-gp")
         require(valid, "training.augment_target", target, right)
+        # Without shards of the user's own, the images are the digits, of 16 pixels.
+        size = self.model.size or (16 if self.data.shards is None else None)
+        if size is not None or self.model.discriminator_norm is not None:
+            self.check_norm(size)
+
+    def check_norm(self, size: int | None) -> None:
+        """Raise UserError if D has BatchNorm at this image size, and the loss permits none.
+
+        size: None if not known yet; then model.discriminator_norm must not be None.
+        """
+        if self.training.loss != "wgan-gp" or self.model.architecture != "dcgan":
+            return
         norm = self.model.discriminator_norm
-        valid = loss != "wgan-gp" or self.model.architecture != "dcgan" or norm == "none"
+        used = norm or default_discriminator_norm(size)
         right = "'none' for wgan-gp, whose penalty needs a D without dependence between images"
-        require(valid, "model.discriminator_norm", norm, right)
+        if norm is None:
+            right = f"{right}; None means {used!r} at {size} pixels"
+        require(used == "none", "model.discriminator_norm", norm, right)
 
     def _check_survive(self) -> None:
         if not self.link.survive:

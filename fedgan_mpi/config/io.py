@@ -11,6 +11,7 @@ import msgspec
 
 from fedgan_mpi.config.experiment import Config
 from fedgan_mpi.config.parsing import DEFAULTS, SECTIONS, flatten, make_config, parse_tables
+from fedgan_mpi.config.paths import relative_to_file
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import PRIVATE, is_umask
 from fedgan_mpi.schema import SchemaError, check, read_bounded
@@ -79,9 +80,10 @@ def read_values(path: Path) -> dict[str, Any]:
     # A section whose keys are all commented out is an empty table.
     tables = {key: value for key, value in tables.items() if value != {} or key not in SECTIONS}
     try:
-        return parse_tables(tables)
+        values = parse_tables(tables)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+    return {key: relative_to_file(key, value, path) for key, value in values.items()}
 
 
 def read_config(path: Path) -> Config:

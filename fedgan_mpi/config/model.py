@@ -77,3 +77,8 @@ class ModelConfig:
             right = "left out for sngan, whose D has spectral normalization"
             norm = self.discriminator_norm
             require(norm is None, "model.discriminator_norm", norm, right)
+
+
+def default_discriminator_norm(size: int | None) -> Literal["batch", "none"]:
+    """Return the meaning of `discriminator_norm = None` at an image size."""
+    return "none" if size == 16 else "batch"

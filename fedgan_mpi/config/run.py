@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from fedgan_mpi.config.paths import set_expanded
 from fedgan_mpi.config.require import require
 from fedgan_mpi.files import PRIVATE, UMASK_FORM, is_umask
 
@@ -27,6 +28,7 @@ class RunConfig:
     """Seed of all random streams: parameters, batches, noise, participation, scores."""
 
     def __post_init__(self) -> None:
+        set_expanded(self, "directory")
         name = self.name
         valid = name is None or (name not in {"", ".", ".."} and not {"/", "\0"} & {*name})
         require(valid, "run.name", name, "a plain directory name")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fedgan_mpi.config import NETWORK_SIZES
+from fedgan_mpi.config.model import default_discriminator_norm
 
 
 def build(
@@ -29,7 +30,7 @@ def build(
     """
     channels, size, _ = image_shape
     width = width or (32 if size == 16 else 64)
-    norm = discriminator_norm or ("none" if size == 16 else "batch")
+    norm = discriminator_norm or default_discriminator_norm(size)
     G = Generator(size=size, channels=channels, nz=nz, width=width, classes=classes)
     return G, Discriminator(
         size=size, channels=channels, width=width, batchnorm=norm == "batch", classes=classes

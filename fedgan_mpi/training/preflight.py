@@ -141,6 +141,7 @@ def check_experiment(
             "model.architecture is 'sngan', which is for 32 and 64 pixels, but the images in "
             f"{where} have {size}; use 'dcgan'"
         )
+    config.check_norm(size)
     batches, maximum = config.algorithm.fake_batches, max(2, len(images))
     if batches > maximum:
         right = f"at most {maximum}, the number of devices"

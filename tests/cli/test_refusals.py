@@ -115,8 +115,12 @@ WRONG_FLAGS = {
         "algorithm.mode is 'softmax', but must be 'mean' or 'max'",
     ),
     "gradient penalty with BatchNorm": (
-        ["--training.loss", "wgan-gp"],
+        ["--training.loss", "wgan-gp", "--model.size", "32"],
         "model.discriminator_norm is None, but must be 'none' for wgan-gp",
+    ),
+    "gradient penalty with BatchNorm of the user's": (
+        ["--training.loss", "wgan-gp", "--model.discriminator_norm", "batch"],
+        "model.discriminator_norm is 'batch', but must be 'none' for wgan-gp",
     ),
     "averaged moments for mdgan": (
         ["--algorithm.name", "mdgan", "--algorithm.moments", "averaged"],

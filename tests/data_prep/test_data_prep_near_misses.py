@@ -1,4 +1,4 @@
-"""Data sets in other layouts than their authors: of Kaggle, of torchvision, subsets, other names."""
+"""Data sets in other layouts than that of their authors: of Kaggle, subsets, other names."""
 
 from __future__ import annotations
 
