@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from data_prep.sources.base import BadImage, name_file_in_errors
 from data_prep.sources.bounded import read_at_most
+from data_prep.sources.leftovers import find_leftover
+from data_prep.sources.walk import list_files
 from fedgan_mpi.data.sizes import check_sizes
 from fedgan_mpi.errors import UserError
+from fedgan_mpi.files import read_regular_file
 
 MAX_BYTES = 2**30
 """Of one file, also of a table."""
@@ -21,9 +25,14 @@ class Files(Protocol):
     """A tree of files. Names are relative and have forward slashes."""
 
     path: Path
+    left_out: Counter[str]
+    """What `names` leaves out, name -> how often."""
 
     def names(self) -> list[str]:
-        """Return all file names, sorted, without hidden files. Raises UserError."""
+        """Return all file names, sorted, without what systems leave. Raises UserError."""
+
+    def read_start(self, name: str, nbytes: int) -> bytes:
+        """Return the first bytes of a file. Raises as `read` does."""
 
     def read(self, name: str) -> bytes:
         """Return a file's content. Raises OSError, or any error of a damaged archive."""
@@ -51,13 +60,14 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.left_out: Counter[str] = Counter()
 
     def names(self) -> list[str]:
-        found = []
-        for directory, _, files in os.walk(self.path, onerror=_raise):
-            below = Path(directory).relative_to(self.path)
-            found += [(below / file).as_posix() for file in files]
-        return sorted(name for name in found if not _is_hidden(name))
+        names, self.left_out = list_files(self.path)
+        return names
+
+    def read_start(self, name: str, nbytes: int) -> bytes:
+        return read_regular_file(self.path / name, nbytes=nbytes)
 
     def read(self, name: str) -> bytes:
         return read_at_most(self.path / name, MAX_BYTES)
@@ -71,22 +81,36 @@ class Zip:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.left_out: Counter[str] = Counter()
+        self._members: dict[str, str] = {}
         with name_file_in_errors(path, "a zip archive"):
             self._archive()
-        for name in self._archive().namelist():
-            member = PurePosixPath(name.replace("\\", "/"))
-            if member.is_absolute() or ".." in member.parts or ":" in name.split("/")[0]:
+        for member in self._archive().namelist():
+            name = member.replace("\\", "/")  # some programs for Windows write them
+            parts = PurePosixPath(name).parts
+            if name.startswith("/") or ".." in parts or ":" in name.split("/")[0]:
                 raise UserError(
-                    f"{path} has the member {name!r}, whose path leaves the archive's folder; "
+                    f"{path} has the member {member!r}, whose path leaves the archive's folder; "
                     "do not trust this archive"
                 )
+            name = "/".join(parts)
+            if member.endswith(("/", "\\")):
+                continue
+            if (leftover := find_leftover(name)) is not None:
+                self.left_out[leftover] += 1
+            else:
+                self.left_out.update([f"{name}, a repeated member"] * (name in self._members))
+                self._members[name] = member  # of members of one name, zipfile reads the last
 
     def names(self) -> list[str]:
-        members = self._archive().infolist()
-        return sorted(m.filename for m in members if not m.is_dir() and not _is_hidden(m.filename))
+        return sorted(self._members)
+
+    def read_start(self, name: str, nbytes: int) -> bytes:
+        with self._archive().open(self._members[name]) as file:
+            return file.read(nbytes)
 
     def read(self, name: str) -> bytes:
-        info = self._archive().getinfo(name)
+        info = self._archive().getinfo(self._members[name])
         if info.file_size > MAX_BYTES:
             raise ValueError(f"it unpacks to {info.file_size:,} bytes, more than {MAX_BYTES:,}")
         check_sizes(info.compress_size, info.file_size)
@@ -100,11 +124,3 @@ class Zip:
 def _open_zip(path: Path, process: int) -> zipfile.ZipFile:
     """Open an archive once per process. Forked processes must not share a file position."""
     return zipfile.ZipFile(path)
-
-
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
-
-
-def _raise(error: OSError) -> None:
-    raise UserError(f"{error.filename} cannot be read: {error.strerror}")

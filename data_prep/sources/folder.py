@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
+from data_prep.pictures.formats import EXTENSIONS, START_BYTES, describe, is_picture
+from data_prep.sources import leftovers
 from data_prep.sources.base import Source
-from data_prep.sources.files import open_files, read_image
+from data_prep.sources.files import Files, open_files, read_image
 from data_prep.sources.image_file import decode_image_file, range_of_image_file
+from data_prep.sources.splits import find_splits
 from fedgan_mpi.errors import UserError
 
 
@@ -22,17 +28,17 @@ class ImageFolder(Source):
     channels = 3
     reads_pictures = True
 
-    def __init__(self, path: Path) -> None:
-        Image.init()
-        extensions = Image.registered_extensions()
+    def __init__(self, path: Path, *, splits: Literal["auto", "ignore"] = "auto") -> None:
+        """splits: auto holds out the images below folders such as val and test beside train."""
         self._files = open_files(path)
-        names = self._files.names()
-        self._names = [name for name in names if PurePosixPath(name).suffix.lower() in extensions]
-        images = set(self._names)
-        self.rejected = [f"{name}: it is not an image" for name in names if name not in images]
+        self._names, self.rejected, left_out = _find_images(self._files)
+        self.warnings = leftovers.describe(self._files.left_out + left_out)
         if not self._names:
             raise UserError(f"{path} holds no images")
-        folders = [str(PurePosixPath(name).parent) for name in self._names]
+        parents = [PurePosixPath(name).parent.parts for name in self._names]
+        if splits == "auto":
+            parents = self._hold_out(path, parents)
+        folders = ["/".join(parts) or "." for parts in parents]
         self.class_names = [] if set(folders) == {"."} else sorted(set(folders))
         if "." in self.class_names:
             stray = self._names[folders.index(".")]
@@ -40,6 +46,25 @@ class ImageFolder(Source):
         if self.class_names:
             numbers = {name: number for number, name in enumerate(self.class_names)}
             self.labels = np.array([numbers[folder] for folder in folders], np.int64)
+            # Names that are not UTF-8 cannot be printed.
+            self.class_names = [
+                os.fsencode(name).decode("utf-8", "backslashreplace") for name in self.class_names
+            ]
+
+    def _hold_out(self, path: Path, parents: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+        """Hold out the images of val and test, and return the folders that are classes."""
+        try:
+            found = find_splits(parents)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        if found.heldout:
+            self.heldout = np.array(found.heldout, np.int64)
+            parts = ", ".join(sorted(found.parts))
+            self.warnings = [
+                *self.warnings,
+                f"held out: the {len(found.heldout):,} images in {parts}",
+            ]
+        return found.folders
 
     def __len__(self) -> int:
         return len(self._names)
@@ -55,3 +80,29 @@ class ImageFolder(Source):
     def value_range(self, index: int) -> tuple[float, float] | None:
         name = self._names[index]
         return range_of_image_file(name, self._files.read(name))
+
+
+def _find_images(files: Files) -> tuple[list[str], list[str], Counter[str]]:
+    """Return the images, what is no image with the reason, and how many documents are left out.
+
+    Only files whose names do not tell are opened.
+    """
+    images: list[str] = []
+    rejected: list[str] = []
+    documents: Counter[str] = Counter()
+    for name in files.names():
+        if PurePosixPath(name).suffix.lower() in EXTENSIONS:
+            images.append(name)
+        elif leftovers.is_document(name):
+            documents[PurePosixPath(name).name] += 1
+        else:
+            try:
+                start = files.read_start(name, START_BYTES)
+            except Exception as error:  # zipfile's errors have no common type
+                rejected.append(f"{name}: {error}")
+                continue
+            if is_picture(start):
+                images.append(name)
+            else:
+                rejected.append(f"{name}: {describe(start)}")
+    return images, rejected, documents

@@ -1,0 +1,121 @@
+"""What a tree of files contains beside data: what operating systems and people leave there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import PurePosixPath
+
+_FOLDERS = frozenset(
+    [
+        "#recycle",
+        "#snapshot",
+        "$recycle.bin",
+        "@eadir",
+        "@recently-snapshot",
+        "@recycle",
+        "__macosx",
+        "__pycache__",
+        "lost+found",
+        "network trash folder",
+        "system volume information",
+        "temporary items",
+    ]
+)
+_FILES = frozenset(
+    [
+        "autorun.inf",
+        "desktop.ini",
+        "ehthumbs.db",
+        "ehthumbs_vista.db",
+        "folder.ini",
+        "icon\r",
+        "picasa.ini",
+        "thumbs.db",
+        "thumbs.db:encryptable",
+        "zbthumbnail.info",
+    ]
+)
+"""In lower case, as in _FOLDERS."""
+_DOCUMENTS = frozenset(
+    [
+        "attribution",
+        "authors",
+        "changelog",
+        "citation",
+        "contributors",
+        "copying",
+        "copyright",
+        "credits",
+        "index",
+        "licence",
+        "license",
+        "notice",
+        "read me",
+        "readme",
+    ]
+)
+_DOCUMENT_TYPES = frozenset(
+    ["", ".bib", ".cff", ".htm", ".html", ".md", ".pdf", ".rst", ".rtf", ".txt"]
+)
+_TABLE_TYPES = frozenset(
+    [
+        ".cff",
+        ".csv",
+        ".db",
+        ".htm",
+        ".html",
+        ".ini",
+        ".json",
+        ".jsonl",
+        ".lnk",
+        ".log",
+        ".md",
+        ".md5",
+        ".rst",
+        ".sha1",
+        ".sha256",
+        ".tsv",
+        ".url",
+        ".webloc",
+        ".xml",
+        ".yaml",
+        ".yml",
+    ]
+)
+_MOST_NAMED = 5
+
+
+def is_leftover_folder(name: str) -> bool:
+    """Return whether a folder's own name is hidden, or one that systems make for themselves."""
+    return name.startswith(".") or name.lower() in _FOLDERS
+
+
+def is_leftover_file(name: str) -> bool:
+    """Return whether a file's own name is hidden, or one that systems give."""
+    return name.startswith(".") or name.lower() in _FILES
+
+
+def find_leftover(path: str) -> str | None:
+    """Return the first part of a path that systems left, with a slash if it is a folder."""
+    *folders, name = path.split("/")
+    for folder in folders:
+        if is_leftover_folder(folder):
+            return f"{folder}/"
+    return name if is_leftover_file(name) else None
+
+
+def is_document(path: str) -> bool:
+    """Return whether a file accompanies images: README, a licence, a table of labels."""
+    name = PurePosixPath(path.lower())
+    is_named_so = name.stem in _DOCUMENTS and name.suffix in _DOCUMENT_TYPES
+    return is_named_so or name.suffix in _TABLE_TYPES
+
+
+def describe(left_out: Counter[str]) -> list[str]:
+    """Return a sentence with what is left out and how often; none if there is nothing."""
+    if not left_out:
+        return []
+    named = [f"{name} ({count:,})" for name, count in left_out.most_common(_MOST_NAMED)]
+    rest = sum(left_out.values()) - sum(count for _, count in left_out.most_common(_MOST_NAMED))
+    more = f" and {rest:,} others" if rest else ""
+    return [f"left out, because they are not data: {', '.join(named)}{more}"]
