@@ -228,7 +228,8 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "choices": KINDS,
             "default": "auto",
             "help": "feature extractor for scores: a trained classifier, principal components or "
-            "none (default: classifier if the images have classes, else pca)",
+            "none (default: classifier if the images have classes, else pca); it is computed from "
+            "all training images, and every rank reads it",
         },
         "--force": {
             "action": "store_true",

@@ -173,6 +173,7 @@ def _run_on_every_rank(link: Link, command: Evaluate | Memorization) -> None:
             shards=command.shards,
             count=command.count,
             show_images=command.show_images,
+            show_devices=command.show_devices,
             networks=command.networks,
             extractor=command.extractor,
         )

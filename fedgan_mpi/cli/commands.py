@@ -45,6 +45,7 @@ class Memorization:
     shards: Path | None
     count: int
     show_images: bool
+    show_devices: bool
     networks: str | None
     extractor: str | None
 
@@ -72,7 +73,8 @@ def _parse_evaluate(arguments: list[str]) -> Evaluate:
     parser = new_parser(
         "evaluate RUN [flags]",
         "Score the checkpoints and generators of a run, on 1 or more ranks. Scores go to "
-        "evaluation.jsonl in the run directory.",
+        "evaluation.jsonl in the run directory. Ranks exchange sums of image features. If a device "
+        "has one image, these are the features of that image.",
     )
     _add_run_and_shards(parser)
     parser.add_argument(
@@ -85,7 +87,8 @@ def _parse_evaluate(arguments: list[str]) -> Evaluate:
         "--metrics",
         type=str,
         default=None,
-        help="comma-separated list, as evaluation.metrics; if omitted, as in the run",
+        help="comma-separated list, as evaluation.metrics; if omitted, as in the run; kid and prdc "
+        "send features of single real images to all ranks",
     )
     parser.add_argument(
         "--inception-weights",
@@ -116,15 +119,22 @@ def _parse_memorization(arguments: list[str]) -> Memorization:
     parser = new_parser(
         "memorization RUN [flags]",
         "Check whether the generator copies training images: find the nearest training image of "
-        "each generated image. Each rank searches its own shards. Only distances leave the rank, "
-        "unless --show-images is given. Runs on 1 or more ranks.",
+        "each generated image, in the features of the scores. Each rank searches its own shards. "
+        "The smallest distance of each generated image becomes known. If a device holds one image, "
+        "these are distances to that image. Runs on 1 or more ranks.",
     )
     _add_run_and_shards(parser)
     parser.add_argument("--count", type=int, default=64, help="number of generated images")
     parser.add_argument(
         "--show-images",
         action="store_true",
-        help="let the nearest training images leave their ranks, and show them in the picture",
+        help="send the nearest training images to all ranks, and show them in the picture",
+    )
+    parser.add_argument(
+        "--show-devices",
+        action="store_true",
+        help="let all ranks know which device holds the nearest training image of each generated "
+        "image, and write it to memorization.json",
     )
     args = parse_flags(parser, arguments)
     check_minimum("--count", args.count, 1)
@@ -133,6 +143,7 @@ def _parse_memorization(arguments: list[str]) -> Memorization:
         shards=optional_path(args.shards),
         count=args.count,
         show_images=args.show_images,
+        show_devices=args.show_devices,
         networks=args.model.architecture,
         extractor=args.evaluation.extractor,
     )

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 # MPICH's ranks yield their core while they spin. The library reads this when it is loaded.
 os.environ.setdefault("MPIR_CVAR_ENABLE_HEAVY_YIELD", "1")
 
+import numpy as np
 from mpi4py import MPI
+from numpy.typing import NDArray
 
 from fedgan_mpi.comm.launcher import world_size_problem
 from fedgan_mpi.comm.polling import barrier
@@ -128,6 +130,14 @@ class Communicator:
     def allreduce_min(self, number: int) -> int:
         """Return the minimum over ranks on every rank."""
         return self._comm.allreduce(number, MPI.MIN)
+
+    @verb
+    def minima(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+        """All-reduce: return the elementwise minimum over ranks, on every rank."""
+        self._arrive()
+        found = np.empty_like(numbers)
+        self._comm.Allreduce(numbers, found, MPI.MIN)
+        return found
 
     @verb
     def allgather(self, value: T) -> list[T]:

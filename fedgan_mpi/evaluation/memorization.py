@@ -1,14 +1,18 @@
 """The command `memorization`: measures whether a generator memorizes training images.
 
-Each device finds its nearest training image for every generated image, in the features of the
-scores. Distances of held-out images to the training images give the scale. Only distances leave a
-device, unless the user also releases images.
+Each rank finds its nearest training image for every generated image, in the features of the scores.
+Distances of held-out images to the training images give the scale. The ranks' distances are reduced
+to their minimum. Which device holds the nearest image, and the image itself, are released only if
+the user asks for it.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +43,8 @@ def measure_memorization(
     *,
     shards: Path | None = None,
     count: int,
-    show_images: bool,
+    show_images: bool = False,
+    show_devices: bool = False,
     networks: str | None = None,
     extractor: str | None = None,
 ) -> None:
@@ -48,9 +53,10 @@ def measure_memorization(
     Print the share of generated images that are closer to a training image than 95 % of the
     held-out images are. shards: the directory of the shards; None: as in the run's config.toml.
     count: generated images. show_images: let the nearest training images leave their devices, for
-    memorization.png. networks: import string of the run's networks, if they are neither built in
-    nor installed. extractor: name or import string of the feature extractor. Raises AgreedError if
-    a file is missing, damaged or not writable.
+    memorization.png. show_devices: write which device holds each of them. networks: import string
+    of the run's networks, if they are neither built in nor installed. extractor: name or import
+    string of the feature extractor. Raises AgreedError if a file is missing, damaged or not
+    writable.
     """
     opened = open_run(link, run, shards, {"extractor": extractor}, networks)
     name = link.from_server(lambda: find_generator(run)).name
@@ -60,26 +66,29 @@ def measure_memorization(
     heldout = opened.heldout.take(np.arange(min(len(opened.heldout), _HELDOUT_IMAGES)))
     points = _features(features_of, np.concatenate([fakes, heldout]))
 
-    per_device = np.zeros((len(opened.real.images), len(points)))
-    indices: dict[int, Indices] = {}
-    for device, shard in opened.real.shards.items():
-        per_device[device - 1], indices[device] = _nearest_in_shard(features_of, points, shard)
-    per_device = link.sum(per_device.ravel()).reshape(per_device.shape)
-    devices, distances = per_device.argmin(0) + 1, per_device.min(0)
-    originals = _collect_images(link, opened, devices[:count], indices) if show_images else None
+    local = _nearest_on_rank(features_of, points, opened.real.shards)
+    distances = link.minima(local.distances)
+    devices = None
+    if show_images or show_devices:  # of devices with equal distances, the first
+        is_nearest = local.distances == distances
+        devices = link.minima(np.where(is_nearest, local.devices, np.inf)).astype(np.int64)
+    originals = None
+    if show_images and devices is not None:
+        originals = _collect_images(link, opened, devices[:count], local)
 
     def write_report() -> None:
         limit = float(np.quantile(distances[count:], _CLOSE))
         share_close = float((distances[:count] < limit).mean())
-        report = {
+        report: dict[str, Any] = {
             "generator": name,
             "features": features_of.metric("frechet"),
             "distance": distances[:count].tolist(),
-            "device": devices[:count].tolist(),
             "distance_of_heldout_images": distances[count:].tolist(),
             "close_below": limit,
             "share_close": share_close,
         }
+        if show_devices and devices is not None:
+            report["device"] = devices[:count].tolist()
         with explain_write_errors(run):
             write_complete(run / "memorization.json", (json.dumps(report) + "\n").encode())
             _draw(run / "memorization.png", fakes, originals)
@@ -99,30 +108,43 @@ def _features(extractor: Extractor, images: Pixels) -> Array:
     return np.concatenate(features)
 
 
-def _nearest_in_shard(extractor: Extractor, points: Array, shard: Shard) -> tuple[Array, Indices]:
-    """Return each point's distance to the nearest image of the shard, and that image's index."""
-    distances = np.full(len(points), np.inf)
-    indices = np.zeros(len(points), np.int64)
-    for start in range(0, len(shard), BLOCK):
-        images = shard.take(np.arange(start, min(start + BLOCK, len(shard))))
-        block_distances, block_indices = nearest(points, _features(extractor, images))
-        closer = block_distances < distances
-        distances[closer] = block_distances[closer]
-        indices[closer] = block_indices[closer] + start
-    return distances, indices
+@dataclass
+class _Nearest:
+    """The nearest training image of each point among those that a rank holds."""
+
+    distances: Array
+    devices: Indices
+    indices: Indices
+    """In the device's shard."""
 
 
-def _collect_images(
-    link: Link, opened: OpenRun, devices: Indices, indices: dict[int, Indices]
-) -> Pixels:
+def _nearest_on_rank(extractor: Extractor, points: Array, shards: Mapping[int, Shard]) -> _Nearest:
+    """Search this rank's shards. Without any, all distances are infinite."""
+    found = _Nearest(
+        np.full(len(points), np.inf),
+        np.zeros(len(points), np.int64),
+        np.zeros(len(points), np.int64),
+    )
+    for device, shard in sorted(shards.items()):
+        for start in range(0, len(shard), BLOCK):
+            images = shard.take(np.arange(start, min(start + BLOCK, len(shard))))
+            distances, indices = nearest(points, _features(extractor, images))
+            closer = distances < found.distances
+            found.distances[closer] = distances[closer]
+            found.devices[closer] = device
+            found.indices[closer] = indices[closer] + start
+    return found
+
+
+def _collect_images(link: Link, opened: OpenRun, devices: Indices, local: _Nearest) -> Pixels:
     """Return the nearest training image of each fake, on every rank. Collective.
 
-    devices: the device of each image. indices: device -> its nearest image for each fake.
+    devices: the device that holds each image.
     """
     pixels = np.zeros((len(devices), *opened.pair.image_shape))
     for n, device in enumerate(devices):
         if device in opened.real.shards:
-            pixels[n] = opened.real.shards[device].take(indices[device][n : n + 1])[0]
+            pixels[n] = opened.real.shards[device].take(local.indices[n : n + 1])[0]
     return link.sum(pixels.ravel()).reshape(pixels.shape).astype(np.uint8)
 
 

@@ -96,3 +96,27 @@ def test_a_mistake_is_refused_before_torch_is_imported():
     assert done.returncode == 1
     modules = {line.rpartition("|")[2].strip() for line in imports}
     assert "mpi4py" in modules and not modules & {"torch", "scipy", "matplotlib"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentences"),
+    [
+        (
+            ["evaluate"],
+            [
+                "If a device has one image, these are the features of that image.",
+                "kid and prdc send features of single real images to all ranks",
+            ],
+        ),
+        (
+            ["memorization"],
+            ["in the features of the scores", "If a device holds one image", "--show-devices"],
+        ),
+        ([], ["which are the features of the image if a device has only one"]),
+    ],
+    ids=["evaluate", "memorization", "train"],
+)
+def test_help_says_what_scores_tell_about_images(arguments, sentences, capsys):
+    text = help_of(capsys, *arguments)
+    for sentence in sentences:
+        assert sentence in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -55,3 +56,10 @@ def test_vectors_of_different_lengths_or_dtypes_are_refused(link):
         link.check_lengths(torch.zeros(5 if link.rank != 1 else 4))
     with pytest.raises(AgreedError, match="float64"):
         link.check_lengths(torch.zeros(5, dtype=torch.float64 if link.rank == 2 else torch.float32))
+
+
+def test_minima_are_elementwise_and_equal_on_every_rank(link):
+    numbers = np.array([link.rank, -link.rank, np.inf, 2.5])
+    own = numbers.copy()
+    assert link.minima(numbers).tolist() == [0, 1 - link.size, np.inf, 2.5]
+    assert np.array_equal(numbers, own)

@@ -150,14 +150,23 @@ def test_memorization_finds_the_nearest_training_images(finished_run):
     expected = np.min(distances, axis=1)
     assert np.allclose(found["distance_of_heldout_images"], expected, rtol=1e-4)
     assert found["close_below"] == pytest.approx(np.quantile(expected, 0.05), rel=1e-4)
-    assert len(found["distance"]) == 5 and set(found["device"]) <= set(range(1, 9))
+    assert len(found["distance"]) == 5
     close = np.array(found["distance"]) < found["close_below"]
     assert found["share_close"] == close.mean()
     with Image.open(finished_run / "memorization.png") as picture:
         with_originals = picture.size
+    assert "device" not in found  # who holds them is not told unless asked
     done = run_job(1, "memorization", "runs/a", "--count", "5", cwd=cwd)
     assert done.returncode == 0
     assert json.loads((finished_run / "memorization.json").read_text()) == found
+    holders = []
+    for ranks in (1, 3):
+        done = run_job(ranks, "memorization", "runs/a", "--show-devices", cwd=cwd)
+        assert done.returncode == 0, done.stderr
+        holders.append(json.loads((finished_run / "memorization.json").read_text())["device"])
+    assert holders[0] == holders[1] and len(holders[0]) == 64
+    assert set(holders[0]) <= set(range(1, 9)) and len(set(holders[0])) > 1
+    done = run_job(1, "memorization", "runs/a", "--count", "5", cwd=cwd)
     with Image.open(finished_run / "memorization.png") as picture:
         assert picture.size[0] < with_originals[0]
 
