@@ -15,8 +15,10 @@ class AggregationConfig:
     rule: str = "mean"
     """Aggregation rule, also an installed one or an import string. mean: weighted mean.
     median: median of each parameter. trimmed_mean: mean of each parameter without the
-    aggregation.options.trim greatest and least. All but mean ignore the shares, and the server
-    keeps one vector per device."""
+    aggregation.options.trim greatest and least. krum, multi_krum: the vectors nearest to their
+    neighbours, if aggregation.options.faulty devices send anything. geometric_median: least sum of
+    distances. norm_bound: mean of updates of at most the median norm. With all but mean, the server
+    keeps one vector per device. Only mean, geometric_median and norm_bound use the shares."""
     options: dict[str, Any] = field(default_factory=dict, hash=False)
     """Options of the rule: keywords of its constructor, such as trim = 1 for trimmed_mean."""
 

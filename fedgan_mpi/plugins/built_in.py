@@ -46,6 +46,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "mean": "fedgan_mpi.algorithms.aggregation.rules:Mean",
         "median": "fedgan_mpi.algorithms.aggregation.rules:Median",
         "trimmed_mean": "fedgan_mpi.algorithms.aggregation.rules:TrimmedMean",
+        "krum": "fedgan_mpi.algorithms.aggregation.rules:Krum",
+        "multi_krum": "fedgan_mpi.algorithms.aggregation.rules:MultiKrum",
+        "geometric_median": "fedgan_mpi.algorithms.aggregation.rules:GeometricMedian",
+        "norm_bound": "fedgan_mpi.algorithms.aggregation.rules:NormBound",
     },
     "extractors": {
         "shards": "fedgan_mpi.evaluation.features:read_extractor",

@@ -10,8 +10,8 @@ from rounds import UNEQUAL, assert_close
 from torch import Tensor
 from toys import toy_algorithm, toy_config, toy_shards
 
+from fedgan_mpi.algorithms.aggregation.row_uplink import make_uplink
 from fedgan_mpi.algorithms.aggregation.transforms import UpdateTransform, Upload
-from fedgan_mpi.algorithms.aggregation.uplink import Uplink
 from fedgan_mpi.algorithms.local_metrics import LocalMetrics
 from fedgan_mpi.comm.link import Link
 
@@ -28,10 +28,11 @@ class Ranks:
         config = toy_config(
             link={"average": average, "wire_dtype": "float64"},
             training={"non_finite": options.pop("non_finite", "stop")},
+            aggregation=options.pop("aggregation", {}),
         )
         algorithm = toy_algorithm(self.link, config, toy_shards(UNEQUAL))
         self.rank_state, self.vector = algorithm.rank_state, algorithm.flat.discriminator
-        self.uplink = Uplink(self.rank_state, self.vector, transforms, **options)
+        self.uplink = make_uplink(self.rank_state, self.vector, transforms, **options)
 
     def random(self, k: int) -> Tensor:
         """Return the vector of device k; index 0 is the server."""
@@ -73,6 +74,48 @@ def test_shares_of_skipped_devices_are_distributed_over_all_ranks(comm, average)
     total = SHARES[1] + SHARES[3] + SHARES[4]
     expected = sum(SHARES[k] / total * vector for k, vector in uploads.items())
     assert_close(ranks.round(0, uploads), expected)
+
+
+def norm_bound(rows, before):
+    """The toy shards have UNEQUAL images, which are the shares."""
+    norms = [float((row - before).norm()) for row in rows]
+    scales = [min(1.0, sorted(norms)[len(norms) // 2] / norm) for norm in norms]
+    shares = [images / sum(UNEQUAL) for images in UNEQUAL]
+    return before + sum(
+        share * scale * (row - before)
+        for share, scale, row in zip(shares, scales, rows, strict=True)
+    )
+
+
+RULES = {
+    "median": lambda rows, before: rows.quantile(0.5, dim=0),
+    "trimmed_mean": lambda rows, before: (rows.sum(0) - rows.amax(0) - rows.amin(0)) / 3,
+    "norm_bound": norm_bound,
+}
+
+
+@pytest.mark.parametrize("transport", ["mpi", "shared_memory"])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_combines_the_vectors_of_all_ranks(comm, rule, transport):
+    """Also where hosted devices, and numbers of an earlier round, share a rank."""
+    ranks = Ranks(comm, aggregation={"rule": rule}, transport=transport)
+    uploads = {k: ranks.random(k) for k in SHARES}
+    for t in range(2):
+        ranks.link.broadcast(ranks.vector)
+        before = ranks.vector.clone()
+        expected = RULES[rule](torch.stack([uploads[k] for k in SHARES]), before)
+        assert_close(ranks.round(t, uploads), expected)
+        uploads = {k: 2 * vector - 1 for k, vector in uploads.items()}
+    before = ranks.vector.clone()
+    assert torch.equal(ranks.round(2, {}), before)  # without uploads, the server's vector stays
+
+
+def test_a_rule_of_three_needs_three_uploads(comm):
+    ranks = Ranks(comm, aggregation={"rule": "trimmed_mean"})
+    before = ranks.round(0, {k: ranks.random(k) for k in SHARES})
+    assert torch.equal(ranks.round(1, {k: ranks.random(k) for k in (2, 5)}), before)
+    three = {k: ranks.random(k) for k in (1, 2, 5)}
+    assert_close(ranks.round(2, three), torch.stack(list(three.values())).median(0).values)
 
 
 class Record(UpdateTransform):

@@ -72,6 +72,20 @@ def test_callbacks_see_the_run_in_order(trained):
     ]  # fmt: skip
 
 
+def test_a_callback_sees_each_checkpoint_when_it_is_complete(tmp_path):
+    seen = []
+
+    class Copy(Callback):
+        def on_checkpoint(self, round, directory):
+            assert (directory / "checkpoint.json").exists()
+            seen.append((directory.name, round))
+
+    config = small(tmp_path) | {"checkpoint": {"every": 2}}
+    fedgan_mpi.train(config, callbacks=[Copy()])
+    # The first one is that of the initial networks.
+    assert seen == [("round_000000", 0), ("round_000002", 2), ("round_000004", 4)]
+
+
 def test_a_second_run_in_the_same_process_has_the_same_bits(trained, tmp_path):
     result, _ = trained
     again = fedgan_mpi.train(small(tmp_path, "b"))

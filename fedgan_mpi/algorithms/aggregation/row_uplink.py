@@ -81,5 +81,9 @@ class RowUplink(Uplink):
         if len(valid) >= self._rule.least_participants:
             weights = torch.tensor([shares[k] for k in valid], dtype=into.dtype, device=into.device)
             vectors = torch.stack([self._vectors[k] for k in valid])
-            into.copy_(self._rule.combine(vectors, weights / weights.sum()))
+            weights /= weights.sum()
+            if self._rule.takes_updates:
+                into.add_(self._rule.combine(vectors.sub_(into), weights))
+            else:
+                into.copy_(self._rule.combine(vectors, weights))
         self._change_on_server()
