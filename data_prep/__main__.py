@@ -22,6 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from data_prep.command_line import parse, partition_flags
 from data_prep.decode import Decode, available_cores, decode_in_processes, decode_serially
 from data_prep.download import download
+from data_prep.limits import Limits
 from data_prep.plugins import load, make_partition, make_source, name_in_errors
 from data_prep.prepare import prepare
 from fedgan_mpi import log
@@ -103,7 +104,7 @@ def _prepare(command: argparse.Namespace, decode: Decode | None) -> Manifest:
         warn(warning)
     if decode is None:
         processes = command.processes or available_cores()
-        decode = decode_in_processes(processes) if processes > 1 else decode_serially
+        decode = decode_serially if command.processes == 1 else decode_in_processes(processes)
     with (
         umask(command.umask),
         name_in_errors(),
@@ -122,6 +123,7 @@ def _prepare(command: argparse.Namespace, decode: Decode | None) -> Manifest:
             force=command.force,
             value_range=command.range,
             background=command.background,
+            limits=Limits(seconds=command.decode_seconds, memory=command.decode_memory),
             origin=str(command.source and command.source.resolve()),
             decode=decode,
             plugin=dataset,

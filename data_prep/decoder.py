@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from data_prep.limits import DEFAULT_LIMITS, Limits, TooSlow, limit_time
 from data_prep.pictures.settings import NeedsRange
 from data_prep.plugins import describe_error, load
 from data_prep.resize import crop_and_resize
-from data_prep.sources.base import BadImage, Indices, Source
+from data_prep.sources.base import ArraySource, BadImage, Indices, Source
 from data_prep.sources.image_file import SEVERAL_FRAMES
 from fedgan_mpi import plugins
 from fedgan_mpi.errors import UserError
@@ -25,6 +27,7 @@ _BLOCK_BYTES = 2**20
 _MAX_BLOCK_IMAGES = 256
 _NARROW = 0.05
 """Share of the 256 shades below which an image has few of them."""
+_Started = Callable[[int], None] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +58,19 @@ class Decoder:
     image_shape: tuple[int, int, int]
     measures: bool = False
     """Find the range of values instead of decoding."""
+    limits: Limits = DEFAULT_LIMITS
     plugin: str | None = None
     """Name under which the source's class is loaded in another process. None: it is importable."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         try:
             state = pickle.dumps(
-                {"source": self.source, "size": self.size, "measures": self.measures}
+                {
+                    "source": self.source,
+                    "size": self.size,
+                    "measures": self.measures,
+                    "limits": self.limits,
+                }
             )
         except Exception as error:
             name = self.plugin or self.source.name
@@ -71,20 +80,44 @@ class Decoder:
             ) from None
         return _rebuild, (self.plugin, state, self.image_shape)
 
-    def __call__(self, indices: Indices) -> DecodedBlock:
-        """Decode one block of images, or measure it."""
+    def __call__(
+        self, indices: Indices, started: Callable[[int], None] | None = None
+    ) -> DecodedBlock:
+        """Decode one block of images, or measure it.
+
+        started: called with the index of each image before it is decoded. Where it is given, this
+        process may be ended by an image that takes too long.
+        """
         with warnings.catch_warnings():
             # After a warning, a library reads the image correctly or raises an error.
             warnings.simplefilter("ignore")
-            return self._measure(indices) if self.measures else self._decode_all(indices)
+            process = self._measure if self.measures else self._decode_all
+            with self._limited(started) as begin:
+                return process(indices, begin)
 
-    def _decode_all(self, indices: Indices) -> DecodedBlock:
+    @contextlib.contextmanager
+    def _limited(self, started: _Started) -> Iterator[Callable[[int], None]]:
+        """Yield a function to call with the index of each image before it is decoded."""
+        if type(self.source).image is ArraySource.image:  # cannot take long, and is quick itself
+            yield started or _ignore
+            return
+        with limit_time(self.limits.seconds, may_end_process=started is not None) as begin_time:
+
+            def begin(index: int) -> None:
+                if started is not None:
+                    started(index)
+                begin_time()
+
+            yield begin
+
+    def _decode_all(self, indices: Indices, begin: Callable[[int], None]) -> DecodedBlock:
         images = np.empty((len(indices), *self.image_shape), np.uint8)
         readable: list[int] = []
         errors: list[str] = []
         several_frames = 0
         for index in indices.tolist():
             try:
+                begin(index)
                 images[len(readable)], several = self._decode(index)
             except BadImage as error:
                 errors.append(str(error))
@@ -102,11 +135,12 @@ class Decoder:
             narrow=_find_narrow(images, readable),
         )
 
-    def _measure(self, indices: Indices) -> DecodedBlock:
+    def _measure(self, indices: Indices, begin: Callable[[int], None]) -> DecodedBlock:
         """Return the range of values alone. A bad file is named when it is decoded."""
         found: list[tuple[float, float]] = []
         for index in indices.tolist():
             with contextlib.suppress(Exception):
+                begin(index)
                 if (ends := self.source.value_range(index)) is not None:
                     found.append((float(ends[0]), float(ends[1])))
         lows, highs = [low for low, _ in found], [high for _, high in found]
@@ -131,10 +165,25 @@ class Decoder:
             return crop_and_resize(image, self.size, self.image_shape[0]), several
         except (BadImage, NeedsRange, UserError):
             raise
+        except MemoryError:
+            raise BadImage(
+                f"{self._key(index)}: decoding takes more than {self.limits.memory:,} MiB; "
+                "--decode-memory allows more"
+            ) from None
+        except TooSlow as error:
+            raise BadImage(f"{self._key(index)}: {error}; --decode-seconds allows more") from None
         except Exception as error:
             problem = f"{self._key(index)}: {describe_error(error)}"
             where = plugins.blame(error)
             raise BadImage(f"{problem}. {where}" if where else problem) from None
+
+    def describe_kill(self, index: int) -> str:
+        """Return the error message of an image whose decoding ended its process."""
+        return (
+            f"{self._key(index)}: a decoding process was killed by it, through a fault of the "
+            f"decoder, or more than {self.limits.seconds:g} s (--decode-seconds) or "
+            f"{self.limits.memory:,} MiB (--decode-memory)"
+        )
 
     def _name_plugin(self, problem: str) -> str:
         return f"{problem} (from DATASET {self.plugin!r})" if self.plugin else problem
@@ -157,6 +206,10 @@ def _rebuild(plugin: str | None, state: bytes, image_shape: tuple[int, int, int]
     if plugin is not None:
         load(SOURCE_KEY, plugin)
     return Decoder(**pickle.loads(state), image_shape=image_shape, plugin=plugin)
+
+
+def _ignore(index: int) -> None:
+    """Take no notice of the image that begins."""
 
 
 def _find_narrow(images: NDArray[np.uint8], indices: list[int]) -> list[tuple[int, int, int]]:

@@ -9,6 +9,7 @@ from typing import Any
 from PIL import ImageColor
 
 from data_prep.extractor import KINDS, MIN_GAP_CLOSED
+from data_prep.limits import Limits
 from data_prep.partitions import Classes, Dirichlet, Iid, Shards
 from data_prep.partitions.base import DEFAULT_DEVICES
 from data_prep.split import HELDOUT_SHARE
@@ -28,6 +29,16 @@ def _integer(text: str, least: int) -> int:
     if not text.isdigit() or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text} must be an integer of at least {least}")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} must be a number above 0")
+    return seconds
 
 
 def _share(text: str) -> float:
@@ -241,7 +252,20 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "--processes": {
             "type": _positive,
             "metavar": "N",
-            "help": "number of decoding processes without mpirun (default: one per core)",
+            "help": "number of decoding processes without mpirun; 1: decode in the command's own, "
+            "which nothing bounds (default: one per core)",
+        },
+        "--decode-seconds": {
+            "type": _seconds,
+            "default": Limits.seconds,
+            "metavar": "S",
+            "help": f"give an image up after S seconds (default: {Limits.seconds:g})",
+        },
+        "--decode-memory": {
+            "type": _positive,
+            "default": Limits.memory,
+            "metavar": "MIB",
+            "help": f"give an image up beyond this memory, MiB (default: {Limits.memory})",
         },
     },
 }

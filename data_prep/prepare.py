@@ -19,6 +19,7 @@ from tqdm import tqdm
 from data_prep.decode import Decode, DecodedBlock, Decoder, decode_serially
 from data_prep.directory import mark_finished, output_directory
 from data_prep.extractor import write_extractor
+from data_prep.limits import DEFAULT_LIMITS, Limits
 from data_prep.partitions import Iid, Partition
 from data_prep.partitions.base import recorded
 from data_prep.pictures.settings import NeedsRange
@@ -54,6 +55,7 @@ def prepare(
     force: bool = False,
     value_range: tuple[float, float] | None = None,
     background: tuple[int, int, int] | None = None,
+    limits: Limits = DEFAULT_LIMITS,
     origin: str = "",
     decode: Decode = decode_serially,
     plugin: str | None = None,
@@ -65,7 +67,8 @@ def prepare(
     `size` (pixels) and `channels` default to the source's. `skip_bad` is the largest number of
     unreadable images to skip. `features` and `force` go to `write_extractor`. `value_range` and
     `background` are those of PictureSettings; without `value_range`, images of more than 8 bits get
-    the range of the data set. `warn` is called with sentences about the images. `origin` names the
+    the range of the data set. `warn` is called with sentences about the images. `limits` bound the
+    decoding of one image. `origin` names the
     source's location; an interrupted run resumes only with the same origin. `plugin` is the name
     under which `data_prep.plugins` loads the source's class in another process. Raises UserError if
     `out` exists or cannot be written, or if the images do not allow the options.
@@ -96,7 +99,11 @@ def prepare(
     }
     bytes_needed = sum(len(indices) for _, indices in contents.values()) * int(np.prod(shape))
     decoder = Decoder(
-        source=source, size=size or source.default_size, image_shape=shape, plugin=plugin
+        source=source,
+        size=size or source.default_size,
+        image_shape=shape,
+        limits=limits,
+        plugin=plugin,
     )
     with output_directory(out, settings, bytes_needed):
         try:

@@ -7,18 +7,21 @@ need access to the image files alone. Blocks travel in waves of one per rank.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import Any
 
 from mpi4py import MPI
 
 from data_prep.decode import DecodedBlock, Decoder
-from data_prep.sources.base import Indices
+from data_prep.sources.base import ArraySource, Indices
+from data_prep.worker import OneWorker
 from fedgan_mpi.comm.launcher import world_size_problem
 from fedgan_mpi.comm.polling import barrier
 from fedgan_mpi.errors import UserError
 
+_Work = Callable[[Indices], DecodedBlock]
 _Result = DecodedBlock | UserError | None
 """What a rank contributes to a wave. None: there was no block for it."""
 
@@ -37,13 +40,14 @@ class RankPool:
         """Decode blocks on all ranks and yield them in order. Called on rank 0."""
         self._broadcast(pickle.dumps(decoder))  # fails before the other ranks wait for it
         remaining = iter(blocks)
-        while wave := list(islice(remaining, self._world.size)):
-            self._broadcast(wave)
-            for result in self._gather(_attempt(decoder, wave[0])):
-                if isinstance(result, UserError):
-                    raise result
-                if result is not None:
-                    yield result
+        with _worker(decoder) as work:
+            while wave := list(islice(remaining, self._world.size)):
+                self._broadcast(wave)
+                for result in self._gather(_attempt(work, wave[0])):
+                    if isinstance(result, UserError):
+                        raise result
+                    if result is not None:
+                        yield result
 
     def close(self) -> None:
         """Release the other ranks from `work`. Called on rank 0, between two waves."""
@@ -51,15 +55,17 @@ class RankPool:
 
     def work(self) -> None:
         """Decode blocks until rank 0 calls `close`. Called on all ranks but 0."""
-        decoder = None
-        # Rank 0 broadcasts a decoder, then waves of blocks, and finally None.
-        while (message := self._broadcast(None)) is not None:
-            if isinstance(message, bytes):
-                decoder = pickle.loads(message)
-                continue
-            assert decoder is not None
-            rank = self._world.rank
-            self._gather(_attempt(decoder, message[rank]) if rank < len(message) else None)
+        rank = self._world.rank
+        with ExitStack() as stack:
+            work: _Work | None = None
+            # Rank 0 broadcasts a decoder, then waves of blocks, and finally None.
+            while (message := self._broadcast(None)) is not None:
+                if isinstance(message, bytes):
+                    stack.close()
+                    work = stack.enter_context(_worker(pickle.loads(message)))
+                    continue
+                assert work is not None
+                self._gather(_attempt(work, message[rank]) if rank < len(message) else None)
 
     def abort(self) -> None:
         """End all ranks after an unexpected error on this one."""
@@ -76,9 +82,22 @@ class RankPool:
         return self._world.gather(block) or []
 
 
-def _attempt(decoder: Decoder, block: Indices) -> _Result:
+@contextmanager
+def _worker(decoder: Decoder) -> Iterator[_Work]:
+    """Yield a function that decodes blocks: in a process of its own if it decodes files."""
+    if isinstance(decoder.source, ArraySource):
+        yield decoder
+        return
+    worker = OneWorker(decoder)
+    try:
+        yield worker
+    finally:
+        worker.close()
+
+
+def _attempt(work: _Work, block: Indices) -> _Result:
     """Decode a block. Return a UserError, so that rank 0 raises it between two waves."""
     try:
-        return decoder(block)
+        return work(block)
     except UserError as error:
         return error

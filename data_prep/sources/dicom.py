@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from data_prep.limits import TooSlow
 from data_prep.pictures.samples import occurring_range, to_shades
 from data_prep.pictures.settings import NeedsRange, PictureSettings
 from data_prep.sources.base import BadImage
@@ -39,7 +40,7 @@ def decode_dicom(name: str, content: bytes, settings: PictureSettings | None = N
     try:
         file = _read(content)
         return Image.fromarray(to_gray(file, file.pixel_array, settings or PictureSettings()))
-    except NeedsRange:
+    except (NeedsRange, MemoryError, TooSlow):
         raise
     except Exception as error:  # pydicom's errors for damaged files have no common type
         reason = " ".join(str(error).split()) or type(error).__name__

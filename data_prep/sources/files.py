@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from data_prep.limits import TooSlow
 from data_prep.sources.base import BadImage, name_file_in_errors
 from data_prep.sources.bounded import read_at_most
 from data_prep.sources.leftovers import find_leftover
@@ -51,6 +52,8 @@ def read_image(files: Files, name: str) -> bytes:
     """Return the content of an image file. Raises BadImage with its name."""
     try:
         return files.read(name)
+    except (MemoryError, TooSlow):
+        raise
     except Exception as error:  # zipfile's errors for damaged archives have no common type
         raise BadImage(f"{name}: {error}") from None
 

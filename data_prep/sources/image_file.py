@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from data_prep.limits import TooSlow
 from data_prep.pictures.formats import NotAPicture, is_dicom, open_picture
 from data_prep.pictures.samples import (
     full_range,
@@ -51,7 +52,7 @@ def decode_image_file(
             upright = upright.transpose(_TRANSPOSE[orientation])
     except NotAPicture as error:
         raise BadImage(f"{name}: {error}") from None
-    except NeedsRange:
+    except (NeedsRange, MemoryError, TooSlow):
         raise
     except Exception as error:  # Pillow's errors range from struct.error to SyntaxError
         reason = " ".join(str(error).replace(repr(content), "").split())

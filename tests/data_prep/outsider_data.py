@@ -1,5 +1,7 @@
 """Sources and partitions of a stranger, right and wrong ones."""
 
+import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +51,10 @@ class Files(Source):
         return [path.name for path in self.paths]
 
     def image(self, index):
-        value = int(self.paths[index].read_text())
+        text = self.paths[index].read_text()
+        if text == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        value = int(text)
         return Image.new("RGB", (12, 8), (value, value, value))
 
 

@@ -34,6 +34,19 @@ def png16(values: np.ndarray, extra: bytes = b"") -> bytes:
     )
 
 
+def blank_png(side: int) -> bytes:
+    """Encode a black square, without its pixels in memory."""
+    rows = zlib.compressobj()
+    packed = [rows.compress(bytes(side + 1)) for _ in range(side)] + [rows.flush()]
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", b"".join(packed))
+        + chunk(b"IEND", b"")
+    )
+
+
 def chunk(kind: bytes, data: bytes) -> bytes:
     """Encode a chunk of a PNG file."""
     crc = struct.pack(">I", zlib.crc32(kind + data))

@@ -101,9 +101,19 @@ def test_blocks_are_small_and_few_are_in_progress():
     decoded.close()
 
 
-def test_killed_decoding_process_raises_error(monkeypatch):
+def test_killed_decoding_process_names_its_image(monkeypatch):
     decoder = Decoder(source=Digits(), size=16, image_shape=(1, 16, 16))
     monkeypatch.setattr(Digits, "image", lambda self, index: os.kill(os.getpid(), signal.SIGKILL))
+    (block,) = decode_in_processes(2)(decoder, [np.arange(3)])
+    assert not len(block.images) and len(block.errors) == 3
+    assert block.errors[1].startswith("1: a decoding process was killed")
+
+
+def test_process_that_is_killed_between_images_raises_error(monkeypatch):
+    decoder = Decoder(source=Digits(), size=16, image_shape=(1, 16, 16))
+    monkeypatch.setattr(
+        Decoder, "__call__", lambda self, block, started: os.kill(os.getpid(), signal.SIGKILL)
+    )
     with pytest.raises(UserError, match="a decoding process was killed"):
         list(decode_in_processes(2)(decoder, [np.arange(3)]))
 

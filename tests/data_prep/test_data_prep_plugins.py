@@ -142,6 +142,18 @@ def test_ranks_import_the_file(cwd):
     assert done.returncode != 0 and "cannot be sent to another process" in done.stderr
     assert "Traceback" not in done.stderr and not (cwd / "sick").exists()
 
+    (cwd / "texts").mkdir()
+    for n in range(40):
+        (cwd / "texts" / f"{n:02d}").write_text("kill" if n == 21 else str(n))
+    done = mpirun("parts.py:Files", "--out=files", "--source=texts", "--size=8", own[1], own[2])
+    assert done.returncode != 0 and "21: a decoding process was killed" in done.stderr
+    assert "Traceback" not in done.stderr and not (cwd / "files").exists()
+    own = ["--source=texts", "--size=8", "--skip-bad=1", "--features=none", "--devices=3"]
+    done = mpirun("parts.py:Files", "--out=files", *own)
+    assert done.returncode == 0, done.stderr
+    manifest = Manifest.read(cwd / "files")
+    assert sum(manifest.images) + manifest.heldout_images == 39 and len(manifest.skipped) == 1
+
 
 def test_an_installed_package_has_short_names(cwd, monkeypatch, capsys):
     site = cwd / "site"
