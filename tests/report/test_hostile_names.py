@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import warnings
 from html.parser import HTMLParser
@@ -77,11 +78,21 @@ def test_a_report_shows_any_class_name(tmp_path):
     assert {name.replace("\udcff", "\\udcff") for name in NAMES} <= set(cells)
 
 
+def test_a_report_shows_any_configuration(tmp_path):
+    value = "</pre><script>&amp;"
+    run = make_run(tmp_path / "a", {0: 9, 40: 5}, f"--run.directory={value}")
+    write_report(run)
+    page = (run / "report.html").read_text()
+    assert html.escape(value) in page
+    assert "<script" not in page and page.count("</pre>") == 1
+
+
 def test_a_comparison_shows_any_name_of_a_directory(tmp_path):
-    parent = tmp_path / "b\udcffrd $x^"
+    parent = tmp_path / "b\udcffrd $x^ <script>"
     runs = [make_run(parent / f"run{seed}", {0: 9, 40: 5}, f"--run.seed={seed}") for seed in (0, 1)]
     write_comparison(runs, tmp_path / "out")
-    assert "b\\udcffrd $x^/run1" in (tmp_path / "out" / "index.html").read_text()
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "b\\udcffrd $x^ &lt;script&gt;/run1" in page and "<script" not in page
 
 
 # ------------------------------------------------------------ figures
