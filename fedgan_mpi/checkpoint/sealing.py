@@ -6,6 +6,7 @@ neither MPI nor how the files were written.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,8 @@ from fedgan_mpi.checkpoint.format import (
 )
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import explain_write_errors, sync, write_synced
+
+logger = logging.getLogger(__name__)
 
 Files = Mapping[str, Mapping[str, Any]]
 """File name -> entry in the manifest."""
@@ -88,12 +91,23 @@ class Seal:
                 shutil.rmtree(old)
 
     def _carry_over_lost_files(self) -> dict[str, dict[str, Any]]:
-        """Copy lost files from the previous checkpoint and return the entries of those it has."""
-        previous = checkpoints_of(self.directory.parent)[-1:] if self.lost else []
-        carried = {}
-        for manifest in map(read_manifest, previous):
-            for name in sorted(manifest.files.keys() & set(self.lost)):
-                content = read_content(manifest, name)
+        """Copy lost files from the newest checkpoint that is undamaged, and return their entries.
+
+        Raises UserError naming the damage if there are checkpoints, but all are damaged.
+        """
+        problem = None
+        for checkpoint in reversed(checkpoints_of(self.directory.parent)) if self.lost else ():
+            try:
+                manifest = read_manifest(checkpoint)
+                names = sorted(manifest.files.keys() & set(self.lost))
+                contents = {name: read_content(manifest, name) for name in names}
+            except UserError as error:
+                logger.warning("%s; lost devices are looked for in the checkpoint before", error)
+                problem = problem or error
+                continue
+            for name, content in contents.items():
                 write_synced(self.temporary / name, content)
-                carried[name] = fingerprint(content)
-        return carried
+            return {name: fingerprint(content) for name, content in contents.items()}
+        if problem is not None:
+            raise problem
+        return {}

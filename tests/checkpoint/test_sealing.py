@@ -11,6 +11,8 @@ import pytest
 from fedgan_mpi.checkpoint.format import (
     checkpoint_name,
     checkpoints_of,
+    encode_manifest,
+    fingerprint,
     read_content,
     read_manifest,
 )
@@ -90,6 +92,26 @@ def test_the_state_of_a_dead_device_is_copied_from_the_previous_checkpoint(run, 
     ):
         seal(run, 32, keep_last=1, lost=lost)
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["round_000031"]
+
+
+@pytest.mark.parametrize("damaged", ["manifest", "state"])
+def test_the_state_of_a_dead_device_comes_from_the_newest_undamaged_checkpoint(
+    run, damaged, caplog
+):
+    name = "device_0002.safetensors"
+    for round, content in ((25, b"25"), (30, b"30")):
+        directory = run / "checkpoints" / checkpoint_name(round)
+        (directory / name).write_bytes(content)
+        files = {name: fingerprint(content)}
+        table = {"format": 3, "round": round, "progress": {}, **ABOUT, "files": files}
+        (directory / "checkpoint.json").write_bytes(encode_manifest(table))
+    path = directory / ("checkpoint.json" if damaged == "manifest" else name)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert seal(run, 31, keep_last=9, lost=(name,))[-2:] == [30, 31]
+    manifest = read_manifest(run / "checkpoints" / checkpoint_name(31))
+    assert read_content(manifest, name) == b"25" and manifest.lost == []
+    (warning,) = caplog.messages
+    assert str(path) in warning and "are looked for in the checkpoint before" in warning
 
 
 # ------------------------------------------------------------ formats
