@@ -20,6 +20,10 @@ STEP_KINDS: dict[str, dict[str, Any]] = {
     "classes": {"conditional": True},
     "simultaneous": {"algorithm": {"name": "fedgan"}},
     "alternating": {"algorithm": {"name": "fedgan", "local_update": "alternating"}},
+    "augmented": {"training": {"augment": ("flip", "color", "translation", "cutout")}},
+    "adaptive": {"training": {"augment": ("cutout",), "augment_target": 0.1}},
+    "lazy": {"training": {"regularizer": "r1", "regularizer_interval": 3}},
+    "lecam": {"training": {"regularizer": "lecam", "augment": ("color",)}},
     "given fakes": {"algorithm": {"name": "mdgan"}},
 }
 """Kind -> options of `device_and_server`."""
@@ -31,13 +35,16 @@ def device_and_server(
     loss: str = "nonsaturating",
     conditional: bool = False,
     algorithm: dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
     torch_device: str = "cpu",
 ) -> tuple[Device, Server]:
     """Return a device and a server that share one pair of toy networks."""
     has_penalty = loss == "wgan-gp"
     model: dict[str, Any] = {"discriminator_norm": "none"} if has_penalty else {}
     model |= {"conditional": True} if conditional else {}
-    config = toy_config(training={"loss": loss}, algorithm=algorithm or {}, model=model)
+    config = toy_config(
+        training={"loss": loss, **(training or {})}, algorithm=algorithm or {}, model=model
+    )
     networks = conditional_networks() if conditional else toy_networks(not has_penalty)
     class_shares = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64) if conditional else None
     pair = pack_networks(

@@ -56,6 +56,7 @@ class Trainer:
         self.augment_stream = torch_stream(config.run.seed, Purpose.AUGMENT, index)
         self.pooled = pooled if config.model.conditional else None
         self.shard = shard
+        self.steps_taken, self.mean_real, self.mean_fake = 0, 0.0, 0.0
         if shard is not None:
             size, seed = config.training.batch_size, config.run.seed
             self.batches = Batches(shard, batch_size=size, seed=seed, device=index)
@@ -92,7 +93,10 @@ class Trainer:
         """Return the next images, augmented by numbers that follow from their position."""
         path = (Purpose.AUGMENT_REAL, self.index, self.batches.drawn)
         images, classes = self.draw_original()
-        return self.augmented(images, torch_stream(self.config.run.seed, *path)), classes
+        # The same numbers each time, so that penalties see the original images.
+        self.change = lambda x: self.augmented(x, torch_stream(self.config.run.seed, *path))
+        self.original = images
+        return self.change(images), classes
 
     def draw_original(self):
         indices = self.batches.next()
@@ -102,8 +106,37 @@ class Trainer:
         return images, torch.eye(CLASSES, dtype=torch.float64)[self.shard.labels[indices]]
 
     def d_loss(self, real, fake):
-        loss = self.real_loss(call(self.D, *real)).mean()
-        loss = loss + self.fake_loss(call(self.D, *fake)).mean()
+        logits_real, logits_fake = call(self.D, *real), call(self.D, *fake)
+        factor = 0.1 if self.config.algorithm.preset == "ua_gan" else 1.0
+        loss = factor * self.real_loss(logits_real).mean()
+        loss = loss + factor * self.fake_loss(logits_fake).mean()
+        return loss + self.regularization(real, logits_real, logits_fake) + self.wgan(real, fake)
+
+    def regularization(self, real, logits_real, logits_fake):
+        """R1, the zero-centered penalty, and LeCam, from their papers."""
+        kind, weight = self.training.regularizer, self.training.regularizer_weight
+        if self.config.algorithm.preset == "ua_gan":
+            kind, weight = "zero_centered", 10.0
+        number, self.steps_taken = self.steps_taken, self.steps_taken + 1
+        if kind == "lecam":
+            zero = torch.zeros((), dtype=torch.float64)
+            self.mean_real = 0.99 * self.mean_real + 0.01 * float(logits_real.mean())
+            real_term = torch.maximum(logits_real - self.mean_fake, zero) ** 2
+            self.mean_fake = 0.99 * self.mean_fake + 0.01 * float(logits_fake.mean())
+            fake_term = torch.maximum(self.mean_real - logits_fake, zero) ** 2
+            return weight * (real_term.mean() + fake_term.mean())
+        interval = self.training.regularizer_interval
+        if kind == "none" or number % interval:
+            return 0.0
+        x = (self.original if self.training.augment else real[0]).clone().requires_grad_(True)
+        changed = self.change(x) if self.training.augment else x
+        logits = call(self.D, changed, real[1])
+        gradient = torch.autograd.grad(logits.sum(), x, create_graph=True)[0]
+        squares = (gradient**2).sum((1, 2, 3)).mean()
+        return interval * weight * (squares / 2 if kind == "r1" else squares)
+
+    def wgan(self, real, fake):
+        loss = 0.0
         if self.training.loss == "wgan-gp":
             shape = (self.batches.size, 1, 1, 1)
             eps = torch.rand(shape, generator=self.noise, dtype=torch.float64)

@@ -39,10 +39,11 @@ class AlgorithmConfig:
     """ren, fedgan, dp_fedavg_gan, fegan: running statistics of BatchNorm. average: averaged with
     the networks. local: never sent. recalibrate: averaged, plus the variance between the devices'
     means. None: local for dp_fedavg_gan, else average."""
-    preset: Literal["fl_gan", "ifl"] | None = None
+    preset: Literal["fl_gan", "ifl", "ua_gan"] | None = None
     """fedgan: fl_gan trains for whole epochs per round and averages uniformly (Hardy et al. 2019).
     fegan: ifl computes shares from the distance between a device's real and generated images (Li et
-    al. 2022). None: neither."""
+    al. 2022). uagan: ua_gan has the authors' loss of D, 0.1 times the adversarial one plus a
+    zero_centered penalty of weight 10. None: neither."""
     local_update: Literal["simultaneous", "alternating"] = "simultaneous"
     """fedgan, fegan: order of a local step. simultaneous: D and G step from the same parameters.
     alternating: G steps against the updated D."""

@@ -16,7 +16,7 @@ class AlgorithmTraits:
 
     keys: tuple[str, ...] = ()
     """Keys of the section [algorithm] that belong to it, besides `name` and `moments`."""
-    preset: Literal["fl_gan", "ifl"] | None = None
+    preset: Literal["fl_gan", "ifl", "ua_gan"] | None = None
     """The only preset that it accepts."""
     shares: Literal["data", "uniform"] = "data"
     """Default of `algorithm.shares`."""
@@ -54,7 +54,8 @@ TRAITS = {
         devices_keep_discriminator=True,
     ),
     "uagan": AlgorithmTraits(
-        keys=("shares", "mode", "sharpness"),
+        keys=("shares", "preset", "mode", "sharpness"),
+        preset="ua_gan",
         averages_networks=False,
         devices_keep_discriminator=True,
     ),

@@ -16,7 +16,7 @@ from fedgan_mpi.config.participation import ParticipationConfig
 from fedgan_mpi.config.record import RecordConfig
 from fedgan_mpi.config.require import require, require_representable
 from fedgan_mpi.config.run import RunConfig
-from fedgan_mpi.config.training import TrainingConfig
+from fedgan_mpi.config.training import Regularizer, TrainingConfig
 from fedgan_mpi.config.wireless import WirelessConfig
 
 
@@ -42,6 +42,12 @@ class Config:
     def skips_non_finite(self) -> bool:
         """Whether a device whose loss or update is not finite counts as absent."""
         return self.training.non_finite == "skip" or self.algorithm.traits.is_private
+
+    def regularizer(self, loss_has_penalty: bool) -> Regularizer:
+        """Return the regularizer of D, with the penalty that belongs to a loss or a preset."""
+        if self.algorithm.preset == "ua_gan":
+            return Regularizer("zero_centered", 10.0)
+        return self.training.resolve_regularizer(loss_has_penalty)
 
     def __post_init__(self) -> None:
         for section in fields(self):
@@ -99,11 +105,16 @@ class Config:
         require(valid, "training.discriminator_steps", steps, right)
 
     def _check_losses(self) -> None:
-        loss, mode = self.training.loss, self.algorithm.mode
+        algorithm, loss, mode = self.algorithm, self.training.loss, self.algorithm.mode
         probabilities = loss not in ("lsgan", "hinge", "wgan-gp")
-        valid = "mode" not in self.algorithm.traits.keys or probabilities or mode in ("mean", "max")
+        valid = "mode" not in algorithm.traits.keys or probabilities or mode in ("mean", "max")
         right = f"'mean' or 'max' when training.loss is {loss!r}, whose D gives no probabilities"
         require(valid, "algorithm.mode", mode, right)
+        regularizer = self.training.regularizer
+        for has_own, name in ((loss == "wgan-gp", loss), (algorithm.preset == "ua_gan", "ua_gan")):
+            right = f"left out for {name}, which has its own penalty"
+            valid = not has_own or regularizer == "none"
+            require(valid, "training.regularizer", regularizer, right)
         target = self.training.augment_target
         right = f"0 when training.loss is {loss!r}, whose logits have no meaning by sign"
         valid = target == 0 or loss not in ("lsgan", "wgan-gp")
@@ -114,15 +125,18 @@ class Config:
             self.check_norm(size)
 
     def check_norm(self, size: int | None) -> None:
-        """Raise UserError if D has BatchNorm at this image size, and the loss permits none.
+        """Raise UserError if D has BatchNorm at this image size, and the penalty permits none.
 
         size: None if not known yet; then model.discriminator_norm must not be None.
         """
-        if self.training.loss != "wgan-gp" or self.model.architecture != "dcgan":
+        is_wgan = self.training.loss == "wgan-gp"
+        penalized = is_wgan or self.training.regularizer == "gradient_penalty"
+        if not penalized or self.model.architecture != "dcgan":
             return
+        what = "wgan-gp" if is_wgan else "gradient_penalty"
         norm = self.model.discriminator_norm
         used = norm or default_discriminator_norm(size)
-        right = "'none' for wgan-gp, whose penalty needs a D without dependence between images"
+        right = f"'none' for {what}, whose norm needs a D without dependence between images"
         if norm is None:
             right = f"{right}; None means {used!r} at {size} pixels"
         require(used == "none", "model.discriminator_norm", norm, right)

@@ -9,6 +9,23 @@ from typing import Any, Literal
 from fedgan_mpi.config.options import check_listed, check_named
 from fedgan_mpi.config.require import require
 
+RegularizerName = Literal["none", "gradient_penalty", "r1", "zero_centered", "lecam"]
+_WEIGHTS = {"none": 0.0, "gradient_penalty": 10.0, "r1": 1.0, "zero_centered": 10.0, "lecam": 0.1}
+
+
+@dataclass(frozen=True)
+class Regularizer:
+    """The regularizer of D, resolved."""
+
+    name: RegularizerName
+    weight: float
+    interval: int = 1
+
+    @property
+    def is_penalty(self) -> bool:
+        """Whether it is a penalty on D's gradient with respect to images."""
+        return self.name in ("gradient_penalty", "r1", "zero_centered")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
@@ -44,6 +61,16 @@ class TrainingConfig:
     """Own options of a loss that is not built in: keywords of the function that makes it."""
     gradient_penalty: float = 10.0
     """wgan-gp: weight λ of the gradient penalty."""
+    regularizer: RegularizerName = "none"
+    """Regularizer of D. gradient_penalty: norm 1 of D's gradient between real and generated images,
+    as in wgan-gp. r1: half the squared norm at real images. zero_centered: the squared norm at real
+    images, as in UA-GAN. lecam: pulls logits towards moving averages (arXiv:2104.03310)."""
+    regularizer_weight: float | None = None
+    """Weight of the regularizer. None: 10 for gradient_penalty and zero_centered, 1 for r1, 0.1 for
+    lecam."""
+    regularizer_interval: int = 1
+    """A penalty is added in every such step of D, times this number (StyleGAN2's lazy
+    regularization)."""
     augment: tuple[str, ...] = ()
     """Augmentations of the images that D judges, real and generated, in every step; also installed
     ones or import strings. flip: left to right. color, translation, cutout: those of DiffAugment
@@ -89,6 +116,17 @@ class TrainingConfig:
         """`generator_steps` with None resolved, n_g."""
         return 3 if self.generator_steps is None else self.generator_steps
 
+    def resolve_regularizer(self, loss_has_penalty: bool = False) -> Regularizer:
+        """Return the regularizer with its weight.
+
+        loss_has_penalty: a gradient penalty belongs to the loss.
+        """
+        if self.regularizer == "none" and loss_has_penalty:
+            return Regularizer("gradient_penalty", self.gradient_penalty)
+        weight = self.regularizer_weight
+        weight = _WEIGHTS[self.regularizer] if weight is None else weight
+        return Regularizer(self.regularizer, weight, self.regularizer_interval)
+
     def __post_init__(self) -> None:
         for key in ("optimizer", "loss"):
             check_named(f"training.{key}", getattr(self, key), getattr(self, f"{key}_options"))
@@ -105,6 +143,14 @@ class TrainingConfig:
             require(steps is None or steps >= 0, f"training.{key}", steps, "at least 0")
         penalty = self.gradient_penalty
         require(0 <= penalty < math.inf, "training.gradient_penalty", penalty, "at least 0")
+        weight = self.regularizer_weight
+        valid = weight is None or (0 <= weight < math.inf and self.regularizer != "none")
+        right = "at least 0, and left out when training.regularizer is 'none'"
+        require(valid, "training.regularizer_weight", weight, right)
+        interval = self.regularizer_interval
+        right = "at least 1, and 1 when training.regularizer is not a penalty on gradients"
+        valid = interval == 1 or (interval > 1 and self.resolve_regularizer().is_penalty)
+        require(valid, "training.regularizer_interval", interval, right)
         for key in ("batch_size", "generator_batch_size"):
             size = getattr(self, key)
             require(1 <= size < 2**31, f"training.{key}", size, "from 1 to 2^31 - 1")

@@ -19,18 +19,10 @@ from fedgan_mpi.federation.augmentation import AugmentationStream
 from fedgan_mpi.federation.device_images import Images, to_device
 from fedgan_mpi.federation.early_start import EarlyStart, LocalRound
 from fedgan_mpi.federation.local_state import LocalState
+from fedgan_mpi.federation.local_steps import LocalSteps
 from fedgan_mpi.federation.networks import NetworkPair
-from fedgan_mpi.nn.cuda_graphs import Step
 from fedgan_mpi.nn.optimizers import Optimizer, make_optimizer
-from fedgan_mpi.nn.steps import (
-    Batch,
-    Penalty,
-    discriminator_fake_half,
-    discriminator_real_half,
-    discriminator_step,
-    generator_step,
-    simultaneous_step,
-)
+from fedgan_mpi.nn.steps import Batch
 from fedgan_mpi.random_streams import Purpose, torch_stream
 
 
@@ -66,6 +58,8 @@ class Device:
             )
             if config.algorithm.statistics_rule == "local":
                 own_sections.append(flat.statistics_of_generator)
+        if pair.lecam is not None:
+            own_sections.append(pair.lecam.anchors)
         both = (self.optimizer, self.generator_optimizer)
         self.local = LocalState(
             [optimizer for optimizer in both if optimizer is not None],
@@ -73,7 +67,7 @@ class Device:
             config.algorithm.moments,
             can_undo=config.skips_non_finite,
         )
-        self.steps = LocalSteps(pair, *both, self.training.gradient_penalty)
+        self.steps = LocalSteps(pair, *both)
         self.early_start: EarlyStart[float] = EarlyStart()
         self.residual: Tensor | None = None
         """Error feedback: the rounding error of past uplinks that is still to be sent."""
@@ -117,10 +111,11 @@ class Device:
         """
         steps = self.training.discriminator_steps
         loss, real = self._zero(), self.real_batch()
-        for _ in range(steps):
+        before = (self.batches.drawn // self.batches.size - 1) * steps
+        for step in range(before, before + steps):
             self._heartbeat()
             batches = self.augmentation.augment(real), self.augmentation.augment(fake)
-            loss += self.steps.against(*batches, self.eps())[0]
+            loss += self.steps.against(*batches, self.eps(step))[0]
         return float(loss) / steps if steps else None
 
     def train_both(
@@ -175,13 +170,23 @@ class Device:
         z = self.pair.noise(self.batches.size, self.noise_stream)
         return self.augmentation.augment(z)
 
-    def eps(self) -> Tensor | None:
-        """Draw the interpolation weights of a gradient penalty, (B, 1, 1, 1); None for losses
-        without one."""
-        if not self.pair.loss.has_penalty:
+    def eps(self, step: int | None = None) -> Tensor | None:
+        """Return the random numbers of the penalty: for `gradient_penalty`, interpolation weights
+        (B, 1, 1, 1); for others, none. None if this step has no penalty.
+
+        step: number of the device's step; None: that of its batch.
+        """
+        regularizer, size = self.pair.regularizer, self.batches.size
+        if not regularizer.is_penalty:
+            return None
+        if step is None:
+            step = self.batches.drawn // size - 1
+        if step % regularizer.interval:
             return None
         dtype = self.pair.flat.vector.dtype
-        eps = torch.rand(self.batches.size, 1, 1, 1, generator=self.noise_stream, dtype=dtype)
+        if regularizer.name != "gradient_penalty":
+            return torch.empty(0, dtype=dtype, device=self.pair.torch_device)
+        eps = torch.rand(size, 1, 1, 1, generator=self.noise_stream, dtype=dtype)
         return to_device(eps, self.pair.torch_device)
 
     # ---------------------------------------------------------------- checkpoints
@@ -226,61 +231,6 @@ class Device:
 
     def _zero(self) -> Tensor:
         return torch.zeros((), dtype=self.pair.flat.vector.dtype, device=self.pair.torch_device)
-
-
-class LocalSteps:
-    """A device's optimizer steps on the rank's networks, recorded as CUDA graphs if enabled.
-
-    A step takes tensors, returns losses and draws no random numbers, so it can be recorded.
-    """
-
-    def __init__(
-        self,
-        pair: NetworkPair,
-        optimizer: Optimizer,
-        generator_optimizer: Optimizer | None,
-        penalty_weight: float,
-    ) -> None:
-        self._pair, self._penalty_weight = pair, penalty_weight
-        self.optimizer, self.generator_optimizer = optimizer, generator_optimizer
-        self.real_half = Step(self._real_half, pair.recorder)
-        """(real) -> (loss,). Gradient of D on real images; no step yet."""
-        self.fake_half = Step(self._fake_half, pair.recorder)
-        """(real, z, eps) -> (loss,). Adds the gradient on fakes from noise; takes the step."""
-        self.against = Step(self._against, pair.recorder)
-        """(real, fake, eps) -> (loss,). A step of D on given fakes."""
-        self.simultaneous = Step(self._simultaneous, pair.recorder)
-        """(real, z, eps) -> (loss of D, loss of G). One step of both from the same point."""
-        self.generator = Step(self._generator, pair.recorder)
-        """(z) -> (loss,). A step of G."""
-
-    def _real_half(self, real: Batch) -> tuple[Tensor]:
-        pair = self._pair
-        return (discriminator_real_half(pair.critic, pair.loss, self.optimizer, real),)
-
-    def _fake_half(self, real: Batch, z: Batch, eps: Tensor | None) -> tuple[Tensor]:
-        pair, fake, penalty = self._pair, self._pair.fakes(z), self._penalty(eps)
-        return (
-            discriminator_fake_half(pair.critic, pair.loss, self.optimizer, real, fake, penalty),
-        )
-
-    def _against(self, real: Batch, fake: Batch, eps: Tensor | None) -> tuple[Tensor]:
-        pair, penalty = self._pair, self._penalty(eps)
-        return (discriminator_step(pair.critic, pair.loss, self.optimizer, real, fake, penalty),)
-
-    def _simultaneous(self, real: Batch, z: Batch, eps: Tensor | None) -> tuple[Tensor, Tensor]:
-        assert self.generator_optimizer is not None
-        pair, penalty = self._pair, self._penalty(eps)
-        optimizers = (self.generator_optimizer, self.optimizer)
-        return simultaneous_step(pair.G, pair.critic, pair.loss, *optimizers, real, z, penalty)
-
-    def _generator(self, z: Batch) -> tuple[Tensor]:
-        assert self.generator_optimizer is not None
-        pair = self._pair
-        return (generator_step(pair.G, pair.critic, pair.loss, self.generator_optimizer, z),)
-
-    def _penalty(self, eps: Tensor | None) -> Penalty | None:
-        return None if eps is None else Penalty(self._penalty_weight, eps)
 
 
 def present_tensors(**optional: Tensor | None) -> dict[str, Tensor]:

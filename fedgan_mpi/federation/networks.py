@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedgan_mpi.config import Config
+from fedgan_mpi.config.training import Regularizer
 from fedgan_mpi.federation.device_images import to_device
 from fedgan_mpi.federation.flat_parameters import FlatParameters, Player
 from fedgan_mpi.nn.adaptive import AdaptiveProbability
@@ -20,9 +21,10 @@ from fedgan_mpi.nn.augment import (
     make_augmentations,
 )
 from fedgan_mpi.nn.cuda_graphs import Recorder, make_recorder
-from fedgan_mpi.nn.losses import Loss, make_loss
+from fedgan_mpi.nn.losses import Loss, make_loss, scale_discriminator
 from fedgan_mpi.nn.precision import prepare_network
 from fedgan_mpi.nn.registry import build, initialize
+from fedgan_mpi.nn.regularizers import LeCam
 from fedgan_mpi.nn.steps import Batch
 from fedgan_mpi.random_streams import Purpose, torch_stream
 
@@ -42,6 +44,10 @@ class NetworkPair:
     """Share of each class in the data of all devices, float64; None for unconditional networks."""
     recorder: Recorder | None = None
     """Records optimizer steps as CUDA graphs; None: steps run eagerly."""
+    regularizer: Regularizer
+    """Of D."""
+    lecam: LeCam | None = None
+    """The regularization whose anchors belong to the device that trains."""
     augmentations: Augmentations | None = None
     adaptive: AdaptiveProbability | None = None
     """Sets the probability of the augmentations; None if it is 1."""
@@ -156,6 +162,11 @@ def pack_networks(
         averaged = ("G", "D") if config.algorithm.traits.devices_train_generator else ("D",)
     with_statistics = config.algorithm.statistics_rule != "local"
     flat = FlatParameters(G, D, with_statistics=with_statistics, with_moments_of=averaged)
+    regularizer = config.regularizer(loss.has_penalty)
+    if config.algorithm.preset == "ua_gan":
+        loss = scale_discriminator(loss, 0.1)
+    lecam = LeCam(regularizer.weight, flat.vector) if regularizer.name == "lecam" else None
+    loss = loss if lecam is None else lecam.apply(loss)
     adaptive = probability = None
     if training.augment_target > 0:
         adaptive = AdaptiveProbability(
@@ -175,6 +186,8 @@ def pack_networks(
         flat=flat,
         class_shares=class_shares,
         recorder=make_recorder(training.graphs, torch_device),
+        regularizer=regularizer,
+        lecam=lecam,
         augmentations=augmentations,
         adaptive=adaptive,
     )

@@ -6,7 +6,7 @@ The optimizer steps average them over the batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -64,6 +64,11 @@ hinge = Loss(real=lambda x: relu(1 - x), fake=lambda x: relu(1 + x), generator=_
 """Hinge (Lim and Ye 2017, arXiv:1705.02894; Miyato et al. 2018, arXiv:1802.05957)."""
 wgan_gp = Loss(real=_negative, fake=lambda x: x, generator=_negative, has_penalty=True)
 """Wasserstein with gradient penalty (Gulrajani et al. 2017, arXiv:1704.00028, algorithm 1)."""
+
+
+def scale_discriminator(loss: Loss, factor: float) -> Loss:
+    """Return a loss whose part for D is multiplied by a factor."""
+    return replace(loss, real=lambda x: factor * loss.real(x), fake=lambda x: factor * loss.fake(x))
 
 
 def make_loss(name: str, options: Mapping[str, Any]) -> Loss:

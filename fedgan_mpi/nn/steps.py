@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -39,26 +39,11 @@ class Batch(NamedTuple):
         return self._replace(data=self._replace(numbers=None).through(G))
 
 
-class Penalty(NamedTuple):
-    """Gradient penalty (Gulrajani et al. 2017, arXiv:1704.00028, algorithm 1)."""
-
-    weight: float
-    """λ."""
-    eps: Tensor
-    """ε (B, 1, 1, 1) from U(0, 1): the interpolation weight of each real image."""
+class Penalty(Protocol):
+    """A term of D's loss that depends on D itself, not on its logits alone."""
 
     def loss(self, D: nn.Module, real: Batch, fake: Batch) -> Tensor:
-        """Return λ · mean (‖∇D‖ - 1)² at interpolates of real and fake images.
-
-        Conditional networks get the real image's class. Augmentation is the real image's, too.
-        """
-        count = min(len(real.data), len(fake.data))
-        eps = self.eps[:count]
-        interpolates = eps * real.data[:count] + (1 - eps) * fake.data[:count]
-        labels = (None if each is None else each[:count] for each in (real.classes, real.numbers))
-        logits = Batch(interpolates.requires_grad_(), *labels).through(D)
-        (input_gradients,) = torch.autograd.grad(logits.sum(), interpolates, create_graph=True)
-        return self.weight * (input_gradients.flatten(1).norm(dim=1) - 1).square().mean()
+        """Return the term, a scalar with a graph for D's parameters."""
 
 
 def discriminator_step(

@@ -85,5 +85,8 @@ def _count(
     with torch.device("meta"):
         G, D = build(model, image_shape, classes)
     loss = make_loss(training.loss, training.loss_options)
-    macs = count_macs(G, D, loss, image_shape, nz=model.nz, classes=classes)
+    regularizer = config.regularizer(loss.has_penalty)
+    macs = count_macs(
+        G, D, loss, image_shape, nz=model.nz, classes=classes, regularizer=regularizer
+    )
     return macs, count_parameters(G), count_parameters(D)

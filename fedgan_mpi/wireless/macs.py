@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from fedgan_mpi.config.training import Regularizer, TrainingConfig
 from fedgan_mpi.nn.losses import Loss
 from fedgan_mpi.nn.optimizers import Optimizer
+from fedgan_mpi.nn.regularizers import GradientPenalty, ZeroCenteredPenalty
 from fedgan_mpi.nn.steps import Batch, Penalty, discriminator_step, feedback, generator_step
 
 _IMAGES = 2  # BatchNorm needs more than one
@@ -47,8 +49,13 @@ def count_macs(
     *,
     nz: int,
     classes: int,
+    regularizer: Regularizer | None = None,
 ) -> Macs:
-    """Count on copies; G and D stay unchanged. `classes` is 0 for unconditional networks."""
+    """Count on copies; G and D stay unchanged. `classes` is 0 for unconditional networks.
+
+    regularizer: None for the penalty that belongs to the loss, or none. A penalty of every n-th
+    step counts one n-th.
+    """
     G, D = copy.deepcopy(G).to("meta"), copy.deepcopy(D).to("meta")
     dtype = next(D.parameters()).dtype
 
@@ -57,7 +64,11 @@ def count_macs(
 
     labels = empty(classes) if classes else None
     z, images = Batch(empty(nz), labels), Batch(empty(*image_shape), labels)
-    penalty = Penalty(1.0, empty(1, 1, 1)) if loss.has_penalty else None
+    if regularizer is None:
+        regularizer = TrainingConfig().resolve_regularizer(loss.has_penalty)
+    penalty: Penalty = ZeroCenteredPenalty(1.0)
+    if regularizer.name == "gradient_penalty":
+        penalty = GradientPenalty(1.0, empty(1, 1, 1))
     optimizer = _NoOptimizer()
 
     def forward() -> None:
@@ -67,12 +78,15 @@ def count_macs(
     def forward_and_backward() -> None:
         z.through(G).backward(images.data)
 
+    def step_of_d(penalty: Penalty | None) -> float:
+        return _count(lambda: discriminator_step(D, loss, optimizer, images, images, penalty))
+
+    plain = step_of_d(None)
+    more = step_of_d(penalty) - plain if regularizer.is_penalty else 0.0
     generator_forward = _count(forward)
     return Macs(
         generator_forward=generator_forward,
-        discriminator_step=_count(
-            lambda: discriminator_step(D, loss, optimizer, images, images, penalty)
-        ),
+        discriminator_step=plain + more / regularizer.interval,
         generator_step=_count(lambda: generator_step(G, D, loss, optimizer, z)),
         feedback=_count(lambda: feedback(D, loss, images)),
         generator_backward=_count(forward_and_backward) - generator_forward,

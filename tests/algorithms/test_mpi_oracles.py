@@ -89,6 +89,17 @@ CASES = {
         "training": {"augment": ("translation", "flip")},
         "algorithm": {"local_update": "alternating"},
     },
+    "fedgan r1": {"training": {"regularizer": "r1", "regularizer_weight": 5.0}},
+    "fedgan r1 lazy": {
+        "training": {
+            "regularizer": "r1",
+            "regularizer_weight": 5.0,
+            "regularizer_interval": 3,
+            "augment": ("flip", "translation"),
+        },
+        "algorithm": {"local_update": "alternating"},
+    },
+    "fedgan lecam": {"training": {"regularizer": "lecam", "regularizer_weight": 2.0}},
     "fegan": {},
     "fegan up": {"algorithm": {"kl_sign": 1}},
     "fegan balanced": {"participation": {"policy": "balanced", "count": 2}},
@@ -102,6 +113,14 @@ CASES = {
     "mdgan round_robin": {"participation": {"policy": "round_robin", "count": 3}},
     "mdgan hinge": {"training": {"loss": "hinge"}},
     "mdgan augmented": {"training": {"augment": ("flip", "color", "cutout")}},
+    "mdgan zero_centered": {
+        "training": {
+            "regularizer": "zero_centered",
+            "regularizer_weight": 5.0,
+            "regularizer_interval": 3,
+        }
+    },
+    "mdgan lecam": {"training": {"regularizer": "lecam", "regularizer_weight": 2.0}},
     "mdgan conditional": {"model": {"conditional": True}},
     "uagan": {},
     "uagan mean": {"algorithm": {"mode": "mean"}},
@@ -112,6 +131,7 @@ CASES = {
     "uagan hinge": {"training": {"loss": "hinge"}, "algorithm": {"mode": "max"}},
     "uagan random": {"participation": {"policy": "random", "count": 2}},
     "uagan augmented": {"training": {"augment": ("color", "translation")}},
+    "uagan preset": {"algorithm": {"preset": "ua_gan"}},
     "uagan conditional": {"model": {"conditional": True}},
     "uagan wgan-gp": {"training": {"loss": "wgan-gp"}, "algorithm": {"mode": "mean"}},
     "dp_fedavg_gan": {"algorithm": {"clip": 0.002}},
@@ -119,6 +139,14 @@ CASES = {
     "dp_fedavg_gan average": {"algorithm": {"clip": 0.001, "noise": 0.0, "batchnorm": "average"}},
     "dp_fedavg_gan round_robin": {"participation": {"policy": "round_robin", "count": 2}},
     "dp_fedavg_gan augmented": {"training": {"augment": ("flip", "cutout")}},
+    "dp_fedavg_gan r1": {
+        "training": {
+            "regularizer": "r1",
+            "regularizer_weight": 5.0,
+            "regularizer_interval": 2,
+        },
+        "participation": {"policy": "round_robin", "count": 2},
+    },
     "dp_fedavg_gan conditional": {"model": {"conditional": True}},
 }
 """Name of the algorithm and of the case -> changes of the configuration."""
@@ -162,6 +190,11 @@ def test_ranks_equal_the_oracle(comm, case):
         ("fedgan", "fedgan alternating"),
         ("fedgan", "fedgan reset"),
         ("fedgan", "fedgan augmented"),
+        ("fedgan", "fedgan r1"),
+        ("fedgan", "fedgan lecam"),
+        ("mdgan", "mdgan zero_centered"),
+        ("mdgan", "mdgan lecam"),
+        ("uagan", "uagan preset"),
         ("mdgan", "mdgan augmented"),
         ("uagan", "uagan augmented"),
         ("dp_fedavg_gan", "dp_fedavg_gan augmented"),

@@ -15,7 +15,8 @@ from fedgan_mpi.federation.flat_parameters import FlatParameters
 from fedgan_mpi.nn.losses import LOSSES
 from fedgan_mpi.nn.optimizers import Adam, make_optimizer
 from fedgan_mpi.nn.registry import build
-from fedgan_mpi.nn.steps import Batch, Penalty, discriminator_step, generator_step
+from fedgan_mpi.nn.regularizers import GradientPenalty
+from fedgan_mpi.nn.steps import Batch, discriminator_step, generator_step
 
 # ------------------------------------------------------------ losses
 
@@ -183,7 +184,7 @@ def test_the_gradient_penalty_and_its_gradient_equal_finite_differences():
                 input_gradients[:, pixel] = (up - down) / (2 * step)
         return 3.0 * (input_gradients.norm(dim=1) - 1).square().mean()
 
-    value = Penalty(3.0, eps).loss(D, Batch(real), Batch(fake[:4]))
+    value = GradientPenalty(3.0, eps).loss(D, Batch(real), Batch(fake[:4]))
     torch.testing.assert_close(value.detach(), numeric_penalty(), rtol=1e-7, atol=0)
     value.backward()
     weight = D.first.weight

@@ -45,14 +45,22 @@ def assert_equal(expected, actual) -> None:
     assert all(map(torch.equal, actual[1], expected[1]))
 
 
-@pytest.mark.parametrize("augment", [(), ("flip", "color", "cutout")], ids=["", "augmented"])
+TRAININGS = {
+    "plain": {},
+    "augmented": {"augment": ("flip", "color", "cutout")},
+    "regularized": {"regularizer": "r1", "regularizer_interval": 3},
+    "lecam": {"regularizer": "lecam", "regularizer_weight": 2.0},
+}
+
+
+@pytest.mark.parametrize("training", TRAININGS.values(), ids=TRAININGS.keys())
 @pytest.mark.parametrize("name", FEDERATED)
-def test_a_resumed_run_is_the_uninterrupted_one_bitwise(comm, name, augment):
+def test_a_resumed_run_is_the_uninterrupted_one_bitwise(comm, name, training):
     link = Link(comm)
     config = toy_config(
         algorithm={"name": name},
         participation={"policy": "random", "count": 3},
-        training={"augment": augment},
+        training=training,
     )
     assert_equal(*train_and_resume(link, config, config))
 
