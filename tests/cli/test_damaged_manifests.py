@@ -72,11 +72,11 @@ def pack(run: Path) -> dict[str, tuple[int, int]]:
     manifest = json.loads(path.read_text())
     packed, offsets = b"", {}
     for name, entry in manifest["files"].items():
-        packed += b"\0" * 7
         content = (checkpoint(run) / name).read_bytes()
-        entry["at"] = len(packed)
+        entry["at"] = len(packed)  # 0 for the first
         packed += content
         offsets[name] = entry["at"], len(packed)
+        packed += b"\0" * 7
         (checkpoint(run) / name).unlink()
     (checkpoint(run) / "states.bin").write_bytes(packed)
     write_manifest(checkpoint(run), manifest)

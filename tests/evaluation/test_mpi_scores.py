@@ -197,6 +197,9 @@ def test_a_cache_that_others_could_write_is_not_used(comm, tmp_path):
     sums = [np.arange(float(cache.lengths[0]))]
     cache.write(sums)
     assert np.array_equal(cache.read()[0], sums[0])
+    other = StatsCache(tmp_path, "2" * 64, scorer.extractors)  # other shards or extractors
+    other.path.write_bytes(cache.path.read_bytes())
+    assert other.read() is None
     cache.path.chmod(0o664)
     assert cache.read() is None
     (tmp_path / "shards.json").chmod(0o664)
