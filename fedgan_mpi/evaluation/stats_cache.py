@@ -28,8 +28,7 @@ class StatsCache:
     """A file of packed sums, one array per extractor.
 
     Its name is a hash of the shards and extractors, so changed ones miss the cache. Its content is
-    bound to shards.json by a hash, and it is believed only if nobody else could write it than those
-    who can write shards.json.
+    bound to shards.json by a hash. A file is ignored if more users could write it than shards.json.
     """
 
     def __init__(

@@ -41,7 +41,7 @@ def _restrict(descriptor: int, run: Path) -> bool:
     """Let only those users open the lock who may write the run directory, and return whether more
     could.
 
-    Whoever can open a file, even to read it, can hold its lock.
+    A user who can open a file, even to read it, can hold its lock.
     """
     writers = os.stat(run).st_mode & 0o022
     mode = 0o600 | writers | writers << 1  # to read and to write

@@ -32,8 +32,8 @@ def resume(rank_state: RankState, context: RunContext) -> tuple[int, TrainState]
     """Load the newest complete checkpoint; return its number of rounds and its state. Collective.
 
     A checkpoint with damage is skipped with a warning, whichever rank finds it. Raises AgreedError
-    if no checkpoint is left, or if the newest one belongs to another experiment or has more rounds
-    than `training.rounds`.
+    if there is no undamaged checkpoint, or if the newest one belongs to another experiment or has
+    more rounds than `training.rounds`.
     """
     link = rank_state.link
     checkpoints = link.from_server(lambda: checkpoints_of(context.run))
