@@ -15,6 +15,7 @@ from typing import Any
 from data_prep.checks import find_problem
 from data_prep.partitions import Partition
 from data_prep.sources import Source
+from data_prep.sources.base import reason_of
 from fedgan_mpi import plugins
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.plugins.built_in import PARTITION_KEY, SOURCE_KEY
@@ -121,8 +122,8 @@ def name_in_errors(key: str | None = None, name: str = "") -> Iterator[None]:
 
 def describe_error(error: Exception) -> str:
     """Return an error's type and message in one line."""
-    problem = " ".join(str(error).split())
-    return f"{type(error).__name__}: {problem}" if problem else type(error).__name__
+    kind, problem = type(error).__name__, reason_of(error)
+    return kind if problem == kind else f"{kind}: {problem}"
 
 
 def _made(key: str, name: str, base: type, value: Any) -> Any:

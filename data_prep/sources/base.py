@@ -20,6 +20,7 @@ from data_prep.pictures.settings import PictureSettings
 from fedgan_mpi.errors import UserError
 
 Indices = NDArray[np.int64]
+_LONGEST_REASON = 200  # characters
 
 
 class BadImage(Exception):
@@ -120,6 +121,17 @@ class ArraySource(Source):
         return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
 
+def reason_of(error: BaseException) -> str:
+    """Return an error's message in one line of bounded length, or its type if it has none.
+
+    Libraries quote the content of damaged files.
+    """
+    reason = " ".join(str(error).split())
+    if len(reason) > _LONGEST_REASON:
+        reason = reason[:_LONGEST_REASON] + " …"
+    return reason or type(error).__name__
+
+
 @contextmanager
 def name_file_in_errors(path: Path | str, kind: str) -> Iterator[None]:
     """Convert any exception in the body to a UserError that names the file and its kind.
@@ -133,8 +145,7 @@ def name_file_in_errors(path: Path | str, kind: str) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"{path} cannot be read as {kind}: {error.strerror or error}") from None
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path} is not {kind}, or is damaged: {reason}") from None
+        raise UserError(f"{path} is not {kind}, or is damaged: {reason_of(error)}") from None
 
 
 def find_file(directory: Path, folders: Sequence[str], name: str) -> Path:

@@ -14,7 +14,7 @@ from PIL import Image
 from data_prep.limits import TooSlow
 from data_prep.pictures.samples import occurring_range, to_shades
 from data_prep.pictures.settings import NeedsRange, PictureSettings
-from data_prep.sources.base import BadImage
+from data_prep.sources.base import BadImage, reason_of
 
 _OPTIONAL = (
     "ModalityLUTSequence",
@@ -43,8 +43,7 @@ def decode_dicom(name: str, content: bytes, settings: PictureSettings | None = N
     except (NeedsRange, MemoryError, TooSlow):
         raise
     except Exception as error:  # pydicom's errors for damaged files have no common type
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise BadImage(f"{name}: {reason}") from None
+        raise BadImage(f"{name}: {reason_of(error)}") from None
 
 
 def range_of_dicom(content: bytes) -> tuple[float, float] | None:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from data_prep.limits import TooSlow
-from data_prep.sources.base import BadImage, name_file_in_errors
+from data_prep.sources.base import BadImage, name_file_in_errors, reason_of
 from data_prep.sources.bounded import read_at_most
 from data_prep.sources.leftovers import find_leftover
 from data_prep.sources.walk import list_files
@@ -55,7 +55,7 @@ def read_image(files: Files, name: str) -> bytes:
     except (MemoryError, TooSlow):
         raise
     except Exception as error:  # zipfile's errors for damaged archives have no common type
-        raise BadImage(f"{name}: {error}") from None
+        raise BadImage(f"{name}: {reason_of(error)}") from None
 
 
 class Folder:

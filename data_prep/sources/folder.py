@@ -13,7 +13,7 @@ from PIL import Image
 
 from data_prep.pictures.formats import EXTENSIONS, START_BYTES, describe, is_picture
 from data_prep.sources import leftovers
-from data_prep.sources.base import Source
+from data_prep.sources.base import Source, reason_of
 from data_prep.sources.files import Files, open_files, read_image
 from data_prep.sources.image_file import decode_image_file, range_of_image_file
 from data_prep.sources.splits import find_splits
@@ -90,16 +90,21 @@ def _find_images(files: Files) -> tuple[list[str], list[str], Counter[str]]:
     images: list[str] = []
     rejected: list[str] = []
     documents: Counter[str] = Counter()
-    for name in files.names():
-        if PurePosixPath(name).suffix.lower() in EXTENSIONS:
+    names = files.names()
+    known = {name for name in names if PurePosixPath(name).suffix.lower() in EXTENSIONS}
+    named = known | {str(PurePosixPath(name).with_suffix("")) for name in known}
+    for name in names:
+        if name in known:
             images.append(name)
         elif leftovers.is_document(name):
             documents[PurePosixPath(name).name] += 1
+        elif leftovers.is_sidecar(name, named):
+            documents[f"*{PurePosixPath(name).suffix} beside images"] += 1
         else:
             try:
                 start = files.read_start(name, START_BYTES)
             except Exception as error:  # zipfile's errors have no common type
-                rejected.append(f"{name}: {error}")
+                rejected.append(f"{name}: {reason_of(error)}")
                 continue
             if is_picture(start):
                 images.append(name)

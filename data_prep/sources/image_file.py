@@ -15,7 +15,7 @@ from data_prep.pictures.samples import (
     to_shades,
 )
 from data_prep.pictures.settings import NeedsRange, PictureSettings
-from data_prep.sources.base import BadImage
+from data_prep.sources.base import BadImage, reason_of
 from data_prep.sources.dicom import decode_dicom, range_of_dicom
 
 SEVERAL_FRAMES = "several_frames"
@@ -55,8 +55,7 @@ def decode_image_file(
     except (NeedsRange, MemoryError, TooSlow):
         raise
     except Exception as error:  # Pillow's errors range from struct.error to SyntaxError
-        reason = " ".join(str(error).replace(repr(content), "").split())
-        raise BadImage(f"{name}: {reason or type(error).__name__}") from None
+        raise BadImage(f"{name}: {reason_of(error)}") from None
     if several:
         upright.info[SEVERAL_FRAMES] = True
     return upright

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Container
 from pathlib import PurePosixPath
 
 _FOLDERS = frozenset(
@@ -82,6 +83,9 @@ _TABLE_TYPES = frozenset(
         ".yml",
     ]
 )
+_SIDECAR_TYPES = frozenset(
+    [".aae", ".caption", ".cat", ".dat", ".lab", ".mat", ".npy", ".npz", ".pts", ".txt", ".xmp"]
+)
 _MOST_NAMED = 5
 
 
@@ -109,6 +113,15 @@ def is_document(path: str) -> bool:
     name = PurePosixPath(path.lower())
     is_named_so = name.stem in _DOCUMENTS and name.suffix in _DOCUMENT_TYPES
     return is_named_so or name.suffix in _TABLE_TYPES
+
+
+def is_sidecar(path: str, images: Container[str]) -> bool:
+    """Return whether a file holds a caption or landmarks of an image beside it.
+
+    images: paths of images, with and without their extensions.
+    """
+    name = PurePosixPath(path)
+    return name.suffix.lower() in _SIDECAR_TYPES and str(name.with_suffix("")) in images
 
 
 def describe(left_out: Counter[str]) -> list[str]:

@@ -231,6 +231,14 @@ def test_other_files_are_images_or_named(tmp_path, capsys):
     assert "dog/notes.docx: it is a zip archive" in error and "--skip-bad" in error
 
 
+def test_captions_beside_images_are_left_out(tmp_path):
+    root = write(tmp_path / "in", "cat/1.png", "dog/2.png")
+    write(root, "cat/1.txt", "dog/2.png.cat", "dog/3.txt", content=b"a dog")
+    source = SOURCES["imagefolder"](root)
+    assert source.rejected == ["dog/3.txt: it is not an image"] and len(source) == 2
+    assert "*.txt beside images (1), *.cat beside images (1)" in source.warnings[0]
+
+
 def test_a_class_name_that_is_not_utf8_can_be_written(tmp_path, capsys):
     root = write(tmp_path / "in", "cat/1.png", os.fsdecode(b"caf\xe9/1.png"))
     options = ["--devices=1", "--size=8", "--heldout-share=0", *SERIAL]
