@@ -70,7 +70,20 @@ def ren(
             loss.backward()
             optimizer_g.step()
 
+    def set_rates(t: int) -> None:
+        """Warm-up, then linear decay to 0 after the last round."""
+        w, T = training.warmup_rounds, training.rounds
+        factor = min(1.0, (t + 1) / w if w else 1.0)
+        if training.lr_schedule == "linear" and t >= w:
+            factor = (T - t) / (T - w)
+        for optimizer, lr in (
+            (optimizer_g, training.generator_lr),
+            *((each, training.discriminator_lr) for each in optimizers.values()),
+        ):
+            optimizer.param_groups[0]["lr"] = factor * lr
+
     for t in range(rounds):
+        set_rates(t)
         uploads = {}
         for k, share in participants(t).items():
             received = D.state_dict()

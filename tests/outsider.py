@@ -13,7 +13,7 @@ from fedgan_mpi.evaluation.metrics import Metric
 from fedgan_mpi.federation.policies import Policy
 from fedgan_mpi.nn.augment import Augmentation
 from fedgan_mpi.nn.losses import Loss
-from fedgan_mpi.nn.optimizers import SGD
+from fedgan_mpi.nn.optimizers import SGD, Optimizer
 
 with open(Path(__file__).with_name("imported"), "a") as file:
     file.write("x")  # whoever imports this file leaves a trace
@@ -247,6 +247,11 @@ class Slower(SGD):
 
     def __init__(self, parameters, lr, *, part: float = 0.5):
         super().__init__(parameters, part * lr)
+
+
+class Stubborn(Optimizer):
+    def step(self):
+        self.vector.sub_(self.lr * self.gradient)
 
 
 number = 3

@@ -74,6 +74,10 @@ WRONG = {
     "half an algorithm": (named("algorithm.name", "NoRound"), "NoRound does not define"),
     "no loss": (named("training.loss", "number"), "training.loss is 'parts.py:number'"),
     "no optimizer": (named("training.optimizer", "Odd"), "fedgan_mpi.nn.optimizers.Optimizer"),
+    "no schedule": (
+        {"training": {"optimizer": "parts.py:Stubborn", "warmup_rounds": 1}},
+        "training.optimizer is 'parts.py:Stubborn', which follows no schedule; set",
+    ),
     "wrong part of the rate": (
         named("training.optimizer", "Slower", part="much"),
         "training.optimizer_options.part is 'much', but must be float",

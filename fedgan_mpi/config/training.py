@@ -46,6 +46,11 @@ class TrainingConfig:
     """Learning rate of G."""
     discriminator_lr: float = 2e-4
     """Learning rate of D."""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Course of both learning rates over training.rounds. linear, cosine: down to 0 after the last
+    round."""
+    warmup_rounds: int = 0
+    """First rounds, in which both learning rates rise linearly to their values."""
     betas: tuple[float, float] = (0.5, 0.999)
     """adam: decay rates of the first and second moment."""
     optimizer: str = "adam"
@@ -116,6 +121,11 @@ class TrainingConfig:
         """`generator_steps` with None resolved, n_g."""
         return 3 if self.generator_steps is None else self.generator_steps
 
+    @property
+    def has_lr_schedule(self) -> bool:
+        """Whether the learning rates change."""
+        return self.lr_schedule != "constant" or self.warmup_rounds > 0
+
     def resolve_regularizer(self, loss_has_penalty: bool = False) -> Regularizer:
         """Return the regularizer with its weight.
 
@@ -138,6 +148,9 @@ class TrainingConfig:
         images = self.augment_images
         require(images >= 1, "training.augment_images", images, "at least 1")
         require(self.rounds >= 1, "training.rounds", self.rounds, "at least 1")
+        valid = 0 <= self.warmup_rounds <= self.rounds
+        right = "from 0 to training.rounds"
+        require(valid, "training.warmup_rounds", self.warmup_rounds, right)
         for key in ("discriminator_steps", "generator_steps"):
             steps = getattr(self, key)
             require(steps is None or steps >= 0, f"training.{key}", steps, "at least 0")

@@ -189,6 +189,11 @@ class Device:
         eps = torch.rand(size, 1, 1, 1, generator=self.noise_stream, dtype=dtype)
         return to_device(eps, self.pair.torch_device)
 
+    def set_rate(self, factor: float) -> None:
+        """Multiply both learning rates by a factor."""
+        for optimizer in self.local.optimizers:
+            optimizer.set_factor(factor)
+
     # ---------------------------------------------------------------- checkpoints
 
     def state(self) -> dict[str, Any]:

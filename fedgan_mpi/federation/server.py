@@ -105,6 +105,10 @@ class Server:
         if self.ema is not None:
             self.ema.lerp_(self.pair.flat.whole_generator, 1 - self.decay**steps)
 
+    def set_rate(self, factor: float) -> None:
+        """Multiply the learning rate of G by a factor."""
+        self.optimizer.set_factor(factor)
+
     def state(self) -> dict[str, Any]:
         """Return the state that a checkpoint keeps; tensors are not copied."""
         return {

@@ -20,16 +20,30 @@ from fedgan_mpi.config.options import check_options
 class Optimizer:
     """The interface of all optimizers. This base class is plain gradient descent."""
 
+    follows_schedule = False
+    """Whether `step` multiplies the learning rate by `factor`, which a schedule sets."""
+
     def __init__(self, parameters: nn.Parameter, lr: float) -> None:
         """Bind a 1-D parameter and its gradient. Neither tensor may be replaced afterwards."""
         assert parameters.grad is not None
         self.vector, self.gradient, self.lr = parameters.data, parameters.grad, lr
+        self.factor: Tensor | None = None
+        """Factor of the learning rate, a scalar; a tensor, because replays of a CUDA graph read it.
+        None for a constant rate."""
+
+    def set_factor(self, factor: float) -> None:
+        """Multiply the learning rate by a factor from now on."""
+        if self.factor is None:
+            self.factor = self.vector.new_ones(())
+        self.factor.fill_(factor)
 
     def zero_gradient(self) -> None:
         self.gradient.zero_()
 
     def step(self) -> None:
         """Update the parameters in place. The gradient's memory may be overwritten."""
+        if self.factor is not None:
+            self.gradient.mul_(self.factor)
         self.vector.add_(self.gradient, alpha=-self.lr)
 
     def reset(self) -> None:
@@ -48,6 +62,8 @@ class Optimizer:
 
 class Adam(Optimizer):
     """Adam (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1), with torch's epsilon of 1e-8."""
+
+    follows_schedule = True
 
     def __init__(
         self,
@@ -79,6 +95,8 @@ class Adam(Optimizer):
         # The gradient is no longer needed: reuse its memory for the denominator.
         denominator = torch.sqrt(self.second, out=self.gradient)
         denominator.mul_(bias_correction1 / bias_correction2_sqrt).add_(1e-8 * bias_correction1)
+        if self.factor is not None:
+            denominator.div_(self.factor)
         self.vector.addcdiv_(self.first, denominator, value=-self.lr)
 
     def reset(self) -> None:
@@ -100,6 +118,8 @@ class Adam(Optimizer):
 
 class SGD(Optimizer):
     """Gradient descent without momentum."""
+
+    follows_schedule = True
 
 
 def make_optimizer(

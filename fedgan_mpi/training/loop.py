@@ -22,6 +22,7 @@ from fedgan_mpi.federation.networks import build_networks
 from fedgan_mpi.federation.rank import RankState, build_rank_state
 from fedgan_mpi.hardware.affinity import Affinity
 from fedgan_mpi.hardware.placement import choose_torch_device, set_threads
+from fedgan_mpi.nn.schedules import rate_factor
 from fedgan_mpi.run.record import Record, rewind_record
 from fedgan_mpi.run.result import Result
 from fedgan_mpi.run.stats import AUGMENT_SIGN
@@ -165,6 +166,9 @@ def run_round(
     """
     rank_state, link = algorithm.rank_state, algorithm.link
     algorithm.metrics.images_drawn_before = rank_state.images_drawn
+    if algorithm.training.has_lr_schedule:
+        for owner in rank_state.owners:
+            owner.set_rate(rate_factor(algorithm.training, t))
     link.reset_counters()
     start = time.perf_counter()
     algorithm.round(t)

@@ -74,7 +74,12 @@ def check_plugins(config: Config) -> None:
     check_algorithm_options(config.algorithm)
     make_rule(config.aggregation)
     make_loss(training.loss, training.loss_options)
-    check_optimizer(training.optimizer, training.optimizer_options)
+    optimizer, _ = check_optimizer(training.optimizer, training.optimizer_options)
+    if training.has_lr_schedule and not optimizer.follows_schedule:
+        raise UserError(
+            f"training.optimizer is {training.optimizer!r}, which follows no schedule; set "
+            "follows_schedule in it, or leave training.lr_schedule and training.warmup_rounds out"
+        )
     make_augmentations(training.augment, training.augment_options)
     check_network_options(config.model)
     if not plugins.is_built_in("evaluation.extractor", config.evaluation.extractor):

@@ -31,6 +31,17 @@ REN_CASES = {
     "defaults": {},
     "sgd": {"training": {"optimizer": "sgd", "discriminator_lr": 0.05, "generator_lr": 0.05}},
     "saturating": {"training": {"loss": "saturating"}},
+    "warm-up": {"training": {"warmup_rounds": 3}},
+    "linear decay": {"training": {"warmup_rounds": 1, "lr_schedule": "linear", "rounds": 4}},
+    "linear decay of sgd": {
+        "training": {
+            "optimizer": "sgd",
+            "lr_schedule": "linear",
+            "rounds": 4,
+            "discriminator_lr": 0.05,
+            "generator_lr": 0.05,
+        }
+    },
     "reset moments": {"algorithm": {"moments": "reset"}},
     "local statistics": {"algorithm": {"batchnorm": "local"}},
     "shares by batch": {"algorithm": {"shares": "batch"}},
