@@ -42,6 +42,9 @@ class TrainingConfig:
     """Images per local step. A device with fewer images uses all of them."""
     generator_batch_size: int = 64
     """Generated images per server step. mdgan and uagan use batch_size instead."""
+    accumulate: int = 1
+    """Micro-batches per batch of a step on D or G. Their gradients are added up, so that large
+    batches need less memory. Without BatchNorm, results are those of the whole batch."""
     generator_lr: float = 2e-4
     """Learning rate of G."""
     discriminator_lr: float = 2e-4
@@ -148,6 +151,7 @@ class TrainingConfig:
         images = self.augment_images
         require(images >= 1, "training.augment_images", images, "at least 1")
         require(self.rounds >= 1, "training.rounds", self.rounds, "at least 1")
+        require(self.accumulate >= 1, "training.accumulate", self.accumulate, "at least 1")
         valid = 0 <= self.warmup_rounds <= self.rounds
         right = "from 0 to training.rounds"
         require(valid, "training.warmup_rounds", self.warmup_rounds, right)

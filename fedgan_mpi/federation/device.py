@@ -67,7 +67,7 @@ class Device:
             config.algorithm.moments,
             can_undo=config.skips_non_finite,
         )
-        self.steps = LocalSteps(pair, *both)
+        self.steps = LocalSteps(pair, *both, self.training.accumulate)
         self.early_start: EarlyStart[float] = EarlyStart()
         self.residual: Tensor | None = None
         """Error feedback: the rounding error of past uplinks that is still to be sent."""

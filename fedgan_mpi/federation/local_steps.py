@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedgan_mpi.federation.networks import NetworkPair
 from fedgan_mpi.nn.cuda_graphs import Step
+from fedgan_mpi.nn.losses import Loss
 from fedgan_mpi.nn.optimizers import Optimizer
 from fedgan_mpi.nn.regularizers import GradientPenalty, ZeroCenteredPenalty
 from fedgan_mpi.nn.steps import (
@@ -30,8 +31,10 @@ class LocalSteps:
         pair: NetworkPair,
         optimizer: Optimizer,
         generator_optimizer: Optimizer | None,
+        parts: int,
     ) -> None:
-        self._pair = pair
+        """parts: micro-batches per batch."""
+        self._pair, self._parts = pair, parts
         self.optimizer, self.generator_optimizer = optimizer, generator_optimizer
         self.real_half = Step(self._real_half, pair.recorder)
         """(real) -> (loss,). Gradient of D on real images; no step yet."""
@@ -45,29 +48,29 @@ class LocalSteps:
         """(z) -> (loss,). A step of G."""
 
     def _real_half(self, real: Batch) -> tuple[Tensor]:
-        pair = self._pair
-        return (discriminator_real_half(pair.critic, pair.loss, self.optimizer, real),)
+        return (discriminator_real_half(*self._of_discriminator(), real, self._parts),)
 
     def _fake_half(self, real: Batch, z: Batch, eps: Tensor | None) -> tuple[Tensor]:
-        pair, fake, penalty = self._pair, self._pair.fakes(z), self._penalty(eps)
-        return (
-            discriminator_fake_half(pair.critic, pair.loss, self.optimizer, real, fake, penalty),
-        )
+        batches = (real, self._pair.fakes(z), self._penalty(eps))
+        return (discriminator_fake_half(*self._of_discriminator(), *batches, self._parts),)
 
     def _against(self, real: Batch, fake: Batch, eps: Tensor | None) -> tuple[Tensor]:
-        pair, penalty = self._pair, self._penalty(eps)
-        return (discriminator_step(pair.critic, pair.loss, self.optimizer, real, fake, penalty),)
+        batches = (real, fake, self._penalty(eps))
+        return (discriminator_step(*self._of_discriminator(), *batches, self._parts),)
 
     def _simultaneous(self, real: Batch, z: Batch, eps: Tensor | None) -> tuple[Tensor, Tensor]:
         assert self.generator_optimizer is not None
-        pair, penalty = self._pair, self._penalty(eps)
-        optimizers = (self.generator_optimizer, self.optimizer)
-        return simultaneous_step(pair.G, pair.critic, pair.loss, *optimizers, real, z, penalty)
+        pair, optimizers = self._pair, (self.generator_optimizer, self.optimizer)
+        networks, penalty = (pair.G, pair.critic, pair.loss), self._penalty(eps)
+        return simultaneous_step(*networks, *optimizers, real, z, penalty, self._parts)
 
     def _generator(self, z: Batch) -> tuple[Tensor]:
         assert self.generator_optimizer is not None
-        pair = self._pair
-        return (generator_step(pair.G, pair.critic, pair.loss, self.generator_optimizer, z),)
+        pair, optimizer = self._pair, self.generator_optimizer
+        return (generator_step(pair.G, pair.critic, pair.loss, optimizer, z, self._parts),)
+
+    def _of_discriminator(self) -> tuple[nn.Module, Loss, Optimizer]:
+        return self._pair.critic, self._pair.loss, self.optimizer
 
     def _penalty(self, eps: Tensor | None) -> Penalty | None:
         if eps is None:

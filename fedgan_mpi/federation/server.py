@@ -50,9 +50,10 @@ class Server:
     def start_early(self) -> None:
         """Make the fakes of the first step of `train_generator`, which need no D.
 
-        Does nothing if steps are recorded as CUDA graphs, which are replayed whole.
+        Does nothing if steps are recorded as CUDA graphs, which are replayed whole, or if the batch
+        is cut into micro-batches.
         """
-        if self.training.server_steps > 0 and self.pair.recorder is None:
+        if self.training.server_steps > 0 and self._makes_fakes_first:
             self.early_start.start(self.generator_round())
 
     def train_generator(self) -> float | None:
@@ -73,7 +74,7 @@ class Server:
         """A round of G. The part before the `yield` needs θ_t but not φ_{t+1}."""
         steps = self.training.server_steps
         loss = torch.zeros((), dtype=self.pair.flat.vector.dtype, device=self.pair.torch_device)
-        if self.pair.recorder is None:
+        if self._makes_fakes_first:
             fakes = self.make_fakes(self.training.generator_batch_size)
             yield
             loss += generator_step_on(fakes, self.pair.critic, self.pair.loss, self.optimizer)
@@ -84,6 +85,10 @@ class Server:
             loss += self._recorded_step(self.noise(self.training.generator_batch_size))[0]
             self.update_ema()
         return float(loss) / self.training.server_steps
+
+    @property
+    def _makes_fakes_first(self) -> bool:
+        return self.pair.recorder is None and self.training.accumulate == 1
 
     def make_fakes(self, count: int) -> Batch:
         """Make fakes from fresh noise, with the graph for back-propagation into θ."""
@@ -135,5 +140,5 @@ class Server:
             self.residual.copy_(state["residual"])
 
     def _step(self, z: Batch) -> tuple[Tensor]:
-        pair = self.pair
-        return (generator_step(pair.G, pair.critic, pair.loss, self.optimizer, z),)
+        pair, parts = self.pair, self.training.accumulate
+        return (generator_step(pair.G, pair.critic, pair.loss, self.optimizer, z, parts),)

@@ -33,6 +33,9 @@ class GradientPenalty(NamedTuple):
         norms = _input_gradient_norms(D, Batch(interpolates, *labels))
         return self.weight * (norms - 1).square().mean()
 
+    def split(self, parts: int) -> list[GradientPenalty]:
+        return [self._replace(eps=eps) for eps in self.eps.tensor_split(parts)]
+
 
 class ZeroCenteredPenalty(NamedTuple):
     """λ · mean ‖∇D‖² at real images; R1 for λ = γ/2 (Mescheder et al. 2018, arXiv:1801.04406)."""
@@ -42,6 +45,9 @@ class ZeroCenteredPenalty(NamedTuple):
 
     def loss(self, D: nn.Module, real: Batch, fake: Batch) -> Tensor:
         return self.weight * _input_gradient_norms(D, real).square().mean()
+
+    def split(self, parts: int) -> list[ZeroCenteredPenalty]:
+        return [self] * parts
 
 
 class LeCam:

@@ -5,7 +5,7 @@ Losses are returned as detached scalars, evaluated before the update.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
@@ -34,6 +34,12 @@ class Batch(NamedTuple):
         output: Tensor = network(*inputs, **augmentation)
         return output
 
+    def split(self, parts: int) -> list[Batch]:
+        """Cut into at most this many micro-batches of nearly equal size."""
+        pieces = [[None] * parts if each is None else each.tensor_split(parts) for each in self]
+        batches = [Batch(*piece) for piece in zip(*pieces, strict=True)]
+        return [batch for batch in batches if len(batch.data)]
+
     def generate(self, G: nn.Module) -> Batch:
         """Return the images that G makes from noise."""
         return self._replace(data=self._replace(numbers=None).through(G))
@@ -43,7 +49,10 @@ class Penalty(Protocol):
     """A term of D's loss that depends on D itself, not on its logits alone."""
 
     def loss(self, D: nn.Module, real: Batch, fake: Batch) -> Tensor:
-        """Return the term, a scalar with a graph for D's parameters."""
+        """Return the term, a mean over images, with a graph for D's parameters."""
+
+    def split(self, parts: int) -> Sequence[Penalty]:
+        """Return the penalties of the micro-batches, as `Batch.split` cuts them."""
 
 
 def discriminator_step(
@@ -53,22 +62,26 @@ def discriminator_step(
     real: Batch,
     fake: Batch,
     penalty: Penalty | None = None,
+    parts: int = 1,
 ) -> Tensor:
     """Take one optimizer step of D and return its loss.
 
+    parts: micro-batches whose gradients are added up; without BatchNorm, the step is the same.
     Source: the local step of Ren et al. 2021 (arXiv:2107.08681); all other algorithms share it.
     """
-    value = discriminator_real_half(D, loss, optimizer, real)
-    return value + discriminator_fake_half(D, loss, optimizer, real, fake, penalty)
+    value = discriminator_real_half(D, loss, optimizer, real, parts)
+    return value + discriminator_fake_half(D, loss, optimizer, real, fake, penalty, parts)
 
 
-def discriminator_real_half(D: nn.Module, loss: Loss, optimizer: Optimizer, real: Batch) -> Tensor:
+def discriminator_real_half(
+    D: nn.Module, loss: Loss, optimizer: Optimizer, real: Batch, parts: int = 1
+) -> Tensor:
     """Compute the gradient of D's loss on real images, the first half of a step.
 
     Overwrite D's gradient; leave its parameters. Return the loss on real images.
     """
     optimizer.zero_gradient()
-    return _backward(loss.real(real.through(D)).mean())
+    return _add_gradient(lambda part: loss.real(part.through(D)), real, parts)
 
 
 def discriminator_fake_half(
@@ -78,21 +91,26 @@ def discriminator_fake_half(
     real: Batch,
     fake: Batch,
     penalty: Penalty | None = None,
+    parts: int = 1,
 ) -> Tensor:
     """Complete a step after `discriminator_real_half`; return the loss on fakes plus penalty."""
-    value = _add_fake_gradient(D, loss, real, fake, penalty)
+    value = _add_fake_gradient(D, loss, real, fake, penalty, parts)
     optimizer.step()
     return value
 
 
 def generator_step(
-    G: nn.Module, D: nn.Module, loss: Loss, optimizer: Optimizer, z: Batch
+    G: nn.Module, D: nn.Module, loss: Loss, optimizer: Optimizer, z: Batch, parts: int = 1
 ) -> Tensor:
     """Take one optimizer step of G against a fixed D and return G's loss.
 
     This does not change D's gradient. Source: the server's step of Ren et al. 2021.
     """
-    return generator_step_on(z.generate(G), D, loss, optimizer)
+    optimizer.zero_gradient()
+    with _frozen(D):
+        value = _add_gradient(lambda part: loss.generator(part.generate(G).through(D)), z, parts)
+    optimizer.step()
+    return value
 
 
 def generator_step_on(fake: Batch, D: nn.Module, loss: Loss, optimizer: Optimizer) -> Tensor:
@@ -112,18 +130,25 @@ def simultaneous_step(
     real: Batch,
     z: Batch,
     penalty: Penalty | None = None,
+    parts: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """Take one step of both networks from the same point; return the losses of D and G.
 
     Both gradients use the same fakes and the parameters before the step. Source: Rasouli et al.
     2020 (arXiv:2006.07228), algorithm 1.
     """
-    optimizer_d.zero_gradient()
+    d_loss = discriminator_real_half(D, loss, optimizer_d, real, parts)
     optimizer_g.zero_gradient()
-    fake = z.generate(G)
-    d_loss = _backward(loss.real(real.through(D)).mean())
-    d_loss += _add_fake_gradient(D, loss, real, fake._replace(data=fake.data.detach()), penalty)
-    g_loss = _add_generator_gradient(D, loss, fake)
+    g_loss = torch.zeros_like(d_loss)
+    penalties = [None] * parts if penalty is None else penalty.split(parts)
+    for real_part, z_part, penalty_part in zip(
+        real.split(parts), z.split(parts), penalties, strict=False
+    ):
+        weight = len(z_part.data) / len(z.data)
+        fake = z_part.generate(G)
+        detached = fake._replace(data=fake.data.detach())
+        d_loss += _add_fake_gradient(D, loss, real_part, detached, penalty_part, weight=weight)
+        g_loss += _add_generator_gradient(D, loss, fake, weight)
     optimizer_d.step()
     optimizer_g.step()
     return d_loss, g_loss
@@ -163,21 +188,48 @@ def _backward(value: Tensor) -> Tensor:
     return value.detach()
 
 
+def _add_gradient(losses: Callable[[Batch], Tensor], batch: Batch, parts: int = 1) -> Tensor:
+    """Add the gradient of the mean of `losses`, one per image; return that mean."""
+    if parts == 1:
+        return _backward(losses(batch).mean())
+    count = len(batch.data)
+    return sum(  # type: ignore[return-value] # at least one part
+        _backward(losses(part).sum() / count) for part in batch.split(parts)
+    )
+
+
 def _add_fake_gradient(
-    D: nn.Module, loss: Loss, real: Batch, fake: Batch, penalty: Penalty | None
+    D: nn.Module,
+    loss: Loss,
+    real: Batch,
+    fake: Batch,
+    penalty: Penalty | None,
+    parts: int = 1,
+    weight: float = 1.0,
 ) -> Tensor:
-    """Add the gradient of the loss on fakes plus penalty to D's gradient; return that loss."""
+    """Add the gradient of the loss on fakes plus penalty, times weight, to D's gradient; return
+    that loss."""
     # Real and fake images pass separately, because each batch has its own BatchNorm statistics.
-    value = _backward(loss.fake(fake.through(D)).mean())
+    if parts == 1:
+        value = _backward(weight * loss.fake(fake.through(D)).mean())
+        if penalty is not None:
+            value += _backward(weight * penalty.loss(D, real, fake))
+        return value
+    value = _add_gradient(lambda part: loss.fake(part.through(D)), fake, parts)
     if penalty is not None:
-        value += _backward(penalty.loss(D, real, fake))
+        count = len(real.data)
+        for real_part, fake_part, penalty_part in zip(
+            real.split(parts), fake.split(parts), penalty.split(parts), strict=False
+        ):
+            share = len(real_part.data) / count
+            value += _backward(share * penalty_part.loss(D, real_part, fake_part))
     return value
 
 
-def _add_generator_gradient(D: nn.Module, loss: Loss, fake: Batch) -> Tensor:
-    """Add the gradient of G's loss on its fakes to G's gradient; return the loss."""
+def _add_generator_gradient(D: nn.Module, loss: Loss, fake: Batch, weight: float = 1.0) -> Tensor:
+    """Add the gradient of G's loss on its fakes, times weight, to G's gradient; return the loss."""
     with _frozen(D):
-        return _backward(loss.generator(fake.through(D)).mean())
+        return _backward(weight * loss.generator(fake.through(D)).mean())
 
 
 @contextmanager
