@@ -28,7 +28,7 @@ from data_prep.prepare import prepare
 from fedgan_mpi import log
 from fedgan_mpi.comm.launcher import announced_size
 from fedgan_mpi.data import Manifest
-from fedgan_mpi.errors import UserError
+from fedgan_mpi.errors import UserError, sentence_of
 from fedgan_mpi.files import umask
 from fedgan_mpi.plugins.built_in import SOURCE_KEY
 
@@ -79,8 +79,8 @@ def _run(arguments: list[str], decode: Decode | None) -> int:
         _report(command, _prepare(command, decode))
     except SystemExit as error:  # the parser has printed the reason
         return error.code if isinstance(error.code, int) else 1
-    except UserError as error:
-        print(error, file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(sentence_of(error), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; repeat the command to resume", file=sys.stderr)

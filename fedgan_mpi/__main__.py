@@ -31,7 +31,7 @@ from fedgan_mpi.cli.local_commands import (
 from fedgan_mpi.cli.parser import Train, wants_help
 from fedgan_mpi.comm.launcher import announced_rank
 from fedgan_mpi.config.io import umask_of
-from fedgan_mpi.errors import AgreedError, UserError
+from fedgan_mpi.errors import AgreedError, UserError, sentence_of
 from fedgan_mpi.files import explain_write_errors, is_standard_output, umask
 
 if TYPE_CHECKING:
@@ -57,11 +57,8 @@ def main(arguments: list[str]) -> int:
 def _run_without_mpi(arguments: list[str]) -> int:
     try:
         _run_local(parse(arguments))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"{error.filename} cannot be written: {error.strerror}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(sentence_of(error), file=sys.stderr)
         return 1
     except KeyboardInterrupt:  # the normal end of `watch`
         return signals.INTERRUPTED
@@ -74,9 +71,10 @@ def _run_local(command: MpiCommand | LocalCommand) -> None:
             from fedgan_mpi.run.generator_file import load
             from fedgan_mpi.run.image_grids import write_samples
 
+        generator = load(command.run, command.networks)
         with umask(umask_of(command.run)), explain_write_errors(command.out):
             write_samples(
-                load(command.run, command.networks),
+                generator,
                 command.out,
                 style=command.style,
                 count=command.count,

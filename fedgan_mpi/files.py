@@ -14,7 +14,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -48,17 +48,34 @@ def complete_or_absent(path: Path, *, stream: bool = False) -> Iterator[Path]:
         with tempfile.TemporaryDirectory() as directory:
             temporary = Path(directory) / "content"
             yield temporary
-            with temporary.open("rb") as content, _open_stream(path) as file:
+            with (
+                _named(path, temporary),
+                temporary.open("rb") as content,
+                _open_stream(path) as file,
+            ):
                 shutil.copyfileobj(content, file)
         return
     temporary = target.with_name(f".{target.name[:_MAX_STEM]}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        sync(temporary)
-        os.replace(temporary, target)
+        with _named(path, temporary):
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, target)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
     sync(target.parent)
+
+
+@contextmanager
+def _named(path: Path, temporary: Path) -> Iterator[None]:
+    """Give an OSError of the block, if it is about the temporary file, the name of the real one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename in (None, str(temporary)):
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+        raise
 
 
 def is_standard_output(path: Path) -> bool:
@@ -146,10 +163,15 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def explain_write_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError of the block into a UserError that names `path` and the reason."""
+    """Turn an OSError of the block into a UserError with the reason.
+
+    It names the file that the system refused, if that is in the directory `path`, or `path`.
+    """
     try:
         yield
     except OSError as error:
+        if isinstance(error.filename, str) and path in Path(error.filename).parents:
+            path = Path(error.filename)
         # HDF5 puts the reason into the middle of a long message.
         full = "o space left" in str(error)
         reason = os.strerror(errno.ENOSPC) if full else error.strerror or error

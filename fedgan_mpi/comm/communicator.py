@@ -25,7 +25,7 @@ from fedgan_mpi.comm.polling import barrier
 from fedgan_mpi.comm.shared_memory import Doorbell
 from fedgan_mpi.comm.transport import Transport, choose_transport
 from fedgan_mpi.comm.verbs import VERBS, verb
-from fedgan_mpi.errors import AgreedError, UserError
+from fedgan_mpi.errors import AgreedError, UserError, sentence_of
 from fedgan_mpi.faults.detector import FailureDetector
 from fedgan_mpi.faults.launcher_watch import watch_launcher
 from fedgan_mpi.faults.watchdog import GRACE, exit_after
@@ -93,19 +93,19 @@ class Communicator:
 
     def on_every_rank(self, act: Callable[[], T]) -> T:
         """Run `act` and return its result on this rank. Raises AgreedError on every rank if it
-        raises UserError on any."""
+        raises UserError on any, or OSError for a file."""
         problem = None
         try:
             result = act()
-        except UserError as error:
-            problem = str(error)
+        except (UserError, OSError) as error:
+            problem = sentence_of(error)
         self.agree(problem)
         return result
 
     @verb
     def from_server(self, make: Callable[[], T]) -> T:
-        """Run `make` on the server and return its result on every rank. Its UserError or SystemExit
-        is raised on every rank.
+        """Run `make` on the server and return its result on every rank. Its UserError, its
+        OSError for a file or its SystemExit is raised on every rank.
 
         The result is pickled: for configurations and paths, not for tensors.
         """
@@ -113,8 +113,8 @@ class Communicator:
         if self.is_server:
             try:
                 outcome = ("result", self.detector.run_outside_exchange(make))
-            except UserError as error:
-                outcome = ("problem", str(error))
+            except (UserError, OSError) as error:
+                outcome = ("problem", sentence_of(error))
             except SystemExit as exit:
                 outcome = ("exit", exit.code)
         self._arrive()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.files import complete_or_absent, is_standard_output
+from fedgan_mpi.files import complete_or_absent, explain_write_errors, is_standard_output
 from fedgan_mpi.random_streams import Purpose, torch_stream
 from fedgan_mpi.run.generator_file import TrainedGenerator, find_generator, load, to_pixels
 
@@ -41,7 +41,8 @@ def convert(
     if not out.parent.is_dir():
         raise UserError(f"{out.parent} is not a directory, so {out.name} cannot be written to it")
     export = _export_onnx if kind == "onnx" else _export_torch
-    with complete_or_absent(out, stream=True) as temporary, warnings.catch_warnings():
+    writing = explain_write_errors(out), complete_or_absent(out, stream=True)
+    with writing[0], writing[1] as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # warnings of the exporters
         exported = torch.from_numpy(np.asarray(export(generator, temporary)))
         with torch.no_grad():

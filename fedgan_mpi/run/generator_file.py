@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,10 +131,10 @@ def find_generator(path: Path) -> Path:
 
     Raises UserError if the directory has no generator.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return path
     for name in (BEST, FINAL):
-        if (path / f"{name}.safetensors").exists():
+        if os.path.exists(path / f"{name}.safetensors"):
             return path / f"{name}.safetensors"
     raise UserError(f"{path} has no {FINAL}.safetensors; has the run written its generator yet?")
 
