@@ -163,18 +163,18 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def explain_write_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError of the block into a UserError with the reason.
+    """Turn an OSError of the block into a UserError that names `path` and the reason.
 
-    It names the file that the system refused, if that is in the directory `path`, or `path`.
+    If `path` is a directory, it also names the file in it that the system refused.
     """
     try:
         yield
     except OSError as error:
-        if isinstance(error.filename, str) and path in Path(error.filename).parents:
-            path = Path(error.filename)
         # HDF5 puts the reason into the middle of a long message.
         full = "o space left" in str(error)
         reason = os.strerror(errno.ENOSPC) if full else error.strerror or error
+        if isinstance(error.filename, str) and path in Path(error.filename).parents:
+            reason = f"{Path(error.filename).relative_to(path)}: {reason}"
         raise UserError(f"{path} cannot be written: {reason}") from None
 
 

@@ -63,5 +63,5 @@ def test_the_file_of_a_directory_is_named(tmp_path):
     (tmp_path / "table.csv").mkdir()
     with pytest.raises(UserError) as refused, explain_write_errors(tmp_path):
         write_complete(tmp_path / "table.csv", b"")
-    reason = "it is a directory, but must be a regular file"
-    assert str(refused.value) == f"{tmp_path / 'table.csv'} cannot be written: {reason}"
+    reason = "table.csv: it is a directory, but must be a regular file"
+    assert str(refused.value) == f"{tmp_path} cannot be written: {reason}"

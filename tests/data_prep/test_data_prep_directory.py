@@ -85,7 +85,7 @@ def test_full_disk_leaves_no_files(tmp_path, faces, capsys, monkeypatch):
         text=True,
         timeout=60,
     )
-    assert job.returncode == 1 and f"{out} cannot be written" in job.stderr
+    assert job.returncode == 1 and f"{out} cannot be written: device_0001.h5: " in job.stderr
     assert "Traceback" not in job.stderr and not out.exists()
 
 
