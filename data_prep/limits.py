@@ -34,7 +34,7 @@ def limit_time(seconds: float, *, may_end_process: bool) -> Iterator[Callable[[]
 
     The block raises TooSlow if more time passes before the next call or the end. Without effect
     outside of a main thread. may_end_process: whether a decoder that never returns to Python may
-    end this process, after half as much processor time again.
+    end this process, after twice as much processor time.
     """
     if not hasattr(signal, "setitimer") or (
         threading.current_thread() is not threading.main_thread()
@@ -46,9 +46,10 @@ def limit_time(seconds: float, *, may_end_process: bool) -> Iterator[Callable[[]
         raise TooSlow(f"decoding takes longer than {seconds:g} s")
 
     def begin() -> None:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        # Again every second, because a library may take TooSlow for a damaged file and go on.
+        signal.setitimer(signal.ITIMER_REAL, seconds, 1)
         if may_end_process:  # the system itself ends the process; Python would not run a handler
-            signal.setitimer(signal.ITIMER_PROF, 1.5 * seconds)
+            signal.setitimer(signal.ITIMER_PROF, 2 * seconds)
 
     previous = signal.signal(signal.SIGALRM, interrupt)
     try:

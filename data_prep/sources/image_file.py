@@ -117,6 +117,8 @@ def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, or 1 if the EXIF block is damaged or absent."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
+    except TooSlow:
+        raise
     except Exception:  # a damaged EXIF block raises anything, but the picture is whole
         return 1
 
@@ -125,5 +127,7 @@ def _has_several_frames(image: Image.Image) -> bool:
     """Return whether only a part of the file is used. MPO's second image is a preview."""
     try:
         return bool(getattr(image, "is_animated", False)) and image.format != "MPO"
+    except TooSlow:
+        raise
     except Exception:
         return False  # the first frame tells whether the file is damaged

@@ -182,11 +182,9 @@ def describe(plugin: Plugin) -> str:
     where, _, attribute = plugin.target.partition(":")
     attribute = attribute.partition(".")[0]
     try:
-        specification = importlib.util.find_spec(where)
-        source = Path(specification.origin).read_text(encoding="utf-8")  # type: ignore
-    except (ImportError, AttributeError, TypeError, OSError, ValueError):
+        body = ast.parse(_source_file(where).read_text(encoding="utf-8")).body
+    except (ImportError, AttributeError, TypeError, OSError, ValueError, SyntaxError):
         return ""
-    body = ast.parse(source).body
     for node, following in zip(body, [*body[1:], None], strict=True):
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == attribute:
             return (ast.get_docstring(node) or "").split("\n")[0]
@@ -195,6 +193,18 @@ def describe(plugin: Plugin) -> str:
                 case ast.Expr(value=ast.Constant(value=str(text))):
                     return text.split("\n")[0]
     return ""
+
+
+def _source_file(where: str) -> Path:
+    """Return the file of a module, or of an import string's first part, without importing it."""
+    if where.endswith(".py"):
+        return Path(where)
+    package, *below = where.split(".")
+    specification = importlib.util.find_spec(package)  # of a submodule, it would run the package
+    if not below:
+        return Path(specification.origin)  # type: ignore
+    path = Path(next(iter(specification.submodule_search_locations))).joinpath(*below)  # type: ignore
+    return path / "__init__.py" if path.is_dir() else path.with_name(f"{path.name}.py")
 
 
 def blame(error: BaseException) -> str | None:

@@ -148,6 +148,20 @@ def test_an_installed_package_has_short_names(cwd, monkeypatch, capsys):
     sys.modules.pop("outsider_data")
 
 
+def test_descriptions_are_read_without_running_anything(cwd, monkeypatch, capsys):
+    assert main(["parts.py:Shades", "--help"]) == 0
+    assert "Gray images, each of one shade." in capsys.readouterr().out
+    assert not (cwd / "imported").exists()
+    package = cwd / "site" / "outsiders"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise SystemExit")
+    shutil.copy(FILE, package / "data.py")
+    monkeypatch.syspath_prepend(str(cwd / "site"))
+    plugin = plugins.Plugin("sources", "x", "outsiders.data:Shades", "outsiders 1.0")
+    assert plugins.describe(plugin) == "Gray images, each of one shade."
+    assert not (package / "imported").exists()
+
+
 def test_a_manifest_never_chooses_what_code_runs(cwd):
     assert prepare("parts.py:Shades", "--partition=parts.py:Halves") == 0
     (cwd / "imported").unlink()
