@@ -31,6 +31,7 @@ from fedgan_mpi.data import Manifest
 from fedgan_mpi.errors import UserError, sentence_of
 from fedgan_mpi.files import umask
 from fedgan_mpi.plugins.built_in import SOURCE_KEY
+from fedgan_mpi.run.output import output_to, reader_may_leave
 
 
 def main(arguments: list[str]) -> int:
@@ -70,13 +71,17 @@ def _run_on_ranks(arguments: list[str]) -> int:
 
 def _run(arguments: list[str], decode: Decode | None) -> int:
     try:
-        command = parse(arguments)
+        with reader_may_leave():
+            command = parse(arguments)
         if command.command == "inspect":
             from data_prep.inspect import inspect
 
-            with umask(command.umask):
+            with umask(command.umask), reader_may_leave():
                 return inspect(command.shards, command.picture)
-        _report(command, _prepare(command, decode))
+        manifest = _prepare(command, decode)
+        with output_to(sys.stdout):
+            _report(command, manifest)
+            sys.stdout.flush()
     except SystemExit as error:  # the parser has printed the reason
         return error.code if isinstance(error.code, int) else 1
     except (UserError, OSError) as error:

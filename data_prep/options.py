@@ -16,6 +16,10 @@ from data_prep.split import HELDOUT_SHARE
 from fedgan_mpi.config.paths import user_path
 from fedgan_mpi.files import PRIVATE, UMASK_FORM, is_umask
 
+_MAX_INTEGER = 2**53
+_MAX_SIZE = 2**14
+_MAX_PROCESSES = 1024
+
 
 def _positive(text: str) -> int:
     return _integer(text, 1)
@@ -25,9 +29,22 @@ def _nonnegative(text: str) -> int:
     return _integer(text, 0)
 
 
-def _integer(text: str, least: int) -> int:
-    if not text.isdigit() or int(text) < least:
+def _size(text: str) -> int:
+    return _integer(text, 1, _MAX_SIZE)
+
+
+def _processes(text: str) -> int:
+    return _integer(text, 1, _MAX_PROCESSES)
+
+
+def _integer(text: str, least: int, most: int = _MAX_INTEGER) -> int:
+    # Python refuses to convert thousands of digits, and knows more digits than 0 to 9.
+    if not (text.isascii() and text.isdigit() and len(text) < 100):
+        raise argparse.ArgumentTypeError(f"{text[:40]} must be an integer of at least {least}")
+    if int(text) < least:
         raise argparse.ArgumentTypeError(f"{text} must be an integer of at least {least}")
+    if int(text) > most:
+        raise argparse.ArgumentTypeError(f"{text} must be at most {most}")
     return int(text)
 
 
@@ -134,7 +151,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "images": {
         "--size": {
-            "type": _positive,
+            "type": _size,
             "metavar": "PX",
             "help": "height and width in pixels; the central square is resized with antialiasing "
             "(default: 64 if images differ in size, 16 for digits, else the original size)",
@@ -250,7 +267,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "processes": {
         "--processes": {
-            "type": _positive,
+            "type": _processes,
             "metavar": "N",
             "help": "number of decoding processes without mpirun; 1: decode in the command's own, "
             "which nothing bounds (default: one per core)",

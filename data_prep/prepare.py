@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from tqdm import tqdm
 
 from data_prep.decode import Decode, DecodedBlock, Decoder, decode_serially
-from data_prep.directory import mark_finished, output_directory
+from data_prep.directory import locked, mark_finished, output_directory
 from data_prep.extractor import write_extractor
 from data_prep.limits import DEFAULT_LIMITS, Limits
 from data_prep.partitions import Iid, Partition
@@ -105,21 +105,23 @@ def prepare(
         limits=limits,
         plugin=plugin,
     )
-    with output_directory(out, settings, bytes_needed):
-        try:
-            _write_shards(decoder, out, contents, common, skip_bad, decode, warn, show_progress)
-        except NeedsRange:  # complete shards have images of 8 bits, which the range does not change
-            found = find_range(decoder, decode, show_progress)
-            source.pictures = dataclasses.replace(source.pictures, value_range=found)
-            _write_shards(decoder, out, contents, common, skip_bad, decode, warn, show_progress)
+    with locked(out) as created:
+        with output_directory(out, settings, bytes_needed, created=created):
+            try:
+                _write_shards(decoder, out, contents, common, skip_bad, decode, warn, show_progress)
+            except NeedsRange:
+                # Complete shards have images of 8 bits, which the range does not change.
+                found = find_range(decoder, decode, show_progress)
+                source.pictures = dataclasses.replace(source.pictures, value_range=found)
+                _write_shards(decoder, out, contents, common, skip_bad, decode, warn, show_progress)
 
-    # An error below concerns the extractor alone. The shards remain, and the same command with
-    # other --features resumes here.
-    with explain_write_errors(out):
-        manifest = _describe_shards(out, common, contents, source.rejected)
-        manifest = replace(manifest, **write_extractor(out, manifest, features, force))
-        manifest.write(out)
-        mark_finished(out)
+        # An error below concerns the extractor alone. The shards remain, and the same command with
+        # other --features resumes here.
+        with explain_write_errors(out):
+            manifest = _describe_shards(out, common, contents, source.rejected)
+            manifest = replace(manifest, **write_extractor(out, manifest, features, force))
+            manifest.write(out)
+            mark_finished(out)
     return manifest
 
 

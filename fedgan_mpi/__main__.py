@@ -55,8 +55,11 @@ def main(arguments: list[str]) -> int:
 
 
 def _run_without_mpi(arguments: list[str]) -> int:
+    from fedgan_mpi.run.output import reader_may_leave
+
     try:
-        _run_local(parse(arguments))
+        with reader_may_leave():
+            _run_local(parse(arguments))
     except (UserError, OSError) as error:
         print(sentence_of(error), file=sys.stderr)
         return 1

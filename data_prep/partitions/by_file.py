@@ -12,8 +12,7 @@ import numpy as np
 
 from data_prep.partitions.base import Partition
 from data_prep.sources.base import Indices, Source, name_file_in_errors
-from data_prep.sources.bounded import read_at_most
-from data_prep.sources.files import MAX_BYTES
+from data_prep.sources.bounded import MAX_BYTES, read_at_most
 from fedgan_mpi.errors import UserError
 
 

@@ -19,6 +19,10 @@ _COMPRESSIONS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\
 """First bytes of a file -> function that opens it."""
 
 
+MAX_BYTES = 2**30
+"""Of one picture or table."""
+
+
 def read_at_most(path: Path, most: int) -> bytes:
     """Return the content of a regular file.
 

@@ -1,4 +1,4 @@
-"""Reads files by relative name from a folder or a zip archive. Never unpacks an archive."""
+"""Reads files by relative name from a folder or an archive. Never unpacks an archive."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ import os
 import zipfile
 from collections import Counter
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 
 from data_prep.limits import TooSlow
 from data_prep.sources.base import BadImage, name_file_in_errors, reason_of
-from data_prep.sources.bounded import read_at_most
+from data_prep.sources.bounded import MAX_BYTES, read_at_most
 from data_prep.sources.leftovers import find_leftover
+from data_prep.sources.members import safe_name
+from data_prep.sources.tar_files import START_BYTES, Tar, find_compression, is_tar
 from data_prep.sources.walk import list_files
 from fedgan_mpi.data.sizes import check_sizes
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import read_regular_file
-
-MAX_BYTES = 2**30
-"""Of one file, also of a table."""
 
 
 class Files(Protocol):
@@ -40,11 +39,20 @@ class Files(Protocol):
 
 
 def open_files(path: Path) -> Files:
-    """Open a folder or a zip archive. Raises UserError if `path` is neither."""
+    """Open a folder, or a zip or tar archive. Raises UserError if `path` is none of them."""
     if path.is_dir():
         return Folder(path)
     if not path.exists():
         raise UserError(f"{path} is missing")
+    with name_file_in_errors(path, "an archive"):  # a pipe would block
+        start = read_regular_file(path, nbytes=START_BYTES)
+    if is_tar(start):
+        return Tar(path)
+    if (program := find_compression(start)) is not None:
+        raise UserError(
+            f"{path} is compressed by {program}, and such an archive has no index; unpack it, or "
+            "make a .zip or .tar of it"
+        )
     return Zip(path)
 
 
@@ -89,14 +97,7 @@ class Zip:
         with name_file_in_errors(path, "a zip archive"):
             self._archive()
         for member in self._archive().namelist():
-            name = member.replace("\\", "/")  # some programs for Windows write them
-            parts = PurePosixPath(name).parts
-            if name.startswith("/") or ".." in parts or ":" in name.split("/")[0]:
-                raise UserError(
-                    f"{path} has the member {member!r}, whose path leaves the archive's folder; "
-                    "do not trust this archive"
-                )
-            name = "/".join(parts)
+            name = safe_name(path, member)
             if member.endswith(("/", "\\")):
                 continue
             if (leftover := find_leftover(name)) is not None:

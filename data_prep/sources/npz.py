@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,9 +46,12 @@ class Npz(ArraySource):
             raise UserError(f"{path}: the images of {', '.join(parts)} differ in shape")
         self.images = np.concatenate(images)
         self.channels = self.images.shape[1]
-        self.labels = np.concatenate(labels) if labels else None
-        classes = 0 if self.labels is None else int(self.labels.max()) + 1
-        self.class_names = [str(label) for label in range(classes)]
+        self.class_names = []
+        if labels:
+            # Labels may be identifiers with gaps of millions. The classes are those that occur.
+            originals, numbers = np.unique(np.concatenate(labels), return_inverse=True)
+            self.labels = numbers.reshape(-1).astype(np.int64)
+            self.class_names = [str(original) for original in originals.tolist()]
         self.heldout = np.arange(len(images[0]), len(self.images)) if len(parts) > 1 else None
 
 
@@ -64,8 +68,8 @@ def _images(path: Path, key: str, images: NDArray) -> NDArray[np.uint8]:
     raise UserError(f"{path}: {key} have shape {images.shape}, but must be N×H×W or N×H×W×3")
 
 
-def _labels(path: Path, key: str, labels: NDArray, images: int) -> NDArray[np.int64]:
-    """Convert an array to int64 (N,). Raises UserError if it is not one label per image."""
+def _labels(path: Path, key: str, labels: NDArray, images: int) -> NDArray[Any]:
+    """Return integers (N,) of any size. Raises UserError if they are not one label per image."""
     if labels.shape not in {(images,), (images, 1)} or labels.dtype.kind not in "iu":
         raise UserError(
             f"{path}: {key} are {labels.dtype} {labels.shape}, but must be one integer for each "
@@ -73,4 +77,4 @@ def _labels(path: Path, key: str, labels: NDArray, images: int) -> NDArray[np.in
         )
     if labels.min(initial=0) < 0:
         raise UserError(f"{path}: {key} contain {labels.min()}, but must be at least 0")
-    return labels.reshape(-1).astype(np.int64)
+    return labels.reshape(-1).astype(np.uint64)

@@ -18,6 +18,7 @@ from fedgan_mpi.errors import UserError
 _FOLDER = "stage_2_train_images"
 _LABELS = "stage_2_train_labels.csv"
 _DETAILS = "stage_2_detailed_class_info.csv"
+_EXTENSIONS = (".dcm", ".dicom")
 _CLASSES = ["Normal", "No Lung Opacity / Not Normal", "Lung Opacity"]
 _TAGS = {"view": "ViewPosition", "sex": "PatientSex"}
 
@@ -35,17 +36,22 @@ class Rsna(Source):
 
         Without that file, the classes are normal and pneumonia.
         """
-        self._files = open_files(path)
-        names = set(self._files.names())
-        targets = _read_column(self._files, _LABELS, "Target", names)
+        tables = self._files = open_files(path)
+        names = tables.names()
+        labels_file = _find_table(names, _LABELS)
+        details_file = _find_table(names, _DETAILS)
+        if labels_file is None:
+            raise UserError(f"{path} has no {_LABELS}")
+        targets = _read_column(tables, labels_file, "Target")
         if unknown := set(targets.values()) - {"0", "1"}:
             raise UserError(
                 f"{path}/{_LABELS} has the Target {min(unknown)!r}, but must have 0 or 1"
             )
         self._patients = sorted(targets)
-        self._check_images(path, names)
-        if _DETAILS in names:
-            details = _read_column(self._files, _DETAILS, "class", names)
+        self._paths = self._find_images(names)
+        self._check_images(path)
+        if details_file is not None:
+            details = _read_column(tables, details_file, "class")
             self._check_details(path, targets, details)
             self.class_names = _CLASSES
             labels = [_CLASSES.index(details[patient]) for patient in self._patients]
@@ -54,13 +60,26 @@ class Rsna(Source):
             labels = [int(targets[patient]) for patient in self._patients]
         self.labels = np.array(labels, np.int64)
 
-    def _check_images(self, path: Path, names: set[str]) -> None:
+    def _find_images(self, names: Sequence[str]) -> dict[str, str]:
+        """Return patient -> path of the images, at any depth below their folder or their zip."""
+        found = [name for name in names if _FOLDER in PurePosixPath(name).parent.parts]
+        packed = [name for name in names if PurePosixPath(name).name == f"{_FOLDER}.zip"]
+        if not found and packed and self._files.path.is_dir():
+            self._files = open_files(self._files.path / packed[0])
+            found = self._files.names()
+        patients = set(self._patients)
+        paths = {}
+        for name in found:
+            image = PurePosixPath(name)
+            if image.name in patients:  # without an extension
+                paths[image.name] = name
+            elif image.suffix.lower() in _EXTENSIONS:
+                paths[image.stem] = name
+        return paths
+
+    def _check_images(self, path: Path) -> None:
         """Raise UserError if the images and the table have different patients."""
-        images = {
-            PurePosixPath(name).stem
-            for name in names
-            if PurePosixPath(name).parent.name == _FOLDER and name.endswith(".dcm")
-        }
+        images = set(self._paths)
         for missing, problem in (
             (set(self._patients) - images, f"{path}/{_FOLDER} lacks the image"),
             (images - set(self._patients), f"{path}/{_LABELS} lacks the label"),
@@ -112,16 +131,20 @@ class Rsna(Source):
         return range_of_dicom(self._files.read(self._file(index)))
 
     def _file(self, index: int) -> str:
-        return f"{_FOLDER}/{self._patients[index]}.dcm"
+        return self._paths[self._patients[index]]
 
 
-def _read_column(files: Files, name: str, column: str, names: set[str]) -> dict[str, str]:
+def _find_table(names: Sequence[str], table: str) -> str | None:
+    """Return the path of a table, as near to the top as there is one."""
+    found = [name for name in names if PurePosixPath(name).name == table]
+    return min(found, key=lambda name: name.count("/"), default=None)
+
+
+def _read_column(files: Files, name: str, column: str) -> dict[str, str]:
     """Read one column of a table, as a dict from patient to value.
 
     A patient has one row per bounding box. Raises UserError if the rows of a patient differ.
     """
-    if name not in names:
-        raise UserError(f"{files.path} has no {name}")
     values: dict[str, str] = {}
     with name_file_in_errors(f"{files.path}/{name}", "a table"):
         rows = csv.DictReader(io.StringIO(files.read(name).decode("utf-8-sig")))

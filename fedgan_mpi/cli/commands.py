@@ -13,7 +13,7 @@ from fedgan_mpi.cli.parser import (
     Train,
     add_architecture,
     add_extractor,
-    check_minimum,
+    check_range,
     new_parser,
     optional_path,
     parse_flags,
@@ -22,6 +22,7 @@ from fedgan_mpi.cli.parser import (
 from fedgan_mpi.config import check_metrics
 from fedgan_mpi.config.parsing import Parser
 from fedgan_mpi.config.paths import user_path
+from fedgan_mpi.schema import MAX_INTEGER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +138,7 @@ def _parse_memorization(arguments: list[str]) -> Memorization:
         "image, and write it to memorization.json",
     )
     args = parse_flags(parser, arguments)
-    check_minimum("--count", args.count, 1)
+    check_range("--count", args.count, 1, MAX_INTEGER)
     return Memorization(
         run=user_path(args.run),
         shards=optional_path(args.shards),

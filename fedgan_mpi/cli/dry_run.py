@@ -11,6 +11,7 @@ from fedgan_mpi.config import Config
 from fedgan_mpi.config.io import config_table
 from fedgan_mpi.data import Manifest
 from fedgan_mpi.federation.participation import check_count
+from fedgan_mpi.run.output import print_line
 from fedgan_mpi.training.digits import plan_digits
 from fedgan_mpi.training.preflight import check_manifest
 
@@ -22,7 +23,7 @@ def dry_run(link: Link, config: Config) -> None:
     """
     text = link.from_server(lambda: _describe(link, config))
     if link.is_server:
-        print(text)
+        print_line(text)
 
 
 def _describe(link: Link, config: Config) -> str:

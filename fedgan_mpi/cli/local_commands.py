@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Literal
 
 from fedgan_mpi.cli.parser import (
+    MAX_SECONDS,
+    MAX_SEED,
     add_architecture,
-    check_minimum,
+    check_range,
     new_parser,
     optional_path,
     parse_flags,
 )
 from fedgan_mpi.config.paths import user_path
 from fedgan_mpi.errors import UserError
+from fedgan_mpi.schema import MAX_INTEGER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,11 +106,11 @@ def _parse_sample(arguments: list[str]) -> Sample:
     add_architecture(parser)
     args = parse_flags(parser, arguments)
     if args.label is not None:
-        check_minimum("--label", args.label, 0)
+        check_range("--label", args.label, 0, MAX_INTEGER)
         if args.style != "grid":
             raise UserError(f"--label is {args.label}, but must be left out unless --style is grid")
-    check_minimum("--count", args.count, 1)
-    check_minimum("--seed", args.seed, 0)
+    check_range("--count", args.count, 1, MAX_INTEGER)
+    check_range("--seed", args.seed, 0, MAX_SEED)
     return Sample(
         run=user_path(args.run),
         count=args.count,
@@ -174,7 +177,7 @@ def _parse_watch(arguments: list[str]) -> Watch:
     parser.add_argument("--seconds", type=float, default=2.0, help="seconds between updates")
     parser.add_argument("--once", action="store_true", help="print once and exit")
     args = parse_flags(parser, arguments)
-    check_minimum("--seconds", args.seconds, 0.1)
+    check_range("--seconds", args.seconds, 0.1, MAX_SECONDS)
     return Watch(run=user_path(args.run), seconds=args.seconds, once=args.once)
 
 
@@ -192,8 +195,8 @@ def _parse_jobs(arguments: list[str]) -> Jobs:
         "--time", type=str, default="01:00:00", help="time limit in SLURM's notation"
     )
     args = parse_flags(parser, arguments)
-    check_minimum("--devices", args.devices, 1)
-    check_minimum("--gpus-per-node", args.gpus_per_node, 0)
+    check_range("--devices", args.devices, 1, MAX_INTEGER)
+    check_range("--gpus-per-node", args.gpus_per_node, 0, MAX_INTEGER)
     return Jobs(devices=args.devices, gpus_per_node=args.gpus_per_node, time=args.time)
 
 

@@ -30,7 +30,10 @@ from fedgan_mpi.config.parsing import (
 from fedgan_mpi.config.paths import user_path
 from fedgan_mpi.config.require import MAX_NUMBER
 from fedgan_mpi.errors import UserError
+from fedgan_mpi.schema import shorten
 
+MAX_SEED = 2**63 - 1
+MAX_SECONDS = 86_400
 COMMANDS = """commands:
   train [FILE.toml] [flags]   train a GAN; the default command
   train --resume RUN          continue from the newest checkpoint of a run directory
@@ -152,10 +155,10 @@ def optional_path(text: str | None) -> Path | None:
     return None if text is None else user_path(text)
 
 
-def check_minimum(flag: str, value: float, minimum: float) -> None:
-    """Raise UserError naming the flag if its value is below the minimum or NaN."""
-    if not value >= minimum:
-        raise UserError(f"{flag} is {value}, but must be at least {minimum}")
+def check_range(flag: str, value: float, least: float, most: float) -> None:
+    """Raise UserError naming the flag if its value is not in a range, or NaN."""
+    if not least <= value <= most:
+        raise UserError(f"{flag} is {shorten(value)}, but must be from {least} to {most}")
 
 
 def add_architecture(parser: Parser) -> None:

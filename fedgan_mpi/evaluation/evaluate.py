@@ -26,6 +26,7 @@ from fedgan_mpi.files import explain_write_errors, sha256_of, write_complete
 from fedgan_mpi.random_streams import Purpose
 from fedgan_mpi.run.generator_about import read_about
 from fedgan_mpi.run.generator_file import BEST, FINAL
+from fedgan_mpi.run.output import print_line
 from fedgan_mpi.run.stats import read_text_lines
 from fedgan_mpi.schema import Count, SchemaError, check, parse_json
 
@@ -154,7 +155,8 @@ def _write_lines(run: Path, lines: list[dict[str, Any]]) -> None:
 
 def _print(lines: list[dict[str, Any]]) -> None:
     key = lines[0]["of"]
-    print(f"{key['generator']}, round {lines[0]['round']}, {key['samples']} images")
+    print_line(f"{key['generator']}, round {lines[0]['round']}, {key['samples']} images")
     for line in lines:
-        print(f"  {line['metric']} {line['value']:.5g} (held-out real images {line['floor']:.5g})")
-    print(end="", flush=True)
+        print_line(
+            f"  {line['metric']} {line['value']:.5g} (held-out real images {line['floor']:.5g})"
+        )

@@ -9,6 +9,7 @@ the user asks for it.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 
 from fedgan_mpi.comm.link import Link
 from fedgan_mpi.data import Shard
+from fedgan_mpi.data.sizes import machine_memory
+from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.features import Extractor
 from fedgan_mpi.evaluation.generation import generate
 from fedgan_mpi.evaluation.open_run import OpenRun, open_run, read_generator
@@ -29,12 +32,21 @@ from fedgan_mpi.files import explain_write_errors, write_complete
 from fedgan_mpi.random_streams import Purpose
 from fedgan_mpi.run.generator_file import find_generator
 from fedgan_mpi.run.image_grids import write_grid
+from fedgan_mpi.run.output import print_line
 
 _CLOSE = 0.05  # quantile of held-out images' distances; a fake below it counts as close
 _HELDOUT_IMAGES = 1000
 
 Indices = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
+
+
+def _check_count(count: int, nz: int, heldout: Shard) -> None:
+    """Raise UserError if so many generated images do not fit into memory."""
+    most = machine_memory() // 4 // (math.prod(heldout.images.shape[1:]) + 4 * nz)
+    if count > most:
+        right = f"at most {most}: more images do not fit into the memory of this machine"
+        raise UserError(f"--count is {count}, but must be {right}")
 
 
 def measure_memorization(
@@ -62,6 +74,7 @@ def measure_memorization(
     name = link.from_server(lambda: find_generator(run)).name
     generator = read_generator(link, opened.pair, run / name)
     seed, features_of = opened.config.run.seed, opened.extractors[0]
+    link.on_every_rank(lambda: _check_count(count, opened.config.model.nz, opened.heldout))
     fakes = generate(opened.pair, generator, seed=seed, count=count, purpose=Purpose.GRID, chunk=0)
     heldout = opened.heldout.take(np.arange(min(len(opened.heldout), _HELDOUT_IMAGES)))
     points = _features(features_of, np.concatenate([fakes, heldout]))
@@ -92,11 +105,11 @@ def measure_memorization(
         with explain_write_errors(run):
             write_complete(run / "memorization.json", (json.dumps(report) + "\n").encode())
             _draw(run / "memorization.png", fakes, originals)
-        print(
+        print_line(
             f"{share_close:.0%} of {count} generated images are closer to a training image than "
             f"{1 - _CLOSE:.0%} of the held-out real images"
         )
-        print(run / "memorization.png", flush=True)
+        print_line(str(run / "memorization.png"))
 
     link.from_server(write_report)
 

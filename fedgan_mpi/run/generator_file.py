@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from fedgan_mpi import plugins
+from fedgan_mpi.data.sizes import machine_memory
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import explain_write_errors, write_complete
 from fedgan_mpi.nn.registry import build_from
@@ -50,11 +51,23 @@ class TrainedGenerator:
         label: the class of all images; None: classes as frequent as in the data. Raises UserError
         if the generator has no such class.
         """
+        self.check_count(count)
         stream = torch_stream(seed, Purpose.GRID)
         noise = torch.randn(count, self.about["nz"], generator=stream).split(_BATCH)
         classes = self._one_hot_batches(count, stream, label)
         batches = [Batch(z, y) for z, y in zip(noise, classes, strict=True)]
         return np.concatenate([to_pixels(batch.through(self.network)) for batch in batches])
+
+    def check_count(self, count: int) -> None:
+        """Raise UserError if so many images do not fit into memory."""
+        classes = len(self.about.get("class_shares") or ())
+        image = 2 * math.prod(_shape_of(self.about)) + 4 * self.about["nz"] + 16 * classes
+        most = machine_memory() // 2 // image
+        if count > most:
+            raise UserError(
+                f"count is {count}, but must be at most {most}: more images do not fit into the "
+                "memory of this machine"
+            )
 
     @property
     def class_names(self) -> list[str]:
@@ -166,10 +179,16 @@ def load(path: str | Path, networks: str | Callable[..., Any] | None = None) -> 
     return TrainedGenerator(network=network.eval(), about=about)
 
 
-def _build(about: dict[str, Any], architecture: str) -> nn.Module:
+def _shape_of(about: dict[str, Any]) -> tuple[int, int, int]:
+    """Return channels, height and width of the images."""
     # Generators of version 0.1.0 and earlier have no image_shape.
     shape = about.get("image_shape") or (about["channels"], about["size"], about["size"])
-    channels, height, width = (int(n) for n in shape)
+    channels, height, width = shape
+    return channels, height, width
+
+
+def _build(about: dict[str, Any], architecture: str) -> nn.Module:
+    channels, height, width = _shape_of(about)
     options = about.get("options", {})
     if plugins.find(_KEY, architecture).origin == "built in":
         options = {"width": about["width"]}

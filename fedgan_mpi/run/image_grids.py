@@ -25,6 +25,7 @@ _GAP = 2  # pixels between and around enlarged images
 _BACKGROUND = 40
 _MIN_SIZE = 64  # pixels; smaller images are enlarged by a whole factor to at least this size
 _COLUMNS = 10  # of interpolations
+_MAX_PICTURE = 2**30  # pixels
 _GRID = re.compile(r"round_(\d{6,})\.png")
 
 
@@ -72,6 +73,10 @@ def write_samples(
     `classes`, one per row. label: the class of a `grid`; None: classes as frequent as in the data.
     Raises UserError if a class is needed and the generator is unconditional.
     """
+    generator.check_count(count)
+    most = _MAX_PICTURE // (_MIN_SIZE + _GAP) ** 2
+    if count > most:
+        raise UserError(f"count is {count}, but must be at most {most}, for one picture")
     columns: int | None = None
     if style == "interpolation":
         columns = _COLUMNS

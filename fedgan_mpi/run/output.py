@@ -37,6 +37,28 @@ def print_line(line: str) -> None:
         sys.stdout.flush()
 
 
+CLOSED_PIPE = 141
+"""Exit status of a program that is killed by SIGPIPE."""
+
+
+@contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """End the program without a word if the reader of standard output leaves, as `head` does.
+
+    The block is what a command prints. Raises SystemExit with CLOSED_PIPE.
+    """
+    try:
+        try:
+            yield
+        finally:  # also after --help, which raises SystemExit
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        with output_to(sys.stdout):
+            raise
+        raise SystemExit(CLOSED_PIPE) from None
+
+
 @contextmanager
 def output_to(stream: TextIO, on_failure: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Discard this and later output to the stream if the block cannot write to it."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import shutil
+import tarfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import originals
 import pytest
-from data_prep_helpers import SERIAL, SOURCES, error_of
+from data_prep_helpers import SERIAL, SOURCES, are_equal, error_of, truncate
 
 from data_prep.__main__ import main
 from fedgan_mpi.data import Manifest
@@ -158,3 +160,147 @@ def test_a_damaged_table_of_celeba_is_named(tmp_path, capsys, table, old, new, r
     path.write_text(path.read_text().replace(old, new, 1))
     error = error_of(capsys, "celeba", tmp_path / "in")
     assert reason in error and table in error
+
+
+# ------------------------------------------------------------ RSNA
+
+
+def moved(source: Path, layout: str) -> Path:
+    """Change the layout of RSNA's files, and return what --source names."""
+    images = source / "stage_2_train_images"
+    if layout == "upper case":
+        for path in list(images.iterdir()):
+            path.rename(path.with_suffix(".DCM"))
+    elif layout == ".dicom":
+        for path in list(images.iterdir()):
+            path.rename(path.with_suffix(".dicom"))
+    elif layout == "no extension":
+        for path in list(images.iterdir()):
+            path.rename(path.with_suffix(""))
+    elif layout == "twice":
+        images.rename(source / "x")
+        images.mkdir()
+        (source / "x").rename(images / "stage_2_train_images")
+    elif layout == "folders":
+        for n, path in enumerate(list(images.iterdir())):
+            (images / str(n % 3)).mkdir(exist_ok=True)
+            path.rename(images / str(n % 3) / path.name)
+    elif layout == "below a folder":
+        source.rename(source.with_name("x"))
+        source.mkdir()
+        source.with_name("x").rename(source / "rsna-pneumonia-detection-challenge")
+    elif layout == "images in a zip":
+        shutil.make_archive(str(images), "zip", images)
+        shutil.rmtree(images)
+    elif layout in ("zip", "tar"):
+        return Path(shutil.make_archive(str(source.with_name("archive")), layout, source))
+    return source
+
+
+@pytest.mark.parametrize(
+    "layout",
+    ["upper case", ".dicom", "no extension", "twice", "folders", "below a folder",
+     "images in a zip", "zip", "tar"],
+)  # fmt: skip
+def test_rsna_in_another_layout(tmp_path, layout):
+    names = originals.rsna(tmp_path / "expected", patients=9)
+    shutil.copytree(tmp_path / "expected", tmp_path / "in")
+    expected = SOURCES["rsna"](tmp_path / "expected")
+    source = SOURCES["rsna"](moved(tmp_path / "in", layout))
+    assert list(source.keys) == names and source.labels.tolist() == expected.labels.tolist()
+    assert source.attribute("view") == expected.attribute("view")
+    for index in range(9):
+        assert np.array_equal(np.asarray(source.image(index)), np.asarray(expected.image(index)))
+
+
+# ------------------------------------------------------------ archives
+
+
+def tar(folder: Path, path: Path, mode: str = "w", **options) -> Path:
+    with tarfile.open(path, mode, **options) as archive:
+        for file in sorted(folder.rglob("*")):
+            archive.add(file, str(file.relative_to(folder)), recursive=False)
+    return path
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])
+def test_a_tar_archive_is_read_as_its_folder(tmp_path, form):
+    folder = tmp_path / "in"
+    originals.image_folder(folder, classes=("cat", "dog", "ünïcode", "x" * 90))
+    (folder / "cat" / ".DS_Store").write_text("x")
+    expected = SOURCES["imagefolder"](folder)
+    source = SOURCES["imagefolder"](tar(folder, tmp_path / "in.tar", format=form))
+    assert list(source.keys) == list(expected.keys) and not source.rejected
+    assert source.class_names == expected.class_names
+    for index in range(len(source)):
+        assert np.array_equal(np.asarray(source.image(index)), np.asarray(expected.image(index)))
+
+
+def test_a_tar_archive_is_decoded_by_several_processes(tmp_path):
+    originals.image_folder(tmp_path / "in")
+    tar(tmp_path / "in", tmp_path / "in.tar")
+    for source in ("in", "in.tar"):
+        files = ["--source", str(tmp_path / source), "--out", str(tmp_path / f"{source}-out")]
+        more = ["--devices", "2", "--size", "16", "--features", "none", "--processes", "2"]
+        assert main(["imagefolder", *files, *more]) == 0
+    assert are_equal(tmp_path / "in-out", tmp_path / "in.tar-out")
+
+
+@pytest.mark.parametrize("name", ["../up.jpg", "/etc/up.jpg", "a/../../up.jpg", "..\\up.jpg"])
+def test_a_tar_archive_with_a_path_outside_its_folder(tmp_path, capsys, name):
+    with tarfile.open(tmp_path / "in.tar", "w") as archive:
+        for member in ("a/1.jpg", name):
+            info = tarfile.TarInfo(member)
+            info.size = 3
+            archive.addfile(info, io.BytesIO(b"abc"))
+    error = error_of(capsys, "imagefolder", tmp_path / "in.tar")
+    assert "whose path leaves the archive's folder" in error
+
+
+def test_links_and_pipes_in_a_tar_archive_are_left_out_by_name(tmp_path, capsys):
+    originals.image_folder(tmp_path / "in")
+    path = tar(tmp_path / "in", tmp_path / "in.tar")
+    with tarfile.open(path, "a") as archive:
+        for number, kind in enumerate((tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE)):
+            info = tarfile.TarInfo(f"cat/{number}.jpg")
+            info.type, info.linkname = kind, "/etc/passwd"
+            archive.addfile(info)
+    source = SOURCES["imagefolder"](path)
+    assert len(source) == 24
+    assert "cat/0.jpg, a link or special file" in " ".join(source.warnings)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
+def test_a_truncated_tar_archive(tmp_path, capsys, share):
+    originals.image_folder(tmp_path / "in")
+    path = tar(tmp_path / "in", tmp_path / "in.tar")
+    truncate(path, share)
+    assert "in.tar" in error_of(capsys, "imagefolder", path)
+
+
+@pytest.mark.parametrize(
+    ("mode", "program"), [("w:gz", "gzip"), ("w:bz2", "bzip2"), ("w:xz", "xz")]
+)
+def test_a_compressed_tar_archive_is_named(tmp_path, capsys, mode, program):
+    originals.image_folder(tmp_path / "in")
+    path = tar(tmp_path / "in", tmp_path / "in.tar.x", mode)
+    error = error_of(capsys, "imagefolder", path)
+    assert f"in.tar.x is compressed by {program}" in error and "unpack it, or make a .zip" in error
+
+
+@pytest.mark.parametrize(
+    ("start", "program"), [(b"7z\xbc\xaf\x27\x1c", "7-Zip"), (b"Rar!\x1a\x07", "RAR")]
+)
+def test_another_archive_is_named(tmp_path, capsys, start, program):
+    (tmp_path / "in").write_bytes(start + bytes(1000))
+    assert f"is compressed by {program}" in error_of(capsys, "imagefolder", tmp_path / "in")
+
+
+def test_dicom_files_in_a_folder_of_images(tmp_path):
+    for n in range(8):
+        for folder, name in (("a", f"{n}.dcm"), ("b", f"{n}.DCM"), ("c", f"{n}")):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / name).write_bytes(originals.dicom(originals.lungs(n)))
+    source = SOURCES["imagefolder"](tmp_path)
+    assert len(source) == 24 and source.class_names == ["a", "b", "c"] and not source.rejected
+    assert np.asarray(source.image(0)).shape[:2] == originals.lungs(0).shape
