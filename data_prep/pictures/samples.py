@@ -123,11 +123,12 @@ def _with_layout(content: bytes, format: str | None, layout: str) -> Image.Image
     """Decode a file as if its samples had another layout of the same size."""
     image = Image.open(io.BytesIO(content), formats=[str(format)])
     tiles: list[Any] = []
-    for codec, extents, offset, arguments in image.tile:
+    for tile in image.tile:
+        arguments = tile[3]
         changed = (layout, *arguments[1:]) if isinstance(arguments, tuple) else layout
-        tiles.append((codec, extents, offset, changed))
-    kind: Any = type(image.tile[0])
-    image.tile = [kind(*tile) for tile in tiles]
+        tiles.append((*tile[:3], changed))
+    kind = type(image.tile[0])  # a named tuple from Pillow 11 on
+    image.tile = [kind._make(tile) if hasattr(kind, "_make") else tile for tile in tiles]
     image.load()
     return image
 

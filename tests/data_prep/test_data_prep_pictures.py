@@ -44,7 +44,6 @@ TRANSPARENT = {
     "RGBA in PNG": files.encode(black_on_nothing(), "PNG"),
     "RGBA in TIFF": files.encode(black_on_nothing(), "TIFF"),
     "RGBA in WebP": files.encode(black_on_nothing(), "WEBP", lossless=True, exact=True),
-    "RGBA in AVIF": files.encode(black_on_nothing(), "AVIF", quality=100),
     "RGBA in JPEG 2000": files.encode(black_on_nothing(), "JPEG2000"),
     "RGBA in ICO": files.encode(black_on_nothing(), "ICO", sizes=[(16, 16)]),
     "RGBA in SGI": files.encode(black_on_nothing(), "SGI"),
@@ -58,6 +57,10 @@ TRANSPARENT = {
     "transparent gray": _with_transparent_colour("L"),
     "transparent colour": _with_transparent_colour("RGB"),
 }
+
+
+if "AVIF" in Image.SAVE:  # since Pillow 11.3
+    TRANSPARENT["RGBA in AVIF"] = files.encode(black_on_nothing(), "AVIF", quality=100)
 
 
 @pytest.mark.parametrize("content", TRANSPARENT.values(), ids=TRANSPARENT.keys())
@@ -186,13 +189,12 @@ def test_further_frames_are_counted_once(tmp_path, capsys):
         "d.png": files.encode(first, "PNG", **several),
         "e.gif": files.encode(first, "GIF"),
         "f.tif": files.encode(first, "TIFF"),
-        "g.avif": files.encode(first, "AVIF", **several),
         "h.mpo": files.encode(first, "MPO", **several),
     }
     images, _ = shards_of(tmp_path, contents, "--size=8")
     assert np.abs(images[:, 0].astype(int)).max() <= 3
     error = capsys.readouterr().err
-    sentence = "5 files have several frames or pages; only the first of each is used"
+    sentence = "4 files have several frames or pages; only the first of each is used"
     assert error.count(sentence) == 1
 
 
