@@ -15,8 +15,8 @@ class AggregationConfig:
     rule: str = "mean"
     """Aggregation rule, also an installed one or an import string. mean: weighted mean.
     median: median of each parameter. trimmed_mean: mean of each parameter without the
-    aggregation.options.trim greatest and least. krum, multi_krum: the vectors nearest to their
-    neighbours, if aggregation.options.faulty devices send anything. geometric_median: least sum of
+    aggregation.options.trim greatest and least. krum, multi_krum: the vectors nearest to most
+    others, if aggregation.options.faulty devices send anything. geometric_median: least sum of
     distances. norm_bound: mean of updates of at most the median norm. With all but mean, the server
     keeps one vector per device. Only mean, geometric_median and norm_bound use the shares."""
     options: dict[str, Any] = field(default_factory=dict, hash=False)
