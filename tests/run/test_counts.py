@@ -73,8 +73,8 @@ COMMANDS = [["watch", "a", "--seconds=0.1"], ["watch", "a", "--once"], ["jobs"],
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
 def test_a_reader_that_leaves_ends_a_command_without_a_word(tmp_path, arguments):
     """As with `watch RUN | head -1`."""
-    for name in ("a", "b"):
-        make_run(tmp_path / name, {0: 9.0, 40: 3.0})
+    for seed, name in enumerate(("a", "b")):
+        make_run(tmp_path / name, {0: 9.0, 40: 3.0}, f"--run.seed={seed}")
     code = (
         "import os, sys; os.read(0, 1); from fedgan_mpi.__main__ import main; "
         f"sys.exit(main({json.dumps(arguments)}))"
