@@ -172,7 +172,7 @@ class Decoder:
             ) from None
         except TooSlow as error:
             raise BadImage(f"{self._key(index)}: {error}; --decode-seconds allows more") from None
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             problem = f"{self._key(index)}: {describe_error(error)}"
             where = plugins.blame(error)
             raise BadImage(f"{problem}. {where}" if where else problem) from None

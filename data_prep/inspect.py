@@ -43,8 +43,9 @@ def format_table(directory: Path, manifest: Manifest) -> str:
     """Return one line per device: images, classes, bytes, and bars for the class histogram."""
     shape = "×".join(map(str, manifest.image_shape))
     partition = ", ".join(f"{key} {value}" for key, value in manifest.partition.items())
+    values = "" if manifest.range is None else ", values {:g} to {:g}".format(*manifest.range)
     lines = [
-        f"{manifest.dataset}, {shape}, seed {manifest.seed}, partition: {partition}",
+        f"{manifest.dataset}, {shape}, seed {manifest.seed}{values}, partition: {partition}",
         f"{'device':>8} {'images':>9} {'classes':>8} {'bytes':>14}  images of each class",
     ]
     counts = zip(manifest.images, manifest.histograms, strict=True)

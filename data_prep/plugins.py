@@ -111,7 +111,7 @@ def name_in_errors(key: str | None = None, name: str = "") -> Iterator[None]:
         yield
     except (UserError, MemoryError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         where = plugins.blame(error)
         if where is None and key is not None and not plugins.is_built_in(key, name):
             where = f"This was raised for {key} {name!r}."
@@ -120,7 +120,7 @@ def name_in_errors(key: str | None = None, name: str = "") -> Iterator[None]:
         raise UserError(f"{describe_error(error)}. {where}") from error
 
 
-def describe_error(error: Exception) -> str:
+def describe_error(error: BaseException) -> str:
     """Return an error's type and message in one line."""
     kind, problem = type(error).__name__, reason_of(error)
     return kind if problem == kind else f"{kind}: {problem}"

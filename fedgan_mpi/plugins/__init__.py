@@ -136,7 +136,7 @@ def load(key: str, name: str) -> Any:
         module = _import_file(Path(where)) if where.endswith(".py") else _import_module(where)
     except UserError as error:
         raise UserError(f"{key} is {name!r}, but {error}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if plugin.origin == "built in":
             raise
         problem = " ".join(str(error).split())

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,6 +95,8 @@ class Sick(Shades):
         super().__init__()
         if where == "constructor":
             raise ValueError("boom")
+        if where == "exit at once":
+            sys.exit("boom")
         if where == "open file":
             self.file = open(__file__)  # noqa: SIM115
 
@@ -108,6 +111,8 @@ class Sick(Shades):
     def image(self, index):
         if index == 17 and self.where == "image":
             raise ValueError("boom")
+        if index == 17 and self.where == "exit":
+            sys.exit("boom")
         if index == 17 and self.where == "array":
             return np.zeros((8, 8), np.uint8)
         if index == 17 and self.where == "mode":

@@ -126,6 +126,7 @@ def test_the_range_of_a_data_set_is_found_and_recorded(tmp_path, capsys):
     warning = capsys.readouterr().err
     assert "4 of 4 images use less than 5 % of the range 100 to 4100, such as a.png" in warning
     assert main(["inspect", str(tmp_path / "out")]) == 0
+    assert "seed 0, values 100 to 4100, partition" in capsys.readouterr().out
 
 
 def test_a_declared_range_needs_no_pass_and_is_recorded(tmp_path, capsys):

@@ -194,6 +194,8 @@ def test_the_example(cwd):
 # ---------------------------------------------------------------- mistakes
 
 MISTAKES = {
+    "a file that ends": (["ends.py:X"], "importing ends.py raised SystemExit: usage"),
+    "a file that is no Python": (["map.py:X"], "importing map.py raised SyntaxError"),
     "no such file": (["none.py:Shades"], "DATASET is 'none.py:Shades', but there is no file"),
     "no such module": (["nowhere_at_all:X"], "but there is no module nowhere_at_all"),
     "no such name": (["parts.py:Shaeds"], "parts.py has no Shaeds; did you mean Shades?"),
@@ -241,6 +243,8 @@ MISTAKES = {
 
 @pytest.mark.parametrize(("arguments", "sentence"), MISTAKES.values(), ids=MISTAKES.keys())
 def test_a_mistake_is_one_sentence(cwd, capsys, arguments, sentence):
+    (cwd / "ends.py").write_text("import sys; sys.exit('usage')")
+    (cwd / "map.py").write_text("1 +")
     assert prepare(*arguments) != 0
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert sentence in error and not (cwd / "out").exists()
@@ -291,7 +295,9 @@ def test_a_partition_that_loses_images_is_refused(cwd, capsys, what, clause):
     assert not (cwd / "out").exists()
 
 
-@pytest.mark.parametrize("where", ["constructor", "length", "image", "array", "mode"])
+@pytest.mark.parametrize(
+    "where", ["constructor", "length", "image", "array", "mode", "exit", "exit at once"]
+)
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_an_error_in_the_middle_names_the_plug_in(cwd, capsys, where, processes):
     arguments = ["--features=none", "--processes", processes, f"--source-option=where={where}"]
