@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import h5py
 import pytest
-from damaged_runs import Attack, refused_resume
+from damaged_runs import Attack, refusal, refused_resume
 
 STATS: dict[str, Callable[[str], str]] = {
     "no lines": lambda text: "",
@@ -145,3 +146,25 @@ def test_damaged_shards(run, outside, capsys):
         path.write_bytes(content)
         act(path)
         assert "device_0001.h5" in refused_resume(run, outside, capsys), case
+
+
+SCORE = {"round": 2, "metric": "a", "value": 1.0, "floor": 1.0, "samples": 9, "of": {}}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {**SCORE, "more": 1},
+        {**SCORE, "round": -1},
+        {key: SCORE[key] for key in SCORE if key != "of"},
+        [],
+        SCORE["metric"],
+    ],
+    ids=["unknown key", "negative round", "missing key", "list", "text"],
+)
+def test_a_damaged_line_of_earlier_scores(run, capsys, line):
+    path = run / "evaluation.jsonl"
+    path.write_text(json.dumps(SCORE) + "\n" + json.dumps(line) + "\n")
+    before = path.read_bytes()
+    assert f"{path} is damaged; delete it to score again (" in refusal(capsys, "evaluate", str(run))
+    assert path.read_bytes() == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from fedgan_mpi.comm.communicator import Communicator, can_survive
 from fedgan_mpi.comm.shared_memory import Doorbell
 from fedgan_mpi.comm.transport import choose_transport
 from fedgan_mpi.hardware.topology import Machine
@@ -32,3 +33,23 @@ def test_the_transport_depends_on_cores_and_machines(
         is_only_machine=is_only_machine,
     )
     assert choose_transport(machine) == expected
+
+
+@pytest.mark.parametrize(
+    ("library", "requested", "expected"),
+    [
+        ("Open MPI v5.0.10", "1", True),
+        ("Open MPI v5.0.10", "0", False),
+        ("Open MPI v5.0.10", None, False),
+        ("MPICH Version: 5.0.2", "1", False),
+    ],
+)
+def test_deaths_are_survivable_under_open_mpi_if_requested(
+    library, requested, expected, monkeypatch
+):
+    """mpirun --with-ft ulfm sets the variable."""
+    monkeypatch.setattr(Communicator, "library", staticmethod(lambda: library))
+    monkeypatch.delenv("OMPI_MCA_mpi_ft_enable", raising=False)
+    if requested is not None:
+        monkeypatch.setenv("OMPI_MCA_mpi_ft_enable", requested)
+    assert can_survive() == expected

@@ -44,7 +44,8 @@ def test_a_run_and_what_commands_add_to_it(flags, directories, files):
     assert main(["sample", "runs/a", "--count", "4", "--out", "runs/a-grid.png"]) == 0
     assert main(["--resume", "runs/a", "--training.rounds", "3"]) == 0
     names = {path.name for path in Path("runs").rglob("*")}
-    assert {"checkpoint.json", "device_0001.h5", "memorization.json", "a-grid.png"} <= names
+    written = {"checkpoint.json", "device_0001.h5", "memorization.json", "memorization.png"}
+    assert {*written, "a-grid.png"} <= names
     assert modes(Path("runs")) == {"directories": {directories}, "files": {files}}
 
 
