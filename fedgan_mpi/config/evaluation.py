@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from fedgan_mpi import plugins
 from fedgan_mpi.config.options import check_listed, check_named
@@ -37,6 +37,12 @@ class EvaluationConfig:
     inception_weights: str | None = None
     """File weights-inception-2015-12-05-6726825d.pth. With it, fid_inception is computed, too. It
     takes minutes per thousand images on a CPU core. None: no fid_inception."""
+    collapse_share: float = 0.05
+    """The generator has collapsed if the spread of its features, the trace of their covariance, is
+    below this share of that of the real images and has not grown since the last score. 0: never."""
+    on_collapse: Literal["warn", "stop"] = "warn"
+    """What a collapse does. warn: a sentence, and a line in stats.jsonl. stop: also ends the
+    training."""
     patience: int | None = None
     """End training after this number of scores without a lower Fréchet distance. None: train for
     all rounds."""
@@ -50,6 +56,8 @@ class EvaluationConfig:
         least = least_samples(self.metrics)
         valid = self.samples is None or self.samples >= least
         require(valid, "evaluation.samples", self.samples, f"at least {least}")
+        share = self.collapse_share
+        require(0 <= share < 1, "evaluation.collapse_share", share, "from 0 to below 1")
         valid = self.patience is None or self.patience >= 1
         require(valid, "evaluation.patience", self.patience, "at least 1")
         valid = self.patience is None or self.every > 0

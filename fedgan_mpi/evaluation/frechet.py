@@ -53,6 +53,11 @@ class FeatureSums:
         centred = self.products - self.count * np.outer(self.mean, self.mean)
         return centred / (self.count - 1)
 
+    @property
+    def spread(self) -> float:
+        """The mean squared distance of the features to their mean."""
+        return max(0.0, float(np.trace(self.covariance)))  # rounding may make 0 negative
+
 
 def frechet_distance(a: FeatureSums, b: FeatureSums) -> float:
     """Return |μ_a - μ_b|² + tr(Σ_a + Σ_b - 2 (Σ_a Σ_b)^½).

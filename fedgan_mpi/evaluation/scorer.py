@@ -39,7 +39,11 @@ class Scorer:
         self.rows = samples if any(each.needs_features for each in metrics.values()) else 0
         self.real = pooled_stats(link, real, extractors, rows=self.rows, seed=seed)
         heldout = heldout_stats(link, real, extractors, samples=samples, rows=self.rows)
+        self.spread = 1.0
+        """Spread of the features of the images that were scored last, as a share of the real one;
+        with several extractors, the least."""
         self.floors = self.finish(heldout)
+        self.spread_floor = self.spread
 
     def accumulate(self, generate: GenerateChunk, *, rank: int, size: int) -> FeatureStats:
         """Generate part `rank` of `size` of the fakes and return their statistics."""
@@ -53,6 +57,10 @@ class Scorer:
         """Return metric name -> value over all ranks' parts, on every rank. Collective."""
         total = local.finish(self.link)
         values: dict[str, float] = {}
+        self.spread = min(
+            fake.sums.spread / max(real.sums.spread, 1e-300)
+            for fake, real in zip(total.per_extractor, self.real.per_extractor, strict=True)
+        )
         for fake, real in zip(total.per_extractor, self.real.per_extractor, strict=True):
             values |= compute_metrics(self.link, self.metrics, fake, real)
         return values
@@ -69,6 +77,16 @@ class Scorer:
             }
             for (name, value), floor in zip(values.items(), self.floors.values(), strict=True)
         ]
+
+    def spread_line(self, round: int) -> dict[str, Any]:
+        """Return the spread of the images that were scored last as a line of stats.jsonl."""
+        return {
+            "round": round,
+            "metric": "feature_spread",
+            "value": self.spread,
+            "floor": self.spread_floor,
+            "samples": self.samples,
+        }
 
     def empty(self) -> FeatureStats:
         """Return the part of a rank without images."""

@@ -76,7 +76,7 @@ class TrainingHooks:
         self.completed_rounds, self._ends_early = done, False
         if self.state.ended_early:
             self.last_round = done
-            self.record.log(f"evaluation.patience has ended this run after round {done}.")
+            self.record.log(f"This run has ended early, after round {done}.")
         for callback in self.callbacks:
             callback.on_run_begin(self.context.run, done)
         self._keep_best()
@@ -112,12 +112,8 @@ class TrainingHooks:
 
         Returns False if training ends here. Collective.
         """
-        config = self.context.config
-        if self._finish_score():
-            self.record.log(
-                f"Training ends after round {round}: evaluation.patience is "
-                f"{config.evaluation.patience}, and no score was better since."
-            )
+        if (reason := self._finish_score()) is not None:
+            self.record.log(f"Training ends after round {round}: {reason}.")
             self.last_round, self.state.ended_early = round, True
         if self.flags.end and round < self.last_round:
             self.record.log(f"Training ends after round {round}, as a callback asked.")
@@ -245,14 +241,14 @@ class TrainingHooks:
             with self.rank_state.link.shows_activity():
                 self.record.grid(round, images)
 
-    def _finish_score(self) -> bool:
+    def _finish_score(self) -> str | None:
         """Record the pending score, and export its generator if it is the best so far. Collective.
 
-        Returns True if `evaluation.patience` is exhausted.
+        Returns why the training ends here; None if it goes on.
         """
         scored = self.scoring.finish()
         if scored is None:
-            return False
+            return None
         for callback in self.callbacks:
             callback.on_score(self.state.scores)
         if scored.is_best:
@@ -261,8 +257,13 @@ class TrainingHooks:
                 best = (BEST, scored.round, scored.generator)
                 with self.rank_state.link.shows_activity():
                     export(self.rank_state, self.context, self.state, *best)
-        patience = self.context.config.evaluation.patience
-        return patience is not None and self.state.scores_since_best >= patience
+        evaluation = self.context.config.evaluation
+        if scored.has_collapsed and evaluation.on_collapse == "stop":
+            return "evaluation.on_collapse is 'stop', and the generator has collapsed"
+        patience = evaluation.patience
+        if patience is not None and self.state.scores_since_best >= patience:
+            return f"evaluation.patience is {patience}, and no score was better since"
+        return None
 
     def _keep_best(self) -> None:
         best = self.state.best

@@ -37,6 +37,8 @@ class ScoredGenerator:
     stats: FeatureStats | None = None
     """The statistics of this rank's part of the fakes."""
     is_best: bool = False
+    has_collapsed: bool = False
+    """Whether its images are nearly equal: `evaluation.collapse_share`."""
 
 
 class Scoring:
@@ -117,6 +119,7 @@ class Scoring:
         state.scores = self.scorer.lines(scored.round, values)
         for score in state.scores:
             self.record.score({**score, **privacy})
+        scored.has_collapsed = self._check_spread(scored.round)
         value = state.scores[0]["value"]
         scored.is_best = state.best is None or value < state.best["value"]
         if scored.is_best:
@@ -125,6 +128,23 @@ class Scoring:
         else:
             state.scores_since_best += 1
         return scored
+
+    def _check_spread(self, round: int) -> bool:
+        """Return whether the generator has collapsed; if so, record its spread.
+
+        A spread that grows is no collapse: the images of an untrained generator are all grey.
+        """
+        assert self.scorer is not None
+        share, before = self.context.config.evaluation.collapse_share, self.state.spread
+        self.state.spread = self.scorer.spread
+        if before is None or self.scorer.spread >= share or self.scorer.spread > before:
+            return False
+        self.record.score(self.scorer.spread_line(round))
+        self.record.log(
+            f"The generator may have collapsed: after round {round}, the spread of its features is "
+            f"{self.scorer.spread:.2%} of that of the real images, below evaluation.collapse_share."
+        )
+        return True
 
     def _privacy_spent(self, round: int) -> dict[str, float]:
         """Log and return ε and δ after `round` rounds; empty if the algorithm is not private."""

@@ -30,11 +30,13 @@ class TrainState:
     """Norm of each device's last update, if the participation policy depends on it."""
     augment_probability: float | None = None
     """p of adaptive augmentation, if it is on."""
+    spread: float | None = None
+    """Spread of the features of the generator that was scored last, as a share of the real one."""
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object for `from_json`."""
         table = asdict(self)
-        for optional in ("update_norms", "augment_probability"):
+        for optional in ("update_norms", "augment_probability", "spread"):
             if table[optional] is None:
                 del table[optional]
         return table
@@ -74,3 +76,4 @@ class _Progress(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     ended_early: bool
     update_norms: list[Annotated[float, Meta(ge=0, le=sys.float_info.max)]] | None = None
     augment_probability: Annotated[float, Meta(ge=0, le=1)] | None = None
+    spread: Annotated[float, Meta(ge=0, le=sys.float_info.max)] | None = None
