@@ -213,3 +213,12 @@ def test_a_damaged_provenance_is_refused(tmp_path, text):
 def test_python_text_that_is_no_unicode_is_kept():
     """A class may be a folder whose name is not UTF-8; Python writes it as a lone surrogate."""
     assert check(parse_json('["\\udcff"]'), list[str]) == ["\udcff"]
+
+
+@pytest.mark.parametrize("value", ["\ud800", "a/b", "x" * 65, "a\n", " "])
+@pytest.mark.parametrize("key", ["sha256", "heldout_sha256", "features_sha256"])
+def test_a_hash_that_is_no_hash_is_refused(tmp_path, key, value):
+    """A run records it in its config.toml."""
+    (tmp_path / "shards.json").write_text(json.dumps({**SHARDS, key: value}))
+    with pytest.raises(UserError, match=f"{key} is .* but must be text"):
+        Manifest.read(tmp_path)

@@ -20,6 +20,7 @@ HELDOUT = "heldout.h5"
 MANIFEST = "shards.json"
 _MAX_NAME = 100  # characters; file systems allow names of 255 bytes
 
+Hash = Annotated[str, Meta(max_length=64, pattern=r"^[0-9A-Za-z]*\Z")]
 Pixels = Annotated[int, Meta(ge=1, le=2**16)]
 
 
@@ -41,18 +42,18 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Number of images per device."""
     histograms: list[list[Count]]
     """Number of images of each class, one list per device. The lists are empty without labels."""
-    pixels_sha256: list[str]
+    pixels_sha256: list[Hash]
     """SHA-256 of the pixels of each device."""
-    sha256: str
+    sha256: Hash
     """SHA-256 over the concatenated hashes in `pixels_sha256`."""
     heldout: str | None
     """Name of the file of held-out images, in the same directory."""
     heldout_images: Count
     features: str | None
     """Name of the feature extractor's file, in the same directory."""
-    heldout_sha256: str | None = None
+    heldout_sha256: Hash | None = None
     """SHA-256 of the held-out pixels."""
-    features_sha256: str | None = None
+    features_sha256: Hash | None = None
     """SHA-256 of the feature extractor's file."""
     features_accuracy: Annotated[float, Meta(ge=0, le=1)] | None = None
     """Accuracy of the extractor's classifier on held-out images, 0 to 1."""
