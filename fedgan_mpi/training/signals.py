@@ -8,6 +8,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
+import sys
 from types import FrameType
 
 REQUEUE = 75
@@ -25,7 +26,8 @@ def install() -> None:
     SIGHUP stays ignored under `nohup`, which asks for a job that outlives its terminal.
     A crash of a library prints the Python stack that led to it.
     """
-    faulthandler.enable()
+    if sys.stderr is not None:
+        faulthandler.enable()
     for number in _HANDLED:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -26,6 +27,12 @@ step_that_crashes()
     assert done.returncode == -getattr(signal, crash)
     assert done.stderr.startswith("Fatal Python error: ")
     assert "in step_that_crashes" in done.stderr
+
+
+def test_a_program_without_standard_error_takes_signals():
+    program = "from fedgan_mpi.training import signals; signals.install()"
+    done = subprocess.run([sys.executable, "-c", program], preexec_fn=lambda: os.close(2))
+    assert done.returncode == 0
 
 
 HANGUP = """
