@@ -1,6 +1,6 @@
-"""Standard output, and results that a run can do without.
+"""Standard output, and optional results of a run.
 
-Training must not fail because a terminal is gone, a disk is full or a name cannot be displayed.
+Training must not fail because a terminal has closed, a disk is full or a name cannot be displayed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def printable(text: str, encoding: str | None = None) -> str:
 def print_line(line: str) -> None:
     """Print a line to standard output, above the progress bar.
 
-    If it is closed, full or gone with its terminal, this line and later ones are lost.
+    If it cannot be written to, this line and later ones are lost.
     """
     if sys.stdout is None:
         return

@@ -30,7 +30,7 @@ from fedgan_mpi.schema import SchemaError
 class Record:
     """Writes what a job reports while it trains.
 
-    Only stats.jsonl is necessary: the run goes on without what else cannot be written.
+    Only stats.jsonl is necessary. The run continues if another file cannot be written.
     """
 
     def __init__(

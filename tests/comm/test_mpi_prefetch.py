@@ -1,4 +1,4 @@
-"""What travels ahead of a broadcast: its bits, and the bytes that a round counts."""
+"""Prefetches: their bits, and the bytes that a round counts."""
 
 from __future__ import annotations
 
