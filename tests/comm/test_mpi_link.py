@@ -208,3 +208,23 @@ def test_the_cuda_route_is_refused_without_a_gpu(link):
 def test_oversubscribed_ranks_of_one_machine_use_shared_memory(comm):
     link = Link(comm)
     assert link.transport == ("shared_memory" if link.local_size > link.local_cores else "mpi")
+
+
+def test_each_verb_counts_its_seconds_in_its_direction(link):
+    """Downlink and uplink of a round; no verb counts in both."""
+    vector, hosted = torch.zeros(1000), [k for k in (1, 2) if link.rank_of(k) == link.rank]
+    rows = {k: torch.zeros(10) for k in ((1, 2) if link.is_server else hosted)}
+    verbs = {
+        "broadcast": lambda: link.broadcast(vector),
+        "reduce": lambda: link.reduce(torch.zeros(1, 1000), vector),
+        "scatter": lambda: link.scatter(rows),
+        "gather": lambda: link.gather(rows),
+        "permute": lambda: link.permute({k: torch.zeros(10) for k in hosted}, {1: 2, 2: 1}),
+    }
+    for name, act in verbs.items():
+        link.reset_counters()
+        act()
+        down, up = link.seconds_down, link.seconds_up
+        assert (down > 0, up > 0) == (
+            (True, False) if name in ("broadcast", "scatter") else (False, True)
+        ), name
