@@ -8,6 +8,7 @@ sentence is a fault; its file is kept in the folder `faults`.
 
 from __future__ import annotations
 
+import argparse
 import io
 import random
 import time
@@ -15,7 +16,6 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
-import common
 import numpy as np
 from PIL import Image
 
@@ -93,7 +93,10 @@ def make_pictures() -> list[bytes]:
 
 
 def main() -> None:
-    parser = common.make_parser(__doc__)
+    # Without MPI, whose network library complains about bounds of memory.
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
