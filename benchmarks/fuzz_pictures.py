@@ -93,7 +93,6 @@ def make_pictures() -> list[bytes]:
 
 
 def main() -> None:
-    # Without MPI, whose network library complains about bounds of memory.
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
