@@ -18,7 +18,7 @@ from fedgan_mpi.config.evaluation import (
 from fedgan_mpi.config.experiment import Config
 from fedgan_mpi.config.link import LinkConfig
 from fedgan_mpi.config.log import LogConfig
-from fedgan_mpi.config.model import NETWORK_SIZES, SNGAN_SIZES, ModelConfig
+from fedgan_mpi.config.model import MIN_SIZE, ModelConfig
 from fedgan_mpi.config.participation import CHANNEL_POLICIES, ParticipationConfig
 from fedgan_mpi.config.record import RecordConfig
 from fedgan_mpi.config.run import RunConfig
@@ -27,8 +27,7 @@ from fedgan_mpi.config.wireless import WirelessConfig
 
 __all__ = [
     "CHANNEL_POLICIES",
-    "NETWORK_SIZES",
-    "SNGAN_SIZES",
+    "MIN_SIZE",
     "AggregationConfig",
     "AlgorithmConfig",
     "CheckpointConfig",

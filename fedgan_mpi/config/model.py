@@ -8,12 +8,10 @@ from typing import Any, Literal
 from fedgan_mpi import plugins
 from fedgan_mpi.config.require import require
 
-NETWORK_SIZES = (16, 32, 64, 128)
-"""Image sizes of the built-in networks, pixels."""
+MIN_SIZE = 8
+"""Smallest height and width of images, pixels."""
 MAX_FEATURES = 2**16
 """Of z, and feature maps of a layer. Networks of such sizes fill the memory of any machine."""
-SNGAN_SIZES = (32, 64)
-"""Image sizes of `sngan`, pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,21 +19,21 @@ class ModelConfig:
     """The generator G and the discriminator D."""
 
     architecture: str = "dcgan"
-    """Networks, also installed ones or an import string. dcgan: DCGAN for 16 to 128 pixels. sngan:
-    residual networks with spectral normalization in D, for 32 and 64 pixels."""
+    """Networks, also installed ones or an import string. dcgan: DCGAN. sngan: residual networks
+    with spectral normalization in D. Both take images of any size from 8 pixels."""
     options: dict[str, Any] = field(default_factory=dict, hash=False)
     """Own options of networks that are not built in: keywords of their build function."""
     size: int | None = None
-    """Image height and width, pixels. None: read from the shards."""
+    """Height and width of square images, pixels. None: read from the shards."""
     channels: int | None = None
     """Image channels. None: read from the shards."""
     nz: int = 100
     """Length of the latent vector z."""
     width: int | None = None
     """Feature maps of the layer next to the image, in G and D. The number doubles with each halving
-    of the size. None: 32 for 16 pixels, 64 for larger images."""
+    of the size, up to 16 times. None: 32 up to 16 pixels, 64 for larger images."""
     discriminator_norm: Literal["batch", "none"] | None = None
-    """dcgan: normalization in D. None: batch, but none for 16 pixels. On small data sets of 16
+    """dcgan: normalization in D. None: batch, but none up to 16 pixels. On small data sets of 16
     pixels, a D with BatchNorm overpowers G after a few hundred rounds."""
     conditional: bool = False
     """Condition both networks on the class: G by its input, D by projection. Needs labelled shards.
@@ -57,10 +55,6 @@ class ModelConfig:
         if self.is_built_in:
             right = f"left out for {self.architecture}; its options are model.width and others"
             require(not self.options, "model.options", self.options, right)
-            valid = self.size is None or self.size in NETWORK_SIZES
-            require(valid, "model.size", self.size, "one of 16, 32, 64, 128")
-            valid = self.channels in (None, 1, 3)
-            require(valid, "model.channels", self.channels, "1 or 3")
         else:
             right = f"left out for {self.architecture}, which has its own in model.options"
             for key in ("width", "discriminator_norm"):
@@ -69,6 +63,11 @@ class ModelConfig:
             right = f"left out for {self.architecture}, which initializes its own parameters"
             kind = self.initialization
             require(kind == "fan_in", "model.initialization", kind, right)
+        least = MIN_SIZE if self.is_built_in else 1
+        valid = self.size is None or least <= self.size < 2**16
+        require(valid, "model.size", self.size, f"from {least} to 2^16 - 1")
+        valid = self.channels is None or 1 <= self.channels < 2**16
+        require(valid, "model.channels", self.channels, "from 1 to 2^16 - 1")
         for key, number in (("nz", self.nz), ("width", 1 if self.width is None else self.width)):
             right = f"from 1 to {MAX_FEATURES}"
             require(1 <= number <= MAX_FEATURES, f"model.{key}", number, right)
@@ -81,4 +80,4 @@ class ModelConfig:
 
 def default_discriminator_norm(size: int | None) -> Literal["batch", "none"]:
     """Return the meaning of `discriminator_norm = None` at an image size."""
-    return "none" if size == 16 else "batch"
+    return "none" if size is not None and size <= 16 else "batch"

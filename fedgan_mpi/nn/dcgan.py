@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fedgan_mpi.config import NETWORK_SIZES
 from fedgan_mpi.config.model import default_discriminator_norm
+from fedgan_mpi.nn.resolution import MOST_MAPS, base_grid, crop, doublings
 
 
 def build(
@@ -23,36 +23,38 @@ def build(
     width: int | None = None,
     discriminator_norm: Literal["batch", "none"] | None = None,
 ) -> tuple[nn.Module, nn.Module]:
-    """DCGAN for 16 to 128 pixels square.
+    """DCGAN for images of any size from 8 pixels.
 
-    width: feature maps next to the image; None: 32 for 16 pixels, else 64. discriminator_norm:
-    None: "batch", but "none" for 16 pixels.
+    width: feature maps next to the image; None: 32 up to 16 pixels, else 64. discriminator_norm:
+    None: "batch", but "none" up to 16 pixels.
     """
-    channels, size, _ = image_shape
-    width = width or (32 if size == 16 else 64)
-    norm = discriminator_norm or default_discriminator_norm(size)
-    G = Generator(size=size, channels=channels, nz=nz, width=width, classes=classes)
-    return G, Discriminator(
-        size=size, channels=channels, width=width, batchnorm=norm == "batch", classes=classes
-    )
+    smallest = min(image_shape[1:])
+    width = width or (32 if smallest <= 16 else 64)
+    norm = discriminator_norm or default_discriminator_norm(smallest)
+    G = Generator(image_shape, nz=nz, width=width, classes=classes)
+    return G, Discriminator(image_shape, width=width, batchnorm=norm == "batch", classes=classes)
 
 
 class Generator(nn.Module):
-    """Maps z (B, nz) to images (B, channels, size, size) in [-1, 1].
+    """Maps z (B, nz) to images (B, C, H, W) in [-1, 1].
 
-    Transposed convolutions double the resolution from 4×4 to `size`. Each halves the number of
-    feature maps, down to `width`. A conditional generator takes z concatenated with the one-hot
-    class.
+    Transposed convolutions double the resolution from a base grid of 4 to 7 rows or columns. Each
+    halves the number of feature maps, down to `width`. The last one is cropped to the image. A
+    conditional generator takes z concatenated with the one-hot class.
     """
 
-    def __init__(self, *, size: int, channels: int, nz: int, width: int, classes: int = 0) -> None:
+    def __init__(
+        self, image_shape: tuple[int, int, int], *, nz: int, width: int, classes: int = 0
+    ) -> None:
         super().__init__()
+        channels, *self.size = image_shape
+        grid = base_grid(*self.size)
         layers: list[nn.Module] = []
         inputs = nz + classes
-        for n, outputs in enumerate(_feature_maps(size, width)):
-            stride, padding = (1, 0) if n == 0 else (2, 1)
+        for n, outputs in enumerate(_feature_maps(image_shape, width)):
             # BatchNorm would cancel a bias.
-            layers += [nn.ConvTranspose2d(inputs, outputs, 4, stride, padding, bias=False)]
+            kernel, stride, padding = (grid, 1, 0) if n == 0 else (4, 2, 1)
+            layers += [nn.ConvTranspose2d(inputs, outputs, kernel, stride, padding, bias=False)]
             layers += [nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
             inputs = outputs
         layers += [nn.ConvTranspose2d(inputs, channels, 4, 2, 1, bias=False), nn.Tanh()]
@@ -61,30 +63,36 @@ class Generator(nn.Module):
     def forward(self, z: Tensor, classes: Tensor | None = None) -> Tensor:
         if classes is not None:
             z = torch.cat([z, classes], dim=1)
-        return self.layers(z[:, :, None, None])
+        return crop(self.layers(z[:, :, None, None]), *self.size)
 
 
 class Discriminator(nn.Module):
-    """Maps images (B, channels, size, size) to logits (B,), mirroring the generator.
+    """Maps images (B, C, H, W) to logits (B,), mirroring the generator.
 
     A conditional discriminator adds the inner product of its features with a class embedding
     (projection discriminator, Miyato and Koyama 2018, arXiv:1802.05637).
     """
 
     def __init__(
-        self, *, size: int, channels: int, width: int, batchnorm: bool = True, classes: int = 0
+        self,
+        image_shape: tuple[int, int, int],
+        *,
+        width: int,
+        batchnorm: bool = True,
+        classes: int = 0,
     ) -> None:
         super().__init__()
+        inputs, height, columns = image_shape
         layers: list[nn.Module] = []
-        inputs = channels
-        for outputs in reversed(_feature_maps(size, width)):
+        for outputs in reversed(_feature_maps(image_shape, width)):
+            height, columns = height // 2, columns // 2
             layers += [nn.Conv2d(inputs, outputs, 4, 2, 1, bias=False)]
             if batchnorm and outputs != width:  # DCGAN omits it in the first layer
                 layers += [nn.BatchNorm2d(outputs)]
             layers += [nn.LeakyReLU(0.2, inplace=True)]
             inputs = outputs
         self.features = nn.Sequential(*layers)
-        self.last = nn.Conv2d(inputs, 1, 4, 1, 0, bias=False)
+        self.last = nn.Conv2d(inputs, 1, (height, columns), bias=False)
         self.projection = nn.Linear(classes, inputs, bias=False) if classes else None
 
     def forward(self, images: Tensor, classes: Tensor | None = None) -> Tensor:
@@ -95,8 +103,7 @@ class Discriminator(nn.Module):
         return logits
 
 
-def _feature_maps(size: int, width: int) -> list[int]:
-    """Return the feature maps at 4×4, 8×8, … size/2; for 64 pixels: 8, 4, 2, 1 times `width`."""
-    if size not in NETWORK_SIZES:
-        raise ValueError(f"image size is {size}, but must be one of {NETWORK_SIZES}")
-    return [width * size // 8 // 2**n for n in range((size // 4).bit_length() - 1)]
+def _feature_maps(image_shape: tuple[int, int, int], width: int) -> list[int]:
+    """Return the feature maps from the base grid on; for 64 pixels: 8, 4, 2, 1 times `width`."""
+    steps = range(doublings(*image_shape[1:]))
+    return [width * min(2**n, MOST_MAPS) for n in reversed(steps)]

@@ -13,33 +13,41 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, relu
 
+from fedgan_mpi.nn.resolution import MOST_MAPS, base_grid, crop, doublings
+
+_FEW = 3  # doublings of networks with the same number of feature maps throughout
+
 
 def build(
     image_shape: tuple[int, int, int], nz: int, classes: int, *, width: int | None = None
 ) -> tuple[nn.Module, nn.Module]:
-    """Residual networks with spectral normalization in D, for 32 and 64 pixels square.
+    """Residual networks with spectral normalization in D, for images of any size from 8 pixels.
 
     width: feature maps next to the image; None: 64.
     """
-    channels, size, _ = image_shape
     width = width or 64
-    G = Generator(size=size, channels=channels, nz=nz, width=width, classes=classes)
-    return G, Discriminator(size=size, channels=channels, width=width, classes=classes)
+    G = Generator(image_shape, nz=nz, width=width, classes=classes)
+    return G, Discriminator(image_shape, width=width, classes=classes)
 
 
 class Generator(nn.Module):
-    """Maps z (B, nz) to images (B, channels, size, size) in [-1, 1].
+    """Maps z (B, nz) to images (B, C, H, W) in [-1, 1].
 
     A conditional generator takes z concatenated with the one-hot class.
     """
 
-    def __init__(self, *, size: int, channels: int, nz: int, width: int, classes: int = 0) -> None:
+    def __init__(
+        self, image_shape: tuple[int, int, int], *, nz: int, width: int, classes: int = 0
+    ) -> None:
         super().__init__()
-        # 32 pixels, table 4: 256 = 4 · width maps throughout. 64 pixels, table 5: from 1024 down to
-        # 64 = width.
-        maps = [4 * width] * 4 if size == 32 else [16 * width, 8 * width, 4 * width, 2 * width]
-        maps += [] if size == 32 else [width]
-        self.first = nn.Linear(nz + classes, 16 * maps[0])
+        channels, *self.size = image_shape
+        self.grid, steps = base_grid(*self.size), doublings(*self.size)
+        # Up to 32 pixels, table 4: 256 = 4 · width maps throughout. Larger ones, table 5 for 64
+        # pixels: from 1024 down to 64 = width.
+        maps = [4 * width] * (steps + 1)
+        if steps > _FEW:
+            maps = [width * min(2**n, MOST_MAPS) for n in reversed(range(steps + 1))]
+        self.first = nn.Linear(nz + classes, self.grid[0] * self.grid[1] * maps[0])
         self.blocks = nn.Sequential(*(_GeneratorBlock(*channels) for channels in pairwise(maps)))
         self.norm = nn.BatchNorm2d(maps[-1])
         self.last = nn.Conv2d(maps[-1], channels, 3, padding=1)
@@ -47,23 +55,26 @@ class Generator(nn.Module):
     def forward(self, z: Tensor, classes: Tensor | None = None) -> Tensor:
         if classes is not None:
             z = torch.cat([z, classes], dim=1)
-        hidden = self.blocks(self.first(z).unflatten(1, (-1, 4, 4)))
-        return torch.tanh(self.last(relu(self.norm(hidden))))
+        hidden = self.blocks(self.first(z).unflatten(1, (-1, *self.grid)))
+        return crop(torch.tanh(self.last(relu(self.norm(hidden)))), *self.size)
 
 
 class Discriminator(nn.Module):
-    """Maps images (B, channels, size, size) to logits (B,); each layer has spectral norm 1.
+    """Maps images (B, C, H, W) to logits (B,); each layer has spectral norm 1.
 
     A conditional discriminator adds the inner product of its features with a class embedding
     (projection discriminator, Miyato and Koyama 2018, arXiv:1802.05637).
     """
 
-    def __init__(self, *, size: int, channels: int, width: int, classes: int = 0) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], *, width: int, classes: int = 0) -> None:
         super().__init__()
-        # 32 pixels, table 4: 128 = 2 · width maps throughout, two blocks downsample. 64 pixels,
-        # table 5: from 64 = width up to 1024, all blocks downsample.
-        maps = [2 * width] * 4 if size == 32 else [width * 2**n for n in range(5)]
-        downsamples = [True, True, False, False] if size == 32 else [True] * 5
+        channels, steps = image_shape[0], doublings(*image_shape[1:])
+        # Up to 32 pixels, table 4: 128 = 2 · width maps throughout, two blocks downsample. Larger
+        # ones, table 5 for 64 pixels: from 64 = width up to 1024, all blocks downsample.
+        maps, downsamples = [2 * width] * 4, [n < min(steps, 2) for n in range(4)]
+        if steps > _FEW:
+            maps = [width * min(2**n, MOST_MAPS) for n in range(steps + 1)]
+            downsamples = [True] * len(maps)
         self.blocks = nn.Sequential(
             *(
                 _DiscriminatorBlock(inputs, outputs, downsample=downsample, is_first=n == 0)

@@ -32,8 +32,11 @@ _GRID = re.compile(r"round_(\d{6,})\.png")
 def grid(images: NDArray[np.uint8], *, columns: int | None = None) -> Image.Image:
     """Return images as one picture, row by row.
 
-    images: (N, C, H, W) with C = 1 or 3. columns: None for a nearly square grid.
+    images: (N, C, H, W). Channels are colours if C = 3, and grey panels side by side otherwise.
+    columns: None for a nearly square grid.
     """
+    if images.shape[1] not in (1, 3):
+        images = np.concatenate(list(images.transpose(1, 0, 2, 3)), axis=2)[:, None]
     count, channels, height, width = images.shape
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)

@@ -38,8 +38,9 @@ def plan_digits(config: Config) -> tuple[int, list[list[int]], int]:
     from data_prep.sources import Digits
     from data_prep.split import assign_images
 
-    if config.model.channels == 3:
-        raise UserError("model.channels is 3, but the embedded digits have 1")
+    channels = config.model.channels
+    if channels not in (None, 1):
+        raise UserError(f"model.channels is {channels}, but the embedded digits have 1")
     size = config.model.size or _DEFAULT_SIZE
     source = Digits(size=size)
     assert source.labels is not None
@@ -47,7 +48,7 @@ def plan_digits(config: Config) -> tuple[int, list[list[int]], int]:
     parts, heldout = assign_images(source, devices=config.data.devices, seed=_SPLIT_SEED)
     histograms = [np.bincount(labels[part], minlength=10).tolist() for part in parts]
     images = [len(part) for part in parts]
-    check_experiment(config, "the embedded digits", size, images, histograms)
+    check_experiment(config, size, images, histograms)
     return size, histograms, len(heldout)
 
 

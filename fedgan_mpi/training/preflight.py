@@ -9,7 +9,7 @@ from pathlib import Path
 from fedgan_mpi import plugins
 from fedgan_mpi.algorithms.privacy import check_privacy
 from fedgan_mpi.comm.link import Link
-from fedgan_mpi.config import NETWORK_SIZES, SNGAN_SIZES, Config
+from fedgan_mpi.config import MIN_SIZE, Config
 from fedgan_mpi.data import Manifest
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.inception_file import read_weights
@@ -115,37 +115,32 @@ def check_manifest(config: Config, directory: Path, manifest: Manifest) -> None:
     channels, height, width = manifest.image_shape
     for key, value, actual in (
         ("model.size", config.model.size, height),
+        ("model.size", config.model.size, width),
         ("model.channels", config.model.channels, channels),
     ):
         if value is not None and value != actual:
             raise UserError(f"{key} is {value}, but the images in {directory} have {actual}")
-    fits = height == width and height in NETWORK_SIZES and channels in (1, 3)
-    if config.model.is_built_in and not fits:
+    smallest = min(height, width)
+    if config.model.is_built_in and smallest < MIN_SIZE:
         raise UserError(
-            f"the images in {directory} are {channels}×{height}×{width}, but the networks take "
-            "1 or 3 channels and 16, 32, 64 or 128 pixels square"
+            f"the images in {directory} are {height}×{width}, but the networks need a height and a "
+            f"width of at least {MIN_SIZE} pixels"
         )
     _check_classes(config, directory, manifest)
-    check_experiment(config, directory, height, manifest.images, manifest.histograms)
+    check_experiment(config, smallest, manifest.images, manifest.histograms)
 
 
 def check_experiment(
     config: Config,
-    where: Path | str,
     size: int,
     images: Sequence[int],
     histograms: Sequence[Sequence[int]],
 ) -> None:
     """Raise UserError if the experiment is impossible with these devices and this image size.
 
-    where: source of the images, for messages. size: height and width of an image. images: number of
-    images per device. histograms: label histogram per device.
+    size: the smaller of height and width of an image. images: number of images per device.
+    histograms: label histogram per device.
     """
-    if config.model.architecture == "sngan" and size not in SNGAN_SIZES:
-        raise UserError(
-            "model.architecture is 'sngan', which is for 32 and 64 pixels, but the images in "
-            f"{where} have {size}; use 'dcgan'"
-        )
     config.check_norm(size)
     batches, maximum = config.algorithm.fake_batches, max(2, len(images))
     if batches > maximum:

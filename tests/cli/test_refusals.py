@@ -23,8 +23,8 @@ WRONG_FLAGS = {
     "negative steps": (["--training.discriminator_steps", "-1"], "discriminator_steps is -1"),
     "unknown choice": (["--training.loss", "x"], "training.loss is 'x', but must be one of nonsat"),
     "unknown size": (
-        ["--model.size", "17"],
-        "model.size is 17, but must be one of 16, 32, 64, 128",
+        ["--model.size", "7"],
+        "model.size is 7, but must be from 8 to 2^16 - 1",
     ),
     "NaN rate": (["--training.generator_lr", "nan"], "generator_lr is nan, but must be"),
     "infinite rate": (["--training.generator_lr", "inf"], "generator_lr is inf, but must be"),

@@ -10,6 +10,7 @@ from fedgan_mpi.config import ModelConfig
 from fedgan_mpi.federation.flat_parameters import FlatParameters
 from fedgan_mpi.nn.dcgan import Discriminator, Generator
 from fedgan_mpi.nn.registry import build, count_parameters, initialize
+from fedgan_mpi.nn.resolution import base_grid, crop, doublings
 
 COUNTS = {
     # (size, channels, nz, width): parameters of G and of D. The first row has, as far as we know,
@@ -25,8 +26,8 @@ COUNTS = {
 @pytest.mark.parametrize("shape", COUNTS)
 def test_dcgan_parameter_counts(shape):
     size, channels, nz, width = shape
-    G = Generator(size=size, channels=channels, nz=nz, width=width)
-    D = Discriminator(size=size, channels=channels, width=width)
+    G = Generator((channels, size, size), nz=nz, width=width)
+    D = Discriminator((channels, size, size), width=width)
     assert (count_parameters(G), count_parameters(D)) == COUNTS[shape]
 
 
@@ -46,17 +47,54 @@ def test_sngan_parameter_counts():
     assert (count_parameters(G), count_parameters(D)) == (4_161_283, 1_053_825)
 
 
+SHAPES = [
+    (1, 8, 8), (1, 16, 16), (3, 16, 16), (1, 28, 28), (1, 32, 32), (2, 33, 9), (3, 48, 64),
+    (4, 50, 37), (3, 64, 64), (5, 8, 100), (1, 128, 128), (3, 256, 256),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("architecture", ["dcgan", "sngan"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_shapes_and_ranges(architecture, shape):
+    """Pixels depend on the noise, and count for D, also near the borders."""
+    torch.manual_seed(0)
+    G, D = build(ModelConfig(architecture=architecture, nz=5, width=4), shape)
+    z = torch.randn(3, 5)
+    images = G(z)
+    assert images.shape == (3, *shape) and images.abs().max() <= 1
+    assert (images.std(0) > 0).float().mean() > 0.99
+    inputs = images.detach().requires_grad_()
+    logits = D(inputs)
+    assert logits.shape == (3,)
+    used = torch.autograd.grad(logits.sum(), inputs)[0].abs().sum((0, 1)) > 0
+    # Halving a side of odd length ignores its last line.
+    assert used[: shape[1] // 2 * 2 - 6, : shape[2] // 2 * 2 - 6].all()
+
+
 @pytest.mark.parametrize(
-    ("architecture", "size"),
-    [("dcgan", 16), ("dcgan", 32), ("dcgan", 64), ("dcgan", 128), ("sngan", 32), ("sngan", 64)],
+    ("size", "doubled", "grid"),
+    [
+        ((8, 8), 1, (4, 4)),
+        ((15, 15), 1, (8, 8)),
+        ((16, 16), 2, (4, 4)),
+        ((28, 28), 2, (7, 7)),
+        ((33, 33), 3, (5, 5)),
+        ((48, 64), 3, (6, 8)),
+        ((64, 48), 3, (8, 6)),
+        ((255, 256), 5, (8, 8)),
+        ((256, 256), 6, (4, 4)),
+    ],
 )
-@pytest.mark.parametrize("channels", [1, 3])
-def test_shapes_and_ranges(architecture, size, channels):
-    G, D = build(ModelConfig(architecture=architecture, nz=5, width=4), (channels, size, size))
-    images = G(torch.randn(3, 5))
-    assert images.shape == (3, channels, size, size)
-    assert images.abs().max() <= 1
-    assert D(images).shape == (3,)
+def test_the_base_grid_covers_the_image(size, doubled, grid):
+    assert doublings(*size) == doubled and base_grid(*size) == grid
+    covered = [side * 2**doubled for side in grid]
+    assert all(side <= whole < side + 2**doubled for side, whole in zip(size, covered, strict=True))
+
+
+def test_images_are_the_middle_of_what_covers_them():
+    whole = torch.arange(30.0).view(1, 1, 5, 6)
+    assert torch.equal(crop(whole, 3, 6), whole[:, :, 1:4])
+    assert torch.equal(crop(whole, 5, 3), whole[..., 1:4])
 
 
 # ------------------------------------------------------------ initialization

@@ -88,11 +88,12 @@ def test_scores_need_a_minimum_of_held_out_images(heldout, metrics):
     check_samples(config, heldout + 1, "x")
 
 
-def test_the_residual_networks_take_two_sizes():
-    check(make_manifest(32), "--model.architecture=sngan")
-    check(make_manifest(64), "--model.architecture=sngan")
-    with pytest.raises(UserError, match=r"'sngan', which is for 32 and 64 pixels, but .* have 16"):
-        check(make_manifest(16), "--model.architecture=sngan")
+@pytest.mark.parametrize("architecture", ["dcgan", "sngan"])
+def test_the_built_in_networks_need_eight_pixels(architecture):
+    for size in (8, 28, 31, 200):
+        check(make_manifest(size), f"--model.architecture={architecture}")
+    with pytest.raises(UserError, match=r"are 7×7, but the networks need .* at least 8 pixels"):
+        check(make_manifest(7), f"--model.architecture={architecture}")
 
 
 def test_more_fake_batches_than_devices_are_refused():
