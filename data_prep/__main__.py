@@ -122,6 +122,7 @@ def _prepare(command: argparse.Namespace, decode: Decode | None) -> Manifest:
             partition=partition,
             heldout_share=command.heldout_share,
             size=command.size,
+            fit=command.fit,
             channels=command.channels,
             skip_bad=command.skip_bad,
             features=command.features,

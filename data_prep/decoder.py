@@ -16,7 +16,7 @@ from PIL import Image
 from data_prep.limits import DEFAULT_LIMITS, Limits, TooSlow, limit_time
 from data_prep.pictures.settings import NeedsRange
 from data_prep.plugins import describe_error, load
-from data_prep.resize import crop_and_resize
+from data_prep.resize import Fit, fit_image
 from data_prep.sources.base import ArraySource, BadImage, Indices, Source
 from data_prep.sources.image_file import SEVERAL_FRAMES
 from fedgan_mpi import plugins
@@ -53,9 +53,10 @@ class Decoder:
     """Decodes the images of a source to one shape."""
 
     source: Source
-    size: int | None
-    """Height and width in pixels. None: keep the source's size."""
+    size: int | tuple[int, int] | None
+    """Pixels of a square, or height and width. None: keep the source's size."""
     image_shape: tuple[int, int, int]
+    fit: Fit = "crop"
     measures: bool = False
     """Find the range of values instead of decoding."""
     limits: Limits = DEFAULT_LIMITS
@@ -68,6 +69,7 @@ class Decoder:
                 {
                     "source": self.source,
                     "size": self.size,
+                    "fit": self.fit,
                     "measures": self.measures,
                     "limits": self.limits,
                 }
@@ -162,7 +164,9 @@ class Decoder:
                 wrong = f"it is {kind}, but must be a PIL image of mode L or RGB"
                 raise BadImage(self._name_plugin(f"{self._key(index)}: {wrong}"))
             several = SEVERAL_FRAMES in image.info
-            return crop_and_resize(image, self.size, self.image_shape[0]), several
+            channels, *size = self.image_shape
+            target = None if self.size is None else (size[0], size[1])
+            return fit_image(image, target, channels, self.fit), several
         except (BadImage, NeedsRange, UserError):
             raise
         except MemoryError:

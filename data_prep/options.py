@@ -29,8 +29,11 @@ def _nonnegative(text: str) -> int:
     return _integer(text, 0)
 
 
-def _size(text: str) -> int:
-    return _integer(text, 1, _MAX_SIZE)
+def _size(text: str) -> int | tuple[int, int]:
+    height, cross, width = text.partition("x")
+    if not cross:
+        return _integer(text, 1, _MAX_SIZE)
+    return _integer(height, 1, _MAX_SIZE), _integer(width, 1, _MAX_SIZE)
 
 
 def _processes(text: str) -> int:
@@ -152,9 +155,16 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "images": {
         "--size": {
             "type": _size,
-            "metavar": "PX",
-            "help": "height and width in pixels; the central square is resized with antialiasing "
-            "(default: 64 if images differ in size, 16 for digits, else the original size)",
+            "metavar": "PX|HxW",
+            "help": "height and width in pixels, such as 64 or 48x64; images are resized with "
+            "antialiasing (default: 64 if images differ in size, 16 for digits, else the original "
+            "size)",
+        },
+        "--fit": {
+            "choices": ("crop", "pad", "stretch"),
+            "default": "crop",
+            "help": "how an image of another shape is fitted: crop its middle, pad it with black, "
+            "or stretch it (default: crop)",
         },
         "--channels": {
             "type": int,

@@ -23,6 +23,7 @@ from data_prep.limits import DEFAULT_LIMITS, Limits
 from data_prep.partitions import Iid, Partition
 from data_prep.partitions.base import recorded
 from data_prep.pictures.settings import NeedsRange
+from data_prep.resize import Fit
 from data_prep.sources.base import ArraySource, Indices, Source
 from data_prep.split import assign_images
 from data_prep.value_range import Notes, find_range, set_pictures
@@ -48,7 +49,8 @@ def prepare(
     seed: int = 0,
     partition: Partition | None = None,
     heldout_share: float | None = None,
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
+    fit: Fit = "crop",
     channels: int | None = None,
     skip_bad: int = 0,
     features: str = "auto",
@@ -64,7 +66,8 @@ def prepare(
 ) -> Manifest:
     """Write the shards of a source to a new directory, or resume an interrupted run.
 
-    `size` (pixels) and `channels` default to the source's. `skip_bad` is the largest number of
+    `size` (pixels of a square, or height and width) and `channels` default to the source's; `fit`
+    is that of `fit_image`. `skip_bad` is the largest number of
     unreadable images to skip. `features` and `force` go to `write_extractor`. `value_range` and
     `background` are those of PictureSettings; without `value_range`, images of more than 8 bits get
     the range of the data set. `warn` is called with sentences about the images. `limits` bound the
@@ -95,6 +98,7 @@ def prepare(
         "origin": origin,
         "range": value_range,
         "background": background,
+        "fit": fit,
         "cut_sha256": _sha256([*parts, heldout]),
     }
     bytes_needed = sum(len(indices) for _, indices in contents.values()) * int(np.prod(shape))
@@ -102,6 +106,7 @@ def prepare(
         source=source,
         size=size or source.default_size,
         image_shape=shape,
+        fit=fit,
         limits=limits,
         plugin=plugin,
     )
@@ -126,13 +131,13 @@ def prepare(
 
 
 def image_shape(
-    source: Source, size: int | None = None, channels: int | None = None
+    source: Source, size: int | tuple[int, int] | None = None, channels: int | None = None
 ) -> tuple[int, int, int]:
     """Return channels, height and width of the shards' images."""
     size = size or source.default_size
     channels = channels or source.channels
     if size is not None:
-        return channels, size, size
+        return channels, *((size, size) if isinstance(size, int) else size)
     if not isinstance(source, ArraySource):
         raise UserError(f"{source.name} has images of different sizes; add --size PX")
     return channels, *source.image_shape[1:]

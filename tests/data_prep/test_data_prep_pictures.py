@@ -10,7 +10,7 @@ from picture_files import RAMP, decode, shards_of
 from PIL import Image
 
 from data_prep.__main__ import main
-from data_prep.resize import crop_and_resize
+from data_prep.resize import fit_image
 from data_prep.sources.base import BadImage
 from fedgan_mpi.data import Manifest
 
@@ -158,12 +158,12 @@ def test_whatever_is_raised_on_one_file_concerns_that_file(tmp_path, monkeypatch
     for name, content in contents.items():
         (folder / name).write_bytes(content)
 
-    def resize(image, size, channels):
+    def resize(image, size, channels, fit):
         if image.getpixel((0, 0))[0] == 3:
             raise SystemError("tile cannot extend outside image")
-        return crop_and_resize(image, size, channels)
+        return fit_image(image, size, channels, fit)
 
-    monkeypatch.setattr("data_prep.decoder.crop_and_resize", resize)
+    monkeypatch.setattr("data_prep.decoder.fit_image", resize)
     options = ["--size=8", "--devices=1"]
     error = error_of(capsys, "imagefolder", folder, *options)
     assert error.startswith("3.png: SystemError: tile cannot extend") and "--skip-bad" in error

@@ -15,7 +15,7 @@ from data_prep_helpers import DATA, SOURCES
 from PIL import Image
 
 from data_prep.download import download
-from data_prep.resize import crop_and_resize
+from data_prep.resize import fit_image
 from data_prep.sources.base import BadImage
 from data_prep.sources.cifar import Cifar10, Cifar100
 from data_prep.sources.dicom import decode_dicom
@@ -209,29 +209,29 @@ def test_npz_reads_medmnist_files(tmp_path, channels):
 def test_resize_keeps_fitting_image_bit_for_bit():
     image = originals.noise(32, 32, 3)
     for size in (None, 32):
-        resized = crop_and_resize(Image.fromarray(image), size, 3)
+        resized = fit_image(Image.fromarray(image), size and (size, size), 3)
         assert np.array_equal(resized, image.transpose(2, 0, 1))
 
 
 def test_resize_takes_central_square():
     wide = np.zeros((10, 30, 3), np.uint8)
     wide[:, 10:20] = 200
-    resized = crop_and_resize(Image.fromarray(wide), 10, 3)
+    resized = fit_image(Image.fromarray(wide), (10, 10), 3)
     assert np.array_equal(resized, np.full((3, 10, 10), 200))
 
 
 def test_resize_antialiases():
     # A fine chessboard becomes gray; without antialiasing it would remain black and white.
     board = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)
-    small = crop_and_resize(Image.fromarray(board), 8, 1)
+    small = fit_image(Image.fromarray(board), (8, 8), 1)
     assert small.shape == (1, 8, 8) and np.abs(small.astype(int) - 127).max() <= 3
 
 
 def test_resize_converts_channels():
     image = np.zeros((4, 4, 3), np.uint8)
     image[..., 1] = 255
-    assert np.all(crop_and_resize(Image.fromarray(image), None, 1) == 150)  # 0.587 · 255
-    assert crop_and_resize(Image.fromarray(image[..., 1]), None, 3).shape == (3, 4, 4)
+    assert np.all(fit_image(Image.fromarray(image), None, 1) == 150)  # 0.587 · 255
+    assert fit_image(Image.fromarray(image[..., 1]), None, 3).shape == (3, 4, 4)
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing", originals.jpeg(originals.face(1))[:2000]])
