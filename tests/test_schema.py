@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report.made_up_runs import DEVICES
+from made_up_runs import DEVICES
 
 from fedgan_mpi.checkpoint.format import read_manifest
 from fedgan_mpi.config.io import read_provenance

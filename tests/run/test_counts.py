@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from report.made_up_runs import make_run
+from made_up_runs import make_run
 
 from fedgan_mpi.__main__ import main
 from fedgan_mpi.nn.registry import build_from
