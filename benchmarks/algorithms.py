@@ -2,7 +2,7 @@
 
     mpirun -n 2 python benchmarks/algorithms.py
 
-The bare steps run in the server's process alone, with networks of their own and the functions of
+The bare steps run in the server's process alone. They use separate networks and the functions of
 fedgan_mpi/nn: no flat vector, no average and no shard. Bare steps and rounds alternate in blocks of
 one run. The seconds of the link are subtracted from a round; each verb counts the minimum over
 ranks, which excludes waiting. Prints one JSON line per algorithm.

@@ -66,7 +66,7 @@ class Damaged(Source):
         stream = random.Random(index)
         kinds = stream.choices(["flip", "cut", "insert", "zero", "repeat"], [6, 1, 3, 3, 1], k=3)
         mutations = [
-            # Headers are short, and most faults lie in them.
+            # Headers are short, and most faults are in them.
             (kind, stream.random() ** 3, stream.randbytes(stream.randint(1, 8)))
             for kind in kinds[: stream.randint(1, 3)]
         ]

@@ -2,7 +2,7 @@
 
     python benchmarks/kills.py [--kills 20] [--algorithms ren fedgan …] [--devices 3]
 
-For each algorithm: an uninterrupted run, and runs in which the server or a device rank gets SIGKILL
+Each algorithm has an uninterrupted run. In its other runs, the server or a device rank gets SIGKILL
 before each `--resume`. Every second kill waits for a phase that is drawn from the phases of the
 uninterrupted run. The others happen at random times. Each job has three ranks.
 

@@ -2,8 +2,9 @@
 
     mpirun -n 9 python benchmarks/memory.py
 
-Prints JSON in MiB: the largest peak of a device rank after ten rounds of the default networks, the
-peak of a new process that imports torch, and the rest after vectors, moments and shard.
+Trains the default networks for ten rounds. Prints JSON in MiB: the largest peak of a device rank,
+and the peak of a new process that imports torch. The rest is the difference of both, without
+vectors, moments and shard.
 """
 
 from __future__ import annotations

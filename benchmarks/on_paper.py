@@ -2,10 +2,14 @@
 
     python benchmarks/on_paper.py [--gigabytes-per-second 25] [--microseconds 20]
 
-One rank per GPU and one link per GPU. n: bytes of a vector of the DCGAN for 64 pixels, [θ | φ] down
-and φ up, in 4 or 2 bytes per number. α: latency of a message, an assumption. β: seconds per byte of
-the link. γ: seconds per addition, measured on one core: 2,765,568 float32 numbers in 0.45 ms,
-16-bit numbers in 1.9 ms. A GPU is faster.
+Each GPU has one rank and one link. The vectors are [θ | φ] down and φ up, of the DCGAN for 64
+pixels, in 4 or 2 bytes per number.
+
+n  bytes of a vector
+α  latency of a message, an assumption
+β  seconds per byte of the link
+γ  seconds per addition on one core. Measured: 2,765,568 float32 numbers in 0.45 ms, 16-bit numbers
+   in 1.9 ms. A GPU is faster.
 
 The costs of collectives are from Thakur, Rabenseifner and Gropp 2005 (Optimization of Collective
 Communication Operations in MPICH), for long messages and a power of two of p ranks. Broadcast:

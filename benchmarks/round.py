@@ -5,14 +5,14 @@
 
 Ideals and rounds alternate in blocks of one run, and each block gives a ratio. The ideals:
 
-ratio                one process with one thread takes n_d steps of D per device and n_g steps of G,
-                     while the other ranks sleep
-ratio_all_cores      as many processes as cores take these steps at the same time, so that they
-                     compete for memory, caches and hyperthreads
-ratio_cpu_time       the CPU time of the steps in the round itself: the ratio contains waiting,
-                     communication and idle cores only
-ratio_critical_path  the shortest time of these steps in the order of the schedule: a step of G has
-                     one thread, and early starts may not fill the other cores
+ratio                One process with one thread takes n_d steps of D per device and n_g steps of G,
+                     while the other ranks sleep.
+ratio_all_cores      One process per core takes these steps at the same time. The processes compete
+                     for memory, caches and hyperthreads.
+ratio_cpu_time       The CPU time of the steps in the round itself. The ratio contains only waiting,
+                     communication and idle cores.
+ratio_critical_path  The shortest time of these steps in the order of the schedule. A step of G has
+                     one thread, and early starts may not fill the other cores.
 
 Prints JSON.
 """

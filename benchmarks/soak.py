@@ -3,10 +3,12 @@
     python benchmarks/soak.py [--rounds 5000] [--ranks 3] [--out soak]
 
 Writes OUT/soak.csv, one line per rank and sample, and its curve OUT/soak.png. Prints JSON: the
-growth of each quantity between the second and the last quarter of the samples, as the difference of
-medians of the rank that grew most, and what the job left behind. The first quarter, in which
-buffers are created, does not count. The exit status is 1 if the job fails, if a rank grows by more
-than --limit MiB or by a descriptor or a thread, or if anything is left in /dev/shm.
+growth of each quantity, and the files that remain in /dev/shm. Growth is the difference of medians
+between the second and the last quarter of the samples, on the rank that grew most. The first
+quarter, in which buffers are created, does not count.
+
+The exit status is 1 if the job fails or a file remains in /dev/shm. It is also 1 if a rank grows by
+more than --limit MiB, by a descriptor or by a thread.
 """
 
 from __future__ import annotations

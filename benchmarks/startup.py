@@ -3,7 +3,7 @@
     mpirun -n 9 python benchmarks/startup.py
 
 Each phase is the maximum over ranks, which includes waiting. `torch` is the import of torch alone,
-in a process of its own. Nine ranks on two cores need at least 4.5 times as long. Prints JSON.
+in a separate process. Nine ranks on two cores need at least 4.5 times as long. Prints JSON.
 """
 
 from __future__ import annotations

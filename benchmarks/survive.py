@@ -2,9 +2,10 @@
 
     python benchmarks/survive.py [--jobs 5]
 
-Each job has a server and three devices, and one device rank gets SIGKILL during the rounds. Prints
-JSON: the seconds from the kill to the end of the first round without the device, their median, the
-median of a round before the kill, and the exit statuses, which must be 0. Limit: 1 s.
+Each job has a server and three devices, and one device rank gets SIGKILL during the rounds. The
+delay lasts from the kill to the end of the first round without the device. Prints JSON: the delays
+in seconds, their median, the median of a round before the kill, and the exit statuses. These must
+be 0. Limit: 1 s.
 """
 
 from __future__ import annotations

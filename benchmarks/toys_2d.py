@@ -2,8 +2,8 @@
 
     mpirun -n 3 python benchmarks/toys_2d.py --out docs/images/toys
 
-Eight devices on two ranks. A point is an image of two channels and one pixel, so that shards,
-batches, rounds and the link are those of a job. Only networks and plots are defined here. Every
+Two ranks host eight devices. A point is an image of two channels and one pixel, so that shards,
+batches, rounds and the link work as in any job. Only networks and plots are defined here. Every
 algorithm takes the same number of local D steps. Writes toys.json, toys.md and a plot per setting.
 """
 

@@ -1,4 +1,4 @@
-"""Finds contradictions in what a source says about its images, before any of them is decoded."""
+"""Finds contradictions in a source's tables before any image is decoded."""
 
 from __future__ import annotations
 

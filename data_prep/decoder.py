@@ -87,8 +87,8 @@ class Decoder:
     ) -> DecodedBlock:
         """Decode one block of images, or measure it.
 
-        started: called with the index of each image before it is decoded. Where it is given, this
-        process may be ended by an image that takes too long.
+        started: called with the index of each image before it is decoded. If it is given, an image
+        that takes too long may end this process.
         """
         with warnings.catch_warnings():
             # After a warning, a library reads the image correctly or raises an error.

@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What the decoding of one image may take."""
+    """Limits on the time and memory to decode one image."""
 
     seconds: float = 60.0
     memory: int = 4096

@@ -145,7 +145,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "default": PRIVATE,
             "metavar": "OCTAL",
             "help": "permissions that the shards lack; 077: only you can read them, 027: your "
-            f"group can, 022: everybody can (default: {PRIVATE})",
+            f"group can, 022: all users can (default: {PRIVATE})",
         },
         "--source-option": {
             **_OWN_OPTION,
@@ -174,9 +174,9 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "--range": {
             "type": _range,
             "metavar": "LOW,HIGH",
-            "help": "values of the files that become black and white, in Hounsfield units for CT; "
-            "replaces a DICOM file's window (default: 0,255 for images of 8 bits, and the least "
-            "and the greatest value of all images for others, found in a first pass)",
+            "help": "values that become black and white, in Hounsfield units for CT; replaces a "
+            "DICOM file's window (default: 0,255 for images of 8 bits; for others, the minimum "
+            "and maximum over all images, found in a first pass)",
         },
         "--background": {
             "type": _colour,

@@ -66,15 +66,14 @@ def prepare(
 ) -> Manifest:
     """Write the shards of a source to a new directory, or resume an interrupted run.
 
-    `size` (pixels of a square, or height and width) and `channels` default to the source's; `fit`
-    is that of `fit_image`. `skip_bad` is the largest number of
-    unreadable images to skip. `features` and `force` go to `write_extractor`. `value_range` and
-    `background` are those of PictureSettings; without `value_range`, images of more than 8 bits get
-    the range of the data set. `warn` is called with sentences about the images. `limits` bound the
-    decoding of one image. `origin` names the
-    source's location; an interrupted run resumes only with the same origin. `plugin` is the name
-    under which `data_prep.plugins` loads the source's class in another process. Raises UserError if
-    `out` exists or cannot be written, or if the images do not allow the options.
+    `size` (pixels of a square, or height and width) and `channels` default to the source's. `fit`
+    goes to `fit_image`, `features` and `force` to `write_extractor`, and `background` to
+    PictureSettings. `value_range` goes there too; without it, images of more than 8 bits get the
+    range of the data set. `skip_bad` is the largest number of unreadable images to skip. `limits`
+    bound the decoding of one image. `warn` is called with sentences about the images. `origin`
+    names the source's location; an interrupted run resumes only with the same origin. `plugin` is
+    the name under which `data_prep.plugins` loads the source's class in another process. Raises
+    UserError if `out` exists or cannot be written, or if the images do not allow the options.
     """
     partition = partition or Iid()
     set_pictures(source, value_range, background)

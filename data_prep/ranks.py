@@ -23,7 +23,7 @@ from fedgan_mpi.errors import UserError
 
 _Work = Callable[[Indices], DecodedBlock]
 _Result = DecodedBlock | UserError | None
-"""What a rank contributes to a wave. None: there was no block for it."""
+"""The contribution of a rank to a wave. None: there was no block for it."""
 
 
 class RankPool:
@@ -84,7 +84,7 @@ class RankPool:
 
 @contextmanager
 def _worker(decoder: Decoder) -> Iterator[_Work]:
-    """Yield a function that decodes blocks: in a process of its own if it decodes files."""
+    """Yield a function that decodes blocks. If they come from files, it uses a separate process."""
     if isinstance(decoder.source, ArraySource):
         yield decoder
         return

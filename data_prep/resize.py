@@ -17,10 +17,10 @@ def fit_image(
 ) -> NDArray[np.uint8]:
     """Return an image at (height, width) pixels, uint8 (C, H, W).
 
-    fit: crop: the largest part in the middle with the shape of the result. pad: the whole image,
-    with black bars. stretch: the whole image, height and width scaled apart. Resizes with bicubic
-    interpolation and antialiasing. Keeps the size if `size` is None. An image that already has the
-    size and channels is returned bit for bit.
+    fit: how an image of another aspect ratio becomes (height, width). "crop": keep the largest
+    centered part. "pad": add black bars. "stretch": scale height and width independently. Resizes
+    with bicubic interpolation and antialiasing. Keeps the size if `size` is None. An image that
+    already has the size and channels is returned bit for bit.
     """
     if size is not None and image.size != (size[1], size[0]):
         target = (size[1], size[0])

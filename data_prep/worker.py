@@ -1,4 +1,4 @@
-"""Processes that decode, and what happens if one is killed: it names the image it was decoding.
+"""Decoding processes. If one is killed, the image that it was decoding is named.
 
 Knows neither the order of blocks nor MPI.
 """
@@ -50,7 +50,7 @@ class Workers:
         self._pool.shutdown(cancel_futures=True)
 
     def decode_alone(self, block: Indices) -> DecodedBlock:
-        """Decode a block in a process of its own, without the images that kill it.
+        """Decode a block in a separate process, and skip each image that kills the process.
 
         These count as unreadable. Raises UserError if the process is killed between two images.
         """

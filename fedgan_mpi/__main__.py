@@ -129,7 +129,7 @@ def _run_with_mpi(arguments: list[str]) -> int:
             with umask(link.from_server(partial(umask_of, command.run))):
                 _run_on_every_rank(link, command)
     except AgreedError as error:  # on every rank: the server prints it
-        # If the launcher started many worlds of one rank, its own numbering tells them apart.
+        # If the launcher started many worlds of one rank, its own numbering distinguishes them.
         if link.is_server and (link.size > 1 or announced_rank() == 0):
             print(error, file=sys.stderr, flush=True)
         link.barrier()

@@ -216,7 +216,7 @@ def is_umask(text: str) -> bool:
 
 @contextmanager
 def umask(text: str) -> Iterator[None]:
-    """Create files and directories of the block, also those of other threads, under a umask."""
+    """Set the umask of the process during the block. It also affects other threads."""
     previous = os.umask(int(text, 8))
     try:
         yield

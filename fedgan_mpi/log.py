@@ -20,7 +20,7 @@ ROOT = "fedgan_mpi"
 
 
 def prepare_streams() -> None:
-    """Make printing safe, in a program of its own: no text raises an error, no file is overwritten.
+    """Make printing safe: no text raises an error, and no file is overwritten.
 
     Characters that the output's encoding lacks are escaped. A file that the program opens would
     otherwise take the number of a closed standard stream, and get what is printed to it.

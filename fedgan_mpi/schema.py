@@ -108,7 +108,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _describe(message: str, value: Any) -> str:
-    """Rewrite a message of msgspec as a clause with key, value and what would be right."""
+    """Rewrite a message of msgspec as a clause with key, value and right values."""
     text, _, path = message.partition(" - at `$")
     where = path.rstrip("`").lstrip(".")
     if missing := re.fullmatch(r"Object missing required field `(.*)`", text, re.DOTALL):

@@ -1,5 +1,5 @@
-"""Networks, algorithm, loss, optimizer, augmentation, policy, rule, extractor and metric of a
-stranger."""
+"""Third-party networks, algorithm, loss, optimizer, augmentation, policy, rule, extractor and
+metric."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from fedgan_mpi.nn.losses import Loss
 from fedgan_mpi.nn.optimizers import SGD, Optimizer
 
 with open(Path(__file__).with_name("imported"), "a") as file:
-    file.write("x")  # whoever imports this file leaves a trace
+    file.write("x")  # each import leaves a trace
 
 
 class G(nn.Module):

@@ -1,6 +1,6 @@
-"""Configurations that use a stranger's parts wrongly, with what the sentence says.
+"""Configurations that use third-party parts wrongly, with a part of the message.
 
-The parts are those of outsider.py, copied to parts.py.
+parts.py is a copy of outsider.py.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ LAYERS = [
     {"__init__", "__main__"},
     {"testing"},
 ]
-"""Lowest first. A package imports itself and packages of lower layers, never of its own layer."""
+"""Lowest first. A package imports itself and packages of lower layers, no others of its layer."""
 FORBIDDEN = {
     "wireless": {"hardware", "faults", "comm", "data"},
     "data": {"faults"},

@@ -38,7 +38,7 @@ def test_own_metric_and_extractor(tmp_path):
         for line in stats_lines(tmp_path / "runs" / "a")
         if line.get("metric", "").startswith("energy_")
     ]
-    # Real images are nearer to real ones than those of an untrained generator.
+    # Real images are nearer to real ones than an untrained generator's images are.
     assert energies and all(line["value"] > 10 * line["floor"] > 0 for line in energies)
 
 

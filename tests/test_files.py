@@ -219,7 +219,7 @@ with complete_or_absent(Path(sys.argv[1]), stream=True) as temporary:
 @pytest.mark.parametrize("path", ["/dev/stdout", "/dev/fd/1", "log"])
 @pytest.mark.parametrize("output", ["pipe", "file"])
 def test_a_stream_goes_to_standard_output(directory, path, output):
-    """If the shell has opened a file, the content is appended to what is there."""
+    """If the shell has opened a file, the new content follows the old."""
     command = [sys.executable, "-c", PROGRAM, path]
     with open("log", "ab", buffering=0) as log:
         log.write(b"old ")

@@ -1,6 +1,6 @@
-"""Code of a stranger in place of a built-in name: from a file, or installed as a package.
+"""Third-party code in place of a built-in name: from a file, or installed as a package.
 
-The stranger's code is tests/outsider.py, copied into a directory that the program does not know.
+The code is tests/outsider.py, copied into a directory that the program does not know.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ FILES: dict[str, tuple[dict[str, Any], Callable[[Path], object]]] = {
     "stats.jsonl": (ROUND, read_statistics),
 }
 OPEN = {"stats.jsonl"}
-"""Files in which an algorithm may write numbers under names of its own."""
+"""Files in which an algorithm may write numbers with other names."""
 
 
 def changes(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
@@ -119,7 +119,7 @@ OPEN_TABLES = {
     ".partition", ".options", ".configuration.model", ".configuration", ".files",
     ".files.server.safetensors", ".versions",
 }  # fmt: skip
-"""Tables with any keys. What is in them is checked where it is used."""
+"""Tables with any keys. The code that uses the values checks them."""
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -27,7 +27,7 @@ FORMATS = [
     "QOI",
     "SGI",
 ]
-"""Names in Pillow; JPEG includes MPO. TGA has no signature, so that only its file name tells it."""
+"""Names in Pillow; JPEG includes MPO. TGA has no signature: it is recognized by its extension."""
 EXTENSIONS = frozenset(
     f".{name}"
     for line in (
@@ -38,7 +38,7 @@ EXTENSIONS = frozenset(
 )
 """Names of files that are taken for images without a look at their content."""
 START_BYTES = 160
-"""Number of bytes that tell a format."""
+"""Number of bytes that identify a format."""
 _UNREADABLE = {
     b"%!PS": "PostScript, a program that is not run; convert it to PNG",
     b"\xc5\xd0\xd3\xc6": "PostScript, a program that is not run; convert it to PNG",
@@ -60,7 +60,7 @@ _PHOTO_OF_PHONE = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1", b"ftyphev
 
 
 class NotAPicture(Exception):
-    """A file has none of the formats that are read. The message says what it is."""
+    """A file has none of the formats that are read. The message names its type."""
 
 
 def is_dicom(start: bytes) -> bool:
@@ -108,7 +108,7 @@ def describe(start: bytes) -> str:
         return "it is a HEIC photograph; convert it to JPEG"
     if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return (
-            "it is a TIFF file that is damaged, or whose samples Pillow does not read; convert it "
-            "to 8 or 16 bits, or to floats of 32 bits with one channel"
+            "it is a damaged TIFF file, or has samples that Pillow cannot read; convert it to 8 or "
+            "16 bits, or to one channel of 32-bit floats"
         )
     return "it is not an image"

@@ -19,17 +19,16 @@ class PictureSettings:
     """Values that become black and white. None: 0 to 255 for images of 8 bits, the whole range of
     the sample format for others."""
     is_declared: bool = False
-    """Whether the user named the range. Then it holds for all images, also those of 8 bits."""
+    """Whether the user named the range. It then applies to all images, including 8-bit ones."""
     needs_range: bool = False
     """Whether an image of more than 8 bits raises NeedsRange instead, if there is no range."""
     background: tuple[int, int, int] = WHITE
     """Colour below transparent pixels."""
 
     def range_for(self, *, is_deep: bool) -> tuple[float, float] | None:
-        """Return the range of an image's values, or None for that of its format.
+        """Return the range of an image's values, or None for the range of its format.
 
-        is_deep: whether the image has other samples than unsigned ones of 8 bits. Raises
-        NeedsRange.
+        is_deep: whether the samples are anything but unsigned 8-bit integers. Raises NeedsRange.
         """
         if self.is_declared or (is_deep and self.value_range is not None):
             return self.value_range

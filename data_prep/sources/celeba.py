@@ -33,7 +33,7 @@ class CelebA(Source):
         """Read the tables, .txt or Kaggle's .csv, from a folder or an archive of it.
 
         The official validation and test images are held out. Missing images are left out with a
-        warning, because subsets of CelebA come with the tables of the whole.
+        warning, because subsets of CelebA come with the tables of the full data set.
         """
         files = open_files(path)
         names = files.names()
@@ -142,7 +142,7 @@ def _find_table(files: Files, names: Sequence[str], stem: str) -> str:
 
 
 def _find_images(files: Files, names: Sequence[str]) -> tuple[Files, dict[str, str]]:
-    """Return where the images are, and file name -> path of each."""
+    """Return the folder or archive with the images, and file name -> path of each."""
     found = [name for name in names if _IMAGES in PurePosixPath(name).parent.parts]
     if not found:
         packed = [name for name in names if PurePosixPath(name).name == f"{_IMAGES}.zip"]

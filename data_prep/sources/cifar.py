@@ -78,7 +78,7 @@ class Cifar10(ArraySource):
             table = read_pickle(files[name])
             if not isinstance(table, dict):
                 raise ValueError(f"it holds a {type(table).__name__}, not a dict")
-            # Whoever read the original with encoding="bytes" has bytes as keys.
+            # Copies of the original that were read with encoding="bytes" have bytes as keys.
             return {_text(key): value for key, value in table.items()}
 
     def _check(self, path: Path, batch: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:

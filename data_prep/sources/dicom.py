@@ -143,9 +143,10 @@ def _rescale(file: Any, stored: NDArray) -> NDArray:
 
 @contextlib.contextmanager
 def _entries_of_16_bits(table: Any) -> Iterator[int]:
-    """Declare the entries of a lookup table to have 16 bits, and yield how many they have.
+    """Declare 16 bits for the entries of a lookup table, and yield the bits that they have.
 
-    pydicom takes 12 bits for a type of numpy, and lets indices wrap at the bits of the entries.
+    pydicom looks for a numpy type of as many bits, and finds none for 12. It also computes indices
+    in the type of the entries, so that they overflow if the entries have 8 bits.
     """
     descriptor = list(table.LUTDescriptor)
     table.LUTDescriptor = [*descriptor[:2], 16]

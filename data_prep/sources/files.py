@@ -26,7 +26,7 @@ class Files(Protocol):
 
     path: Path
     left_out: Counter[str]
-    """What `names` leaves out, name -> how often."""
+    """Files that `names` omits: name -> how often."""
 
     def names(self) -> list[str]:
         """Return all file names, sorted, without what systems leave. Raises UserError."""

@@ -83,9 +83,9 @@ class ImageFolder(Source):
 
 
 def _find_images(files: Files) -> tuple[list[str], list[str], Counter[str]]:
-    """Return the images, what is no image with the reason, and how many documents are left out.
+    """Return the images, the files that are no images with reasons, and the documents by name.
 
-    Only files whose names do not tell are opened.
+    A file is opened only if its name does not identify its type.
     """
     images: list[str] = []
     rejected: list[str] = []

@@ -130,4 +130,4 @@ def _has_several_frames(image: Image.Image) -> bool:
     except TooSlow:
         raise
     except Exception:
-        return False  # the first frame tells whether the file is damaged
+        return False  # decoding the first frame finds damage

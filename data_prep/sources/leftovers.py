@@ -1,4 +1,4 @@
-"""What a tree of files contains beside data: what operating systems and people leave there."""
+"""Files and folders in a tree that are not data, such as thumbnails, trash and documents."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def is_sidecar(path: str, images: Container[str]) -> bool:
 
 
 def describe(left_out: Counter[str]) -> list[str]:
-    """Return a sentence with what is left out and how often; none if there is nothing."""
+    """Return a sentence with the names and counts of omitted files; none without such files."""
     if not left_out:
         return []
     named = [f"{name} ({count:,})" for name, count in left_out.most_common(_MOST_NAMED)]

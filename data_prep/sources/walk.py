@@ -14,7 +14,7 @@ _MOST_VISITS = 100
 
 
 def list_files(root: Path) -> tuple[list[str], Counter[str]]:
-    """Return the files below a folder, sorted, and what is left out: name -> how often.
+    """Return the files below a folder, sorted, and the omitted ones: name -> how often.
 
     Links to files and folders are followed, except links to a folder that contains them. Raises
     UserError for a folder that cannot be read.

@@ -42,10 +42,10 @@ class FeGAN(FedGAN):
 
 
 def kl_weights(histograms: Sequence[Sequence[int]], sign: int) -> list[float]:
-    """Return exp(sign · KL(p_k ‖ p) · n_k / n) for each device; shares are proportional to it.
+    """Return the weight exp(sign · KL(p_k ‖ p) · n_k / n) of each device.
 
-    p_k: class distribution of the device; p: class distribution of all data; n_k, n: numbers of
-    images. Source: FeGAN's released code, where the sign is +1.
+    Shares are proportional to weights. The device has n_k images and the class distribution p_k;
+    all devices have n and p. Source: FeGAN's released code, with sign +1.
     """
     counts = np.array(histograms, np.float64)
     images = counts.sum(1, keepdims=True)

@@ -12,7 +12,7 @@ class LocalMetrics:
     d_loss: dict[int, float] = field(default_factory=dict)
     """Device -> mean loss of D, for participants hosted here that took steps."""
     g_loss: dict[int, float] = field(default_factory=dict)
-    """Device -> mean loss of G; 0 stands for the server."""
+    """Device -> mean loss of G; 0 is the server."""
     skipped: list[int] = field(default_factory=list)
     """Participants hosted here whose loss or update is not finite; they count as absent."""
     update_norms: dict[int, float] = field(default_factory=dict)
@@ -20,7 +20,7 @@ class LocalMetrics:
     seconds_of_device: dict[int, float] = field(default_factory=dict)
     """Device -> seconds of its local round."""
     logged: dict[str, dict[int, float]] = field(default_factory=dict)
-    """Name -> device -> value, from `Algorithm.log`; device 0 stands for the server."""
+    """Name -> device -> value, from `Algorithm.log`; device 0 is the server."""
     images_drawn_before: int = 0
     """Real images that devices hosted here had drawn before the round."""
     seconds_local: float = 0.0

@@ -1,9 +1,9 @@
 """The format of a checkpoint, `checkpoints/round_NNNNNN/`, and reading it.
 
-A checkpoint has one safetensors file per device, one for the server, and a manifest with the size
-and SHA-256 of each, and with a SHA-256 of its own content. Files belong to devices, not to ranks,
-so that a run can resume on another number of ranks. The training loop's own state is JSON in the
-manifest; its keys are unknown here.
+A checkpoint has one safetensors file per device, one for the server, and a manifest. The manifest
+has the size and SHA-256 of each file, and a checksum of itself. Files belong to devices, not to
+ranks, so that a run can resume on another number of ranks. The training loop's own state is JSON
+in the manifest; its keys are unknown here.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class CheckpointManifest:
 
 def encode_manifest(table: Mapping[str, Any]) -> bytes:
     """Return the content of checkpoint.json: a JSON object with its checksum added or renewed."""
-    # The checksum is of what a reader parses, so that an editor may change the white space.
+    # The checksum covers the parsed values, so that an editor may change the white space.
     parsed = json.loads(json.dumps({**table, "sha256": None}))
     del parsed["sha256"]
     return json.dumps({**parsed, "sha256": _checksum(parsed)}).encode()
@@ -198,34 +198,34 @@ def fingerprint(content: bytes | bytearray) -> dict[str, Any]:
 
 def read_content(manifest: CheckpointManifest, name: str) -> bytes:
     """Return the bytes of a state. Raises UserError if they do not match the manifest."""
-    entry, (path, stretch) = manifest.files.get(name), _locate(manifest, name)
+    entry, (path, byte_range) = manifest.files.get(name), _locate(manifest, name)
     try:
-        content = read_regular_file(path, follow_links=False, **stretch or _bounds(entry))
+        content = read_regular_file(path, follow_links=False, **byte_range or _bounds(entry))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    offset = {"at": entry["at"]} if entry and stretch else {}
+    offset = {"at": entry["at"]} if entry and byte_range else {}
     if entry != {**offset, **fingerprint(content)}:
-        owner = f" of {name}" if stretch else ""
+        owner = f" of {name}" if byte_range else ""
         raise UserError(f"{path} is not what its checkpoint recorded{owner}")
     return content
 
 
 def _locate(manifest: CheckpointManifest, name: str) -> tuple[Path, dict[str, int]]:
-    """Return the file of a state and, if it shares the file, its stretch for `read_regular_file`.
+    """Return the path of a state's file, and its byte range if it shares the file.
 
-    The stretch is empty if the manifest's numbers are impossible.
+    The range is keywords of `read_regular_file`. Its length is 0 if the manifest's numbers are
+    impossible.
     """
     entry = manifest.files.get(name)
     if not isinstance(entry, dict) or "at" not in entry:
         return manifest.path / name, {}
-    stretch = {"start": entry["at"], "nbytes": entry.get("bytes")}
-    valid = all(type(number) is int and number >= 0 for number in stretch.values())
-    return manifest.path / PACKED, stretch if valid else {"start": 0, "nbytes": 0}
+    byte_range = {"start": entry["at"], "nbytes": entry.get("bytes")}
+    valid = all(type(number) is int and number >= 0 for number in byte_range.values())
+    return manifest.path / PACKED, byte_range if valid else {"start": 0, "nbytes": 0}
 
 
 def _bounds(entry: Any) -> dict[str, int]:
-    """Return arguments for `read_regular_file` that read no more of a file than shows whether it
-    is longer than recorded."""
+    """Return keywords of `read_regular_file`: one byte more than recorded, to find longer files."""
     nbytes = entry.get("bytes") if isinstance(entry, dict) else None
     return {"start": 0, "nbytes": nbytes + 1 if type(nbytes) is int and nbytes >= 0 else 0}
 

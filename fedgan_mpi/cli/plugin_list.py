@@ -1,4 +1,4 @@
-"""The command `plugins`: what a configuration may name, and where it comes from."""
+"""The command `plugins`: the names that a configuration may use, and the origin of each."""
 
 from __future__ import annotations
 

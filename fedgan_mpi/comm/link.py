@@ -113,7 +113,7 @@ class Link(Transfers):
     def rows(self, count: int, like: Tensor) -> Tensor:
         """Collective. Return zeros (count, n), with the dtype and device of `like`, for `reduce`.
 
-        They are in shared memory if possible, where the server reads them without a copy. A rank
+        If possible, they are in shared memory, and the server reads them without a copy. A rank
         must not write them between a `reduce` and the next broadcast.
         """
         import torch

@@ -4,8 +4,8 @@ A waiting rank sleeps in the kernel until a datagram wakes it. MPI's spinning wo
 that its partner computes on, and polling would wake thousands of times a second. Vectors cross in
 a shared window: one copy down, one copy up per rank, summed in rank order.
 
-Counters in the window carry the synchronization; a datagram only wakes a sleeper. A lost datagram
-is harmless, and the kernel refuses those of other processes.
+Counters in the window synchronize the ranks; a datagram only wakes a sleeping rank. A lost datagram
+is harmless. The kernel refuses datagrams from other processes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Doorbell:
             for peer in peers
         }
         for own in self._sockets.values():
-            own.bind("")  # the kernel chooses a name that nobody can foresee and take first
+            own.bind("")  # the kernel chooses the name, so that no process can take it first
         names = [
             self._sockets[peer].getsockname() if peer in self._sockets else None
             for peer in range(comm.size)

@@ -83,7 +83,7 @@ class Transfers(Communicator):
         if direct and gpu is not None:  # every rank has one
             direct = device_memory_round_trip(self._comm, gpu, torch_device)
         if self._configured_route == "cuda" and not direct:
-            right = "a GPU and a CUDA-aware MPI on every rank, but numbers do not come through"
+            right = "a GPU and a CUDA-aware MPI on every rank, but a test vector did not arrive"
             raise AgreedError(f"link.route is 'cuda', which needs {right}; use 'host'")
         self._any_gpu, self._staging = True, Staging(gpu, direct=direct)
 

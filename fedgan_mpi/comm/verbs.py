@@ -1,7 +1,8 @@
 """Verbs: the methods of the link that exchange data with other ranks.
 
-A verb reports its name to the failure detector's status board and to the link's subscribers, so
-that a hang is reported with its place and that affinity can follow the phases of a round.
+A verb reports its name to the failure detector's status board, so that the report of a hang names
+the verb. It also notifies the link's subscribers, such as affinity, which depends on the phase of a
+round.
 """
 
 from __future__ import annotations

@@ -38,10 +38,11 @@ class EvaluationConfig:
     """File weights-inception-2015-12-05-6726825d.pth. With it, fid_inception is computed, too. It
     takes minutes per thousand images on a CPU core. None: no fid_inception."""
     collapse_share: float = 0.05
-    """The generator has collapsed if the spread of its features, the trace of their covariance, is
-    below this share of that of the real images and has not grown since the last score. 0: never."""
+    """Threshold for a collapse of the generator. The spread of features is the trace of their
+    covariance. The generator has collapsed if the spread of its images is below this share of the
+    real images' spread, and has not grown since the last score. 0: never."""
     on_collapse: Literal["warn", "stop"] = "warn"
-    """What a collapse does. warn: a sentence, and a line in stats.jsonl. stop: also ends the
+    """Response to a collapse. warn: a warning, and a line in stats.jsonl. stop: also end the
     training."""
     patience: int | None = None
     """End training after this number of scores without a lower Fréchet distance. None: train for

@@ -31,7 +31,7 @@ class LinkConfig:
     deadline: float | None = 1800.0
     """Seconds without progress after which a rank counts as hanging. The job then ends and names
     the rank. A local step or a chunk of a score is progress; on several machines it must exceed
-    the longest score. What the server draws and writes at the end does not count. None, written
+    the longest score. The server's plots and files at the end of a run are exempt. None, written
     null: no limit."""
     survive: bool = False
     """Continue without the devices of a rank that dies. Needs Open MPI 5 and `mpirun --with-ft

@@ -63,8 +63,10 @@ def check_options(
 
 
 def check_named(key: str, name: str, options: Mapping[str, Any]) -> None:
-    """Raise UserError for a name that does not exist, or for options of a built-in one, which has
-    keys of its own instead. Imports nothing."""
+    """Raise UserError for an unknown name, or for options of a built-in one. Imports nothing.
+
+    A built-in one has its own configuration keys instead of options.
+    """
     if options and plugins.find(key, name).origin == "built in":
         raise UserError(f"{OPTIONS[key]} is {dict(options)}, but must be left out for {name}")
     plugins.find(key, name)

@@ -10,7 +10,7 @@ from fedgan_mpi.config.require import require
 from fedgan_mpi.files import PRIVATE, UMASK_FORM, is_umask
 
 _MAX_NAME = 240
-"""File systems allow 255 bytes. The rest is for what an unfinished run is renamed to."""
+"""File systems allow 255 bytes. An unfinished run may be renamed to a name that needs the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class RunConfig:
     """Parent of run directories. On a cluster, every rank must see this file system."""
     umask: str = PRIVATE
     """Permissions that the run's files and directories lack, in octal. 077: only you can read them.
-    027: your group can read them. 022: everybody can."""
+    027: your group can read them. 022: all users can."""
     seed: int = 0
     """Seed of all random streams: parameters, batches, noise, participation, scores."""
 

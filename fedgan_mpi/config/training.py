@@ -43,8 +43,8 @@ class TrainingConfig:
     generator_batch_size: int = 64
     """Generated images per server step. mdgan and uagan use batch_size instead."""
     accumulate: int = 1
-    """Micro-batches per batch of a step on D or G. Their gradients are added up, so that large
-    batches need less memory. Without BatchNorm, results are those of the whole batch."""
+    """Micro-batches per batch of a step on D or G. Their gradients are summed, so that large
+    batches need less memory. Without BatchNorm, the result equals a step on the whole batch."""
     generator_lr: float = 2e-4
     """Learning rate of G."""
     discriminator_lr: float = 2e-4
@@ -81,15 +81,15 @@ class TrainingConfig:
     regularization)."""
     augment: tuple[str, ...] = ()
     """Augmentations of the images that D judges, real and generated, in every step; also installed
-    ones or import strings. flip: left to right. color, translation, cutout: those of DiffAugment
+    ones or import strings. flip: left to right. color, translation, cutout: as in DiffAugment
     (arXiv:2006.10738)."""
     augment_options: dict[str, Any] = field(default_factory=dict, hash=False)
     """Own options of augmentations that are not built in: a table for each, by its name in
     training.augment, of keywords of its constructor."""
     augment_target: float = 0.0
-    """0: each augmentation changes every image. Above 0: with a probability that starts at 0 and
-    moves once a round, up if the mean sign of D's logits on real images exceeds this target, else
-    down (ADA, arXiv:2006.06676, where it is 0.6)."""
+    """0: each augmentation changes every image. Above 0: target of ADA (arXiv:2006.06676), which
+    uses 0.6. The probability of each augmentation then starts at 0 and changes once a round. It
+    rises if the mean sign of D's logits on real images exceeds the target, else it falls."""
     augment_images: int = 100_000
     """Real images of all devices in which that probability moves from 0 to 1."""
     non_finite: Literal["stop", "skip"] = "stop"

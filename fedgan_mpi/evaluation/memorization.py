@@ -42,7 +42,7 @@ Pixels = NDArray[np.uint8]
 
 
 def _check_count(count: int, nz: int, heldout: Shard) -> None:
-    """Raise UserError if so many generated images do not fit into memory."""
+    """Raise UserError if `count` generated images do not fit into memory."""
     most = machine_memory() // 4 // (math.prod(heldout.images.shape[1:]) + 4 * nz)
     if count > most:
         right = f"at most {most}: more images do not fit into the memory of this machine"

@@ -25,8 +25,8 @@ from platform import node
 
 CONNECT_TIMEOUT = 10.0
 """Seconds until all connections must be established."""
-MAX_GUESTS = 64
-"""Connections that have not proven anything yet, at most, beside one for each expected rank."""
+MAX_CLIENTS = 64
+"""Largest number of unauthenticated connections, not counting one for each expected rank."""
 _ADDRESS_TIMEOUT = 4.0  # per address, at most: TCP repeats a lost packet after 1 and 3 s
 _RETRY = 0.05  # seconds
 _NONCE_BYTES = 32
@@ -55,8 +55,8 @@ class Endpoint:
 
 
 @dataclass
-class _Guest:
-    """A client that has not proven anything yet."""
+class _Client:
+    """An unauthenticated connection."""
 
     connection: socket.socket
     address: str
@@ -81,7 +81,7 @@ class Listener:
             backlog=len(ranks) + 128,  # leaves room for unknown clients
         )
         self._socket.setblocking(False)
-        self._guests: dict[int, _Guest] = {}  # descriptor -> guest, oldest first
+        self._clients: dict[int, _Client] = {}  # descriptor -> client, oldest first
         port = self._socket.getsockname()[1]
         self.endpoint = Endpoint(_local_addresses(), port, secrets.token_bytes(32))
 
@@ -102,82 +102,82 @@ class Listener:
                     break
                 for key, _ in selector.select(remaining):
                     if key.fileobj is self._socket:
-                        self._accept_guest(selector)
-                    elif key.fd in self._guests:  # it has not been disconnected in this loop
-                        self._hear(key.fd, connections, selector)
-            for descriptor in [*self._guests]:
-                self._dismiss(descriptor, selector)
+                        self._accept_client(selector)
+                    elif key.fd in self._clients:  # it has not been disconnected in this loop
+                        self._receive(key.fd, connections, selector)
+            for descriptor in [*self._clients]:
+                self._disconnect(descriptor, selector)
         return connections
 
-    def _accept_guest(self, selector: selectors.BaseSelector) -> None:
+    def _accept_client(self, selector: selectors.BaseSelector) -> None:
         """Send a challenge to the next client."""
-        if len(self._guests) >= MAX_GUESTS + len(self._ranks):
-            self._dismiss(self._most_dispensable(), selector)
+        if len(self._clients) >= MAX_CLIENTS + len(self._ranks):
+            self._disconnect(self._most_dispensable(), selector)
         try:
             connection, address = self._socket.accept()
         except (BlockingIOError, ConnectionError):  # the client has disconnected
             return
         except OSError:  # out of descriptors
-            if self._guests:
-                self._dismiss(self._most_dispensable(), selector)
+            if self._clients:
+                self._disconnect(self._most_dispensable(), selector)
             else:
                 time.sleep(_RETRY)
             return
-        guest = _Guest(connection, str(address[0]), secrets.token_bytes(_NONCE_BYTES))
+        client = _Client(connection, str(address[0]), secrets.token_bytes(_NONCE_BYTES))
         connection.setblocking(False)
-        self._guests[connection.fileno()] = guest
+        self._clients[connection.fileno()] = client
         selector.register(connection, selectors.EVENT_READ)
         with suppress(OSError):
-            connection.send(guest.nonce)  # fits into the empty buffer
+            connection.send(client.nonce)  # fits into the empty buffer
 
-    def _hear(
+    def _receive(
         self,
         descriptor: int,
         connections: dict[int, socket.socket],
         selector: selectors.BaseSelector,
     ) -> None:
-        """Read from a guest; once its answer is complete, accept or disconnect it."""
-        guest = self._guests[descriptor]
+        """Read from a client; once its answer is complete, accept or disconnect it."""
+        client = self._clients[descriptor]
         try:
-            piece = guest.connection.recv(_ANSWER_BYTES - len(guest.received))
-        except BlockingIOError:  # the event was of an earlier guest with this descriptor
+            piece = client.connection.recv(_ANSWER_BYTES - len(client.received))
+        except BlockingIOError:  # the event was of an earlier client with this descriptor
             return
         except OSError:
             piece = b""
-        guest.received += piece
-        if piece and len(guest.received) < _ANSWER_BYTES:
+        client.received += piece
+        if piece and len(client.received) < _ANSWER_BYTES:
             return
-        rank = self._rank_of(guest)
+        rank = self._rank_of(client)
         if rank is None or rank in connections:
-            self._dismiss(descriptor, selector)
+            self._disconnect(descriptor, selector)
             return
-        nonce = guest.received[_RANK.size : -_PROOF_BYTES]
+        nonce = client.received[_RANK.size : -_PROOF_BYTES]
         try:
-            guest.connection.send(self.endpoint.proof(b"server", guest.nonce, nonce, rank))
+            client.connection.send(self.endpoint.proof(b"server", client.nonce, nonce, rank))
         except OSError:
-            self._dismiss(descriptor, selector)
+            self._disconnect(descriptor, selector)
             return
-        selector.unregister(guest.connection)
-        connections[rank] = self._guests.pop(descriptor).connection
+        selector.unregister(client.connection)
+        connections[rank] = self._clients.pop(descriptor).connection
 
-    def _rank_of(self, guest: _Guest) -> int | None:
-        """Return the expected rank that a guest has proven to be; None otherwise."""
-        if len(guest.received) < _ANSWER_BYTES:
+    def _rank_of(self, client: _Client) -> int | None:
+        """Return the expected rank that a client has proven to be; None otherwise."""
+        if len(client.received) < _ANSWER_BYTES:
             return None
-        (rank,) = _RANK.unpack(guest.received[: _RANK.size])
-        nonce, proof = guest.received[_RANK.size : -_PROOF_BYTES], guest.received[-_PROOF_BYTES:]
-        expected = self.endpoint.proof(b"client", guest.nonce, nonce, rank)
+        (rank,) = _RANK.unpack(client.received[: _RANK.size])
+        nonce, proof = client.received[_RANK.size : -_PROOF_BYTES], client.received[-_PROOF_BYTES:]
+        expected = self.endpoint.proof(b"client", client.nonce, nonce, rank)
         return rank if hmac.compare_digest(proof, expected) and rank in self._ranks else None
 
     def _most_dispensable(self) -> int:
-        """Return the descriptor of the oldest guest of the address that has the most guests."""
-        guests_of = Counter(guest.address for guest in self._guests.values())
-        return max(self._guests, key=lambda fd: guests_of[self._guests[fd].address])
+        """Return the descriptor of the oldest client of the address that has the most clients."""
+        clients_of = Counter(client.address for client in self._clients.values())
+        return max(self._clients, key=lambda fd: clients_of[self._clients[fd].address])
 
-    def _dismiss(self, descriptor: int, selector: selectors.BaseSelector) -> None:
-        guest = self._guests.pop(descriptor)
-        selector.unregister(guest.connection)
-        guest.connection.close()
+    def _disconnect(self, descriptor: int, selector: selectors.BaseSelector) -> None:
+        client = self._clients.pop(descriptor)
+        selector.unregister(client.connection)
+        client.connection.close()
 
 
 def connect(endpoint: Endpoint, rank: int) -> dict[int, socket.socket]:
@@ -196,7 +196,7 @@ def connect(endpoint: Endpoint, rank: int) -> dict[int, socket.socket]:
                 connection = socket.create_connection(
                     (address, endpoint.port), min(timeout, remaining())
                 )
-                again = True  # if it is the server: it disconnects guests if it has too many
+                again = True  # if it is the server: it disconnects clients if it has too many
                 if _is_server(connection, endpoint, rank, remaining):
                     return {0: connection}
                 connection.close()

@@ -1,8 +1,8 @@
-"""Ends a rank whose launcher has died: nobody else would end it, or see what it prints.
+"""Ends a rank whose launcher has died. Otherwise the rank would run on, and its output be lost.
 
-The launcher is the ancestor that started the ranks of this machine, such as Hydra's proxy. It need
-not be the parent: a shell may stand between. So the kernel's signal on the death of a parent, which
-also depends on the parent's thread, is not used.
+The launcher is the ancestor that started the ranks of this machine, such as Hydra's proxy. The
+kernel can signal the death of a parent, but the launcher may start ranks through a shell. That
+signal also depends on the parent's thread.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class StatusBoard:
     def __init__(self, file: BinaryIO, line: int, world_rank: int) -> None:
         """file: `nbytes` zeros that the machine's ranks share. Locks this rank's byte of it.
 
-        The board uses locks, because process numbers differ between containers.
+        The board uses locks, because a process has another number in each container.
         """
         memory = mmap.mmap(file.fileno(), 0)
         self._lines = np.frombuffer(memory, np.int64).reshape(-1, _COLUMNS)

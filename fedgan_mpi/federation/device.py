@@ -174,7 +174,7 @@ class Device:
         """Return the random numbers of the penalty: for `gradient_penalty`, interpolation weights
         (B, 1, 1, 1); for others, none. None if this step has no penalty.
 
-        step: number of the device's step; None: that of its batch.
+        step: number of the device's step; None: the step of its current batch.
         """
         regularizer, size = self.pair.regularizer, self.batches.size
         if not regularizer.is_penalty:

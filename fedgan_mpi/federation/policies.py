@@ -24,7 +24,7 @@ drawn, and no update is scaled by more than 10 K / N."""
 
 
 class Federation:
-    """What a policy knows of the devices."""
+    """The facts about devices that a policy may use."""
 
     seed: int
     """`run.seed`."""
@@ -51,7 +51,7 @@ class Federation:
 class Policy(ABC):
     """Chooses the participants of each round.
 
-    Every rank has an instance of its own, and all must give the same answers. Options in
+    Every rank has its own instance, and all instances must choose alike. Options in
     `participation.options` are keywords of the constructor, after `federation`.
     """
 
@@ -137,9 +137,9 @@ class ProportionalFair(Policy):
 class Balanced(Policy):
     """Devices such that training sees all classes equally often.
 
-    Repeat until the round is full: take the class with the fewest images seen, of those that a
-    remaining device holds; of these devices, take the one that was chosen longest ago. Ties go to
-    the lowest index. Source: Guerraoui et al. 2020 (FeGAN), balanced sampling.
+    Two steps choose each participant. Of the classes that the remaining devices hold, take the one
+    with the fewest images seen. Of the devices that hold it, take the one chosen longest ago. Ties
+    go to the lowest index. Source: Guerraoui et al. 2020 (FeGAN), balanced sampling.
     """
 
     remembers = True

@@ -1,7 +1,7 @@
 """The state of one rank: its pair of networks, the devices that it hosts, and the server on rank 0.
 
-Device k lives on rank k. With R device ranks and more devices, rank r hosts the devices r, r + R,
-r + 2R, …, which train one after the other on the rank's pair of networks.
+Rank k hosts device k. If there are more devices than the R device ranks, rank r hosts the devices
+r, r + R, r + 2R, …. They train one after the other on the rank's pair of networks.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Cores, GPUs and machines: what exists, and what each rank uses."""
+"""Detection of cores, GPUs and machines, and their assignment to ranks."""

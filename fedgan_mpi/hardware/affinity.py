@@ -1,9 +1,9 @@
 """CPU affinity for one machine with more ranks than cores.
 
 The Linux scheduler balances too slowly for steps of a few milliseconds. So each rank is pinned to a
-core, also while it waits: it then wakes where it computes. While the server computes, all other
-ranks wait for its result, so no other rank uses its core. `Affinity` follows the verbs of the link:
-the server computes from the average of a round to the next broadcast.
+core. It stays pinned while it waits, and wakes on the core that it computes on. While the server
+computes, all other ranks wait for its result, so no other rank uses its core. `Affinity` follows
+the verbs of the link: the server computes from the average of a round to the next broadcast.
 """
 
 from __future__ import annotations

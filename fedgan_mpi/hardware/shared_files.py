@@ -40,15 +40,15 @@ def open_shared_file(comm: MPI.Comm, nbytes: int) -> BinaryIO:
     file = own or _open(address)
     if not comm.allreduce(file is not None, MPI.LAND):
         raise AgreedError(
-            "a rank cannot open a file of another rank of its machine in /proc; start all ranks of "
-            "a machine as one user, in one container or with shared process numbers"
+            "a rank cannot open another rank's file in /proc; on each machine, start all ranks as "
+            "one user, in one container or PID namespace"
         )
     assert file is not None
     return file
 
 
 class _Address(NamedTuple):
-    """Where the ranks of a machine find an open file that has no name."""
+    """The address in /proc of an open file that has no name."""
 
     process: int
     descriptor: int

@@ -177,7 +177,7 @@ def _shift(images: Tensor, steps: Tensor, dim: int) -> Tensor:
 
 
 def _covered(numbers: Tensor, size: int) -> Tensor:
-    """Return whether each row (B, size) lies within half the size around a random center."""
+    """Return whether each row (B, size) is within half the size around a random center."""
     length = int(size / 2 + 0.5)
     centers = size + 1 - length % 2
     center = (numbers * centers).floor().clamp(max=centers - 1).long()

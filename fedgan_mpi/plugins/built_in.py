@@ -1,4 +1,4 @@
-"""What the program itself offers under each configuration key that names code."""
+"""The built-in names of each kind of plug-in, and the import string of each."""
 
 from __future__ import annotations
 

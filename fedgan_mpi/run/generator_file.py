@@ -59,7 +59,7 @@ class TrainedGenerator:
         return np.concatenate([to_pixels(batch.through(self.network)) for batch in batches])
 
     def check_count(self, count: int) -> None:
-        """Raise UserError if so many images do not fit into memory."""
+        """Raise UserError if `count` images do not fit into memory."""
         classes = len(self.about.get("class_shares") or ())
         image = 2 * math.prod(_shape_of(self.about)) + 4 * self.about["nz"] + 16 * classes
         most = machine_memory() // 2 // image
@@ -155,8 +155,8 @@ def find_generator(path: Path) -> Path:
 def load(path: str | Path, networks: str | Callable[..., Any] | None = None) -> TrainedGenerator:
     """Load the generator of a run directory, or of a .safetensors file.
 
-    Of a run, the best one is loaded if scores chose one. networks: import string of the networks,
-    or their build function, if they are not built in or installed: the file does not choose what
+    Loads a run's best generator if scores chose one. networks: import string of the networks, or
+    their build function, if they are neither built in nor installed. The file does not choose what
     code runs. Raises UserError if the generator is missing or damaged, or its code not named.
     """
     path = find_generator(Path(path))

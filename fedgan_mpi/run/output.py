@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def printable(text: str, encoding: str | None = None) -> str:
-    """Return a text with escapes for what the encoding lacks, as in names that are not UTF-8."""
+    """Escape the characters that the encoding lacks, such as bytes of names that are not UTF-8."""
     encoding = encoding or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
@@ -45,7 +45,7 @@ CLOSED_PIPE = 141
 def reader_may_leave() -> Iterator[None]:
     """End the program without a word if the reader of standard output leaves, as `head` does.
 
-    The block is what a command prints. Raises SystemExit with CLOSED_PIPE.
+    The block prints a command's output. Raises SystemExit with CLOSED_PIPE.
     """
     try:
         try:

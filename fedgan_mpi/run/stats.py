@@ -28,7 +28,7 @@ ROUND_KEYS = frozenset(
 
 
 class _Round(msgspec.Struct):
-    """A round's line. An algorithm may add numbers under names of its own."""
+    """A round's line. An algorithm may add numbers with other names."""
 
     round: Positive
     participants: list[Positive]

@@ -1,4 +1,4 @@
-"""What a plug-in must satisfy, for its author's tests: one call per plug-in.
+"""Checks of plug-ins, for their authors' tests: one call per plug-in.
 
 Each check returns nothing, and raises AssertionError or UserError with a sentence that names what
 is wrong.
@@ -40,9 +40,9 @@ def check_networks(
 ) -> None:
     """Check a function that builds G and D.
 
-    The shapes and the range of their outputs are right, two builds with one seed are equal, every
-    parameter gets a finite gradient, and saved parameters give the same images. classes: also
-    check conditional networks with this number of classes.
+    Outputs must have the right shapes and range, and every parameter must get a finite gradient.
+    Two builds with one seed must be equal, and saved parameters must give the same images.
+    classes: also check conditional networks with this number of classes.
     """
     name = _name("model.architecture", networks)
     model = ModelConfig(architecture=name, nz=nz, options=dict(options or {}))
@@ -76,8 +76,8 @@ def check_extractor(
 ) -> None:
     """Check a function that makes a feature extractor.
 
-    It gives one row of finite numbers for each image, whatever the other images of the batch are,
-    for black, white and random images, and leaves the images as they are.
+    For black, white and random images, it must return one row of finite numbers per image. A row
+    must not depend on the other images of the batch. The images must not change.
     """
     name = _name("evaluation.extractor", extractor)
     config = EvaluationConfig(extractor=name, extractor_options=dict(options or {}))
@@ -110,9 +110,9 @@ def check_algorithm(
 ) -> None:
     """Check an algorithm by whole jobs of three devices on the embedded digits.
 
-    Parameters, losses, logged numbers and bytes are bit for bit the same on each number of ranks,
-    in a second run, and in a run that is resumed on fewer ranks; with all devices in each round,
-    and with two of three.
+    Parameters, losses, logged numbers and bytes must be bitwise equal on each number of ranks, in a
+    second run, and in a run that is resumed on fewer ranks. This is checked with all three devices
+    in each round, and with two.
 
     oracle: name of an algorithm, with its flags, that must give the same bits, such as "ren" or
     "fedgan --algorithm.epochs=2". flags: further flags of every job. cwd: directory for the run

@@ -244,7 +244,7 @@ class TrainingHooks:
     def _finish_score(self) -> str | None:
         """Record the pending score, and export its generator if it is the best so far. Collective.
 
-        Returns why the training ends here; None if it goes on.
+        Returns the reason if the training ends here, else None.
         """
         scored = self.scoring.finish()
         if scored is None:

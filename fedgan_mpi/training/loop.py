@@ -55,7 +55,7 @@ def train_run(link: Link, context: RunContext, callbacks: Sequence[Callback] = (
             f"work: mpirun -n {ranks} python -m fedgan_mpi …"
         )
     hooks = TrainingHooks(rank_state, context, record, state, callbacks)
-    # The default deadline may be dropped with a warning. One process alone waits for nobody.
+    # The default deadline may be dropped with a warning. A single process never waits for a rank.
     is_default = config.link.deadline == LinkConfig().deadline
     deadline = None if is_default and link.size == 1 else config.link.deadline
     link.watch(deadline, required=not is_default)

@@ -27,7 +27,7 @@ class RoundMetrics:
     d_loss: dict[int, float]
     """Device -> mean loss of D, for devices that took steps."""
     g_loss: dict[int, float]
-    """Device -> mean loss of G; 0 stands for the server."""
+    """Device -> mean loss of G; 0 is the server."""
     skipped: list[int]
     """Participants whose loss or update was not finite; they counted as absent."""
     update_norms: dict[int, float]
@@ -46,7 +46,7 @@ class RoundMetrics:
     """Per participant."""
     bytes_up: int
     logged: dict[str, dict[int, float]]
-    """Name -> device -> value, from `Algorithm.log`; device 0 stands for the server."""
+    """Name -> device -> value, from `Algorithm.log`; device 0 is the server."""
 
 
 def allreduce_metrics(
@@ -63,8 +63,9 @@ def allreduce_metrics(
     """
     link, players = rank_state.link, rank_state.participation.devices + 1
     numbers = np.zeros(7 * players + _PER_RANK * link.size + flags.size)
-    # Seven blocks with an entry for the server and each device: has a loss of D, that loss, has a
-    # loss of G, that loss, is skipped, norm of the update, seconds.
+    # Seven blocks, each with one entry for the server and one per device. Blocks 0 and 2 are 1 if
+    # the loss of D or G in blocks 1 and 3 exists. Block 4 is 1 if the device is skipped. Block 5
+    # has the norm of its update, and block 6 its seconds.
     for start, losses in ((0, metrics.d_loss), (2 * players, metrics.g_loss)):
         for k, loss in losses.items():
             numbers[start + k], numbers[start + players + k] = 1.0, loss

@@ -142,7 +142,7 @@ class Scoring:
         self.record.score(self.scorer.spread_line(round))
         self.record.log(
             f"The generator may have collapsed: after round {round}, the spread of its features is "
-            f"{self.scorer.spread:.2%} of that of the real images, below evaluation.collapse_share."
+            f"{self.scorer.spread:.2%} of the real images' spread, below evaluation.collapse_share."
         )
         return True
 

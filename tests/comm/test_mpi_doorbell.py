@@ -33,12 +33,12 @@ def test_other_processes_cannot_wake_a_rank(comm):
     doorbell = Doorbell(comm)
     own = unix_sockets() - before
     assert len(own) == (comm.size - 1 if comm.rank == 0 else 1)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as foreign:
         for name in own:
             with pytest.raises(PermissionError):
-                stranger.sendto(b"!", name.replace("@", "\0", 1))
+                foreign.sendto(b"!", name.replace("@", "\0", 1))
             with pytest.raises(PermissionError):
-                stranger.connect(name.replace("@", "\0", 1))
+                foreign.connect(name.replace("@", "\0", 1))
     comm.barrier()
     start, tries = time.monotonic(), []
     if comm.rank == 0:

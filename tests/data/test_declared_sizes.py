@@ -36,7 +36,7 @@ def path(tmp_path) -> Path:
 
 @pytest.fixture
 def little_memory():
-    """At most 1.5 GB more of addresses. What a file declares beyond fails as MemoryError."""
+    """Limits new address space to 1.5 GB. A larger allocation raises MemoryError."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 1_500_000_000, hard))
@@ -119,7 +119,7 @@ def test_zeros_that_are_compressed_a_thousandfold(path, little_memory, in_memory
 
 
 def test_a_sparse_file_larger_than_memory(path):
-    """A file with holes holds what it declares, and takes no space on the disk."""
+    """A file with holes has its declared size, and takes no space on the disk."""
     rows = machine_memory() // 16 + 1
     with h5py.File(path, "r+") as file:
         del file["images"], file["labels"], file["indices"]

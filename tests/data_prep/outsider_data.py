@@ -1,4 +1,4 @@
-"""Sources and partitions of a stranger, right and wrong ones."""
+"""Third-party sources and partitions, right and wrong ones."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from data_prep.partitions import Partition
 from data_prep.sources import ArraySource, Source
 
 with open(Path(__file__).with_name("imported"), "a") as file:
-    file.write("x")  # whoever imports this file leaves a trace
+    file.write("x")  # each import leaves a trace
 
 
 class Shades(ArraySource):

@@ -80,7 +80,7 @@ IDX: dict[str, tuple[str, bytes, int, str]] = {
 
 @pytest.fixture
 def little_memory():
-    """At most 1.5 GB more of addresses. What unpacks to more fails as MemoryError."""
+    """Limits new address space to 1.5 GB. A larger allocation raises MemoryError."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 1_500_000_000, hard))

@@ -1,4 +1,4 @@
-"""Images of more than 8 bits become shades by a range: declared, or that of the data set."""
+"""Images of more than 8 bits become shades by a range: declared, or found in the data set."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_declared_range_holds_for_8_bits_too(format):
     content = files.encode(gray.convert("RGB"), format, **options)
     assert decode(content).max() == 15
     assert decode(content, value_range=(0, 15), is_declared=True).max() == 255
-    # A range that was found for deep images leaves those of 8 bits alone.
+    # A range that was found for deep images does not apply to 8-bit images.
     assert decode(content, value_range=(0, 15)).max() == 15
 
 

@@ -1,4 +1,4 @@
-"""Data sets in other layouts than that of their authors: of Kaggle, subsets, other names."""
+"""Data sets in other layouts than the authors': Kaggle's copies, subsets, other names."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_mnist_under_other_names(tmp_path, layout, suffix):
 
 
 def as_kaggle(source: Path) -> None:
-    """Change the layout to that of Kaggle's jessicali9530/celeba-dataset."""
+    """Change to the layout of Kaggle's jessicali9530/celeba-dataset."""
     images = source / "img_align_celeba"
     images.rename(source / "x")
     images.mkdir()

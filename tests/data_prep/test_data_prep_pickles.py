@@ -222,7 +222,7 @@ BYTES: dict[str, bytes] = {
 
 
 HARMLESS = {"unknown protocol", "memo with a huge index", "frame beyond the end"}
-"""What an unpickler would reserve memory for, and this one reads as an empty dict."""
+"""Pickles that make other unpicklers reserve memory. This one reads an empty dict from them."""
 
 
 @pytest.mark.parametrize("case", BYTES)

@@ -210,7 +210,7 @@ FOREIGN = {
     "i.png": (b"", "it is empty"),
     "j.jpg": (b"8BPS\0\1", "it is a Photoshop file"),
     "k.ppm": (b"GRIB" + bytes(99), "it is not an image"),
-    "l.tif": (files.tiff(np.zeros((4, 4), np.float64)), "whose samples Pillow does not read"),
+    "l.tif": (files.tiff(np.zeros((4, 4), np.float64)), "samples that Pillow cannot read"),
     "m.png": (b"\x89HDF\r\n\x1a\n", "it is an HDF5 file"),
     "n.jpg": (b"PK\x03\x04", "it is a zip archive"),
     "o.tga": (b"\xff" * 60, "it is not an image"),

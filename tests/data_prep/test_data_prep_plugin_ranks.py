@@ -1,4 +1,4 @@
-"""A stranger's data set under mpirun: every rank imports it, and a killed process ends no rank."""
+"""Third-party data set under mpirun: every rank imports it, and a killed process ends no rank."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Data sets and partitions of a stranger: from a file, or installed as a package.
+"""Third-party data sets and partitions: from a file, or installed as a package.
 
-The stranger's code is outsider_data.py, copied into a directory that the program does not know.
+The code is outsider_data.py, copied into a directory that the program does not know.
 """
 
 from __future__ import annotations

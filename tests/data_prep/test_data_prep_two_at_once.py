@@ -102,8 +102,8 @@ def test_many_identical_commands_at_once_make_one_directory(tmp_path):
     errors = [job.communicate(timeout=120)[1] for job in jobs]
     assert sorted(job.returncode for job in jobs) == [0, 1, 1, 1], errors
     for job, error in zip(jobs, errors, strict=True):
-        said = "already exists and is never" in error or "being written by another" in error
-        assert said == bool(job.returncode) and "Traceback" not in error
+        refused = "already exists and is never" in error or "being written by another" in error
+        assert refused == bool(job.returncode) and "Traceback" not in error
     assert list(find_problems(tmp_path / "out", Manifest.read(tmp_path / "out"))) == []
 
 

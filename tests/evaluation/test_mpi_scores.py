@@ -181,7 +181,7 @@ def test_feature_sums_of_real_images_are_cached_and_a_damaged_cache_is_ignored(c
         manifest.write_text('{"seed": 1}')
     assert score_anew() == first
     comm.barrier()
-    if link.is_server:  # planted without the hash, or with that of other sums
+    if link.is_server:  # planted without a hash, or with the hash of other sums
         arrays = dict(np.load(file))
         np.savez(file, **{**arrays, "arr_0": changed})
     assert score_anew() == first

@@ -122,7 +122,7 @@ def test_an_answer_is_of_no_use_to_those_who_have_heard_it():
 
 
 def serve_once(act) -> tuple[Endpoint, threading.Thread]:
-    """Listen as somebody who does not know the key, and give each client to `act`."""
+    """Listen without knowing the key, and pass each client to `act`."""
     service = socket.create_server(("127.0.0.1", 0))
     service.settimeout(1.5)
 
@@ -218,14 +218,14 @@ def test_the_server_accepts_more_ranks_than_the_soft_limit_on_files():
     assert process.returncode == 0
 
 
-def test_guests_do_not_exhaust_a_low_limit_on_files():
-    """The hard limit leaves room for the expected ranks, but not for as many guests as come."""
+def test_clients_do_not_exhaust_a_low_limit_on_files():
+    """The hard limit leaves room for the expected ranks, but not for all other clients."""
     process, endpoint = start_server(4, file_limit=24, hard_limit=24)
-    guests = [socket.create_connection(("127.0.0.1", endpoint.port), 5) for _ in range(60)]
+    clients = [socket.create_connection(("127.0.0.1", endpoint.port), 5) for _ in range(60)]
     connections = [connect(endpoint, rank) for rank in range(1, 5)]
     assert all(connections)
     process.communicate("sign off\n")
-    assert process.returncode == 0 and len(guests) == 60
+    assert process.returncode == 0 and len(clients) == 60
 
 
 def test_ranks_beyond_the_hard_limit_on_files_are_not_accepted_and_the_others_are(monkeypatch):
@@ -237,15 +237,15 @@ def test_ranks_beyond_the_hard_limit_on_files_are_not_accepted_and_the_others_ar
     assert process.returncode == 0
 
 
-def test_guests_are_limited_and_the_oldest_of_the_busiest_address_goes_first(monkeypatch):
-    monkeypatch.setattr(handshake, "MAX_GUESTS", 8)
+def test_clients_are_limited_and_the_oldest_of_the_busiest_address_goes_first(monkeypatch):
+    monkeypatch.setattr(handshake, "MAX_CLIENTS", 8)
     listener = Listener([1])
     accept = AcceptInBackground(listener)
-    guests = [open_connection(listener.endpoint)[0] for _ in range(30)]
-    assert receive(guests[0], 1) == receive(guests[20], 1) == b""
-    guests[-1].settimeout(0.2)
+    clients = [open_connection(listener.endpoint)[0] for _ in range(30)]
+    assert receive(clients[0], 1) == receive(clients[20], 1) == b""
+    clients[-1].settimeout(0.2)
     with pytest.raises(TimeoutError):  # still connected
-        guests[-1].recv(1)
+        clients[-1].recv(1)
     assert connect(listener.endpoint, 1)
     assert list(accept.connections()) == [1]
 

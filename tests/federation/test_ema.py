@@ -1,4 +1,4 @@
-"""The exponential moving average of G against its definition, and the file that it is exported to.
+"""The exponential moving average of G: compared with its definition, and exported to a file.
 
 average ← decay^n · average + (1 - decay^n) · G,   n: steps of G since the last average
 """
@@ -44,7 +44,7 @@ CASES = {
 @pytest.mark.parametrize("decay", [0.9, 0.5])
 @pytest.mark.parametrize("case", CASES)
 def test_the_average_counts_the_steps_of_the_generator(case, decay):
-    """Devices take several steps between two averages; their last G stands for all of them."""
+    """Devices take several steps between two averages; only the last G of these is averaged."""
     algorithm_options, training, steps = CASES[case]
     config = toy_config(
         algorithm=algorithm_options, training={**training, "batch_size": BATCH},

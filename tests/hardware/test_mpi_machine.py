@@ -69,10 +69,10 @@ def test_shared_memory_has_no_name_that_a_kill_could_leave_behind(comm):
 
 
 def test_a_file_of_another_process_is_not_taken_for_the_own(comm, monkeypatch):
-    """As in containers with process numbers of their own."""
+    """As in containers with their own PID namespaces."""
     if comm.rank == 2:
         monkeypatch.setattr(os, "stat", lambda path: os.stat_result(range(10)))
-    with pytest.raises(AgreedError, match="a rank cannot open a file of another rank"):
+    with pytest.raises(AgreedError, match="a rank cannot open another rank's file"):
         open_shared_file(comm, 4096)
 
 

@@ -75,7 +75,7 @@ def make_file_named_runs(cwd: Path) -> None:
 
 
 # Ranks, flags, a change of the shards or else of the working directory, part of the message.
-# SHARDS stands for the flags that name the unlabelled shards.
+# SHARDS is replaced by the flags that name the unlabelled shards.
 MISTAKES: dict[str, tuple[int, list[str], Callable[[Path], None] | None, str]] = {
     "unknown flag": (2, ["--training.rouns", "3"], None, "unknown flag --training.rouns"),
     "wrong type": (2, ["--training.rounds", "x"], None, "training.rounds is x"),

@@ -155,7 +155,7 @@ def test_memorization_finds_the_nearest_training_images(finished_run):
     assert found["share_close"] == close.mean()
     with Image.open(finished_run / "memorization.png") as picture:
         with_originals = picture.size
-    assert "device" not in found  # who holds them is not told unless asked
+    assert "device" not in found  # written only with --show-devices
     done = run_job(1, "memorization", "runs/a", "--count", "5", cwd=cwd)
     assert done.returncode == 0
     assert json.loads((finished_run / "memorization.json").read_text()) == found

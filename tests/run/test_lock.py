@@ -86,7 +86,7 @@ sys.stdin.read()
     ("umask", "mode"), [(0o077, 0o600), (0o022, 0o600), (0o002, 0o660), (0o000, 0o666)]
 )
 def test_only_those_who_may_write_a_run_can_open_its_lock(config, umask, mode):
-    """Whoever can open a file can lock it, and block a requeued job."""
+    """A user who can open a file can also lock it, and block a requeued job."""
     previous = os.umask(umask)
     try:
         run = make_run_directory(config, "toy")

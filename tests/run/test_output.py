@@ -1,4 +1,4 @@
-"""Output that cannot be written: a run goes on without it."""
+"""A run continues if its output cannot be written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IMAGES = np.zeros((4, 1, 8, 8), np.uint8)
 
 
 class Broken(io.StringIO):
-    """A stream whose terminal has gone."""
+    """A stream whose terminal is closed."""
 
     encoding = "utf-8"
 

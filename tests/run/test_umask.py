@@ -15,7 +15,7 @@ from fedgan_mpi.testing.mutations import JOB
 
 @pytest.fixture(autouse=True)
 def open_shell(tmp_path, monkeypatch):
-    """A shell whose files everybody can read and its group can write."""
+    """A shell whose files all users can read and its group can write."""
     monkeypatch.chdir(tmp_path)
     previous = os.umask(0o002)
     yield

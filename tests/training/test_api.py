@@ -82,7 +82,7 @@ def test_a_callback_sees_each_checkpoint_when_it_is_complete(tmp_path):
 
     config = small(tmp_path) | {"checkpoint": {"every": 2}}
     fedgan_mpi.train(config, callbacks=[Copy()])
-    # The first one is that of the initial networks.
+    # The first checkpoint holds the initial networks.
     assert seen == [("round_000000", 0), ("round_000002", 2), ("round_000004", 4)]
 
 

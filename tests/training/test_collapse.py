@@ -55,13 +55,13 @@ def test_the_spread_is_the_mean_squared_distance_to_the_mean():
     assert sums.spread == pytest.approx(sum(squares) / 49)
 
 
-def test_a_collapse_is_told_and_recorded(tmp_path, capsys):
+def test_a_collapse_is_logged_and_recorded(tmp_path, capsys):
     result, lines = train(tmp_path, collapsed)
     assert result.rounds == 4 and len(lines) >= 1
     line = lines[-1]
     assert line["value"] < 1e-6 and 0.5 < line["floor"] < 2 and line["samples"] == 60
-    told = "".join(capsys.readouterr())
-    assert f"may have collapsed: after round {line['round']}, the spread of its features" in told
+    output = "".join(capsys.readouterr())
+    assert f"may have collapsed: after round {line['round']}, the spread of its features" in output
 
 
 def test_a_collapse_can_end_the_training(tmp_path):

@@ -4,8 +4,9 @@ The variance of a union of batches is the mean of the batches' variances plus th
 means. The average of running variances contains the first term only. From equal statistics, a
 device's running mean moves by a = 1 - (1 - m)^passes of the distance to its batch mean, with
 momentum m. So the average misses the variance between running means divided by a. This is exact if
-a device's batch mean is equal in all of its passes. Σ w_k (v_k + μ_k²/a) - (Σ w_k μ_k)²/a includes
-the missing term without further numbers on the wire.
+a device's batch mean is equal in all of its passes.
+
+Σ w_k (v_k + μ_k²/a) - (Σ w_k μ_k)²/a includes the missing term, and needs no further messages.
 """
 
 from __future__ import annotations

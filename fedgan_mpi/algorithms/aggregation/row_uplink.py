@@ -25,7 +25,7 @@ def make_uplink(
 ) -> Uplink:
     """Return the uplink of the configured aggregation rule. Collective.
 
-    The arguments are those of `Uplink`.
+    Takes the arguments of `Uplink`.
     """
     rule = make_rule(rank_state.config.aggregation)
     if rule is None:
