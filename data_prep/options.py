@@ -265,9 +265,9 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "--features": {
             "choices": KINDS,
             "default": "auto",
-            "help": "feature extractor for scores: a trained classifier, principal components or "
-            "none (default: classifier if the images have classes, else pca); it is computed from "
-            "all training images, and every rank reads it",
+            "help": "feature extractor for scores: a trained classifier or principal components, "
+            "computed from all training images and read by every rank (default: classifier if the "
+            "images have classes, else pca)",
         },
         "--force": {
             "action": "store_true",

@@ -31,12 +31,14 @@ def train(
 ) -> Result:
     """Train a GAN. Collective over the communicator; one process without mpirun is enough.
 
-    config: a TOML file, nested tables such as {"training": {"rounds": 60}}, or a `Config`.
-    shards: overrides `data.shards`. callbacks: called on every rank, in order.
-    comm: an mpi4py communicator, which is duplicated; None for all ranks of the job. Rank 0 is the
-    server. resume: a run directory to continue with this configuration.
-    networks: your own networks, `build(image_shape, nz, classes, **options) -> (G, D)`, or their
-    import string. algorithm: your own subclass of `Algorithm`, or its import string.
+    Args:
+        config: A TOML file, nested tables such as {"training": {"rounds": 60}}, or a `Config`.
+        shards: Overrides `data.shards`.
+        callbacks: Called on every rank, in order.
+        comm: An mpi4py communicator, which is duplicated. None for all ranks. Rank 0 is the server.
+        resume: A run directory to continue with this configuration.
+        networks: `build(image_shape, nz, classes, **options) -> (G, D)`, or its import string.
+        algorithm: A subclass of `Algorithm`, or its import string.
 
     Raises UserError on every rank for a mistake in configuration, shards or run directory.
     """
@@ -59,10 +61,14 @@ def load_generator(
 ) -> TrainedGenerator:
     """Load a trained generator; needs no MPI.
 
-    path: a run directory, for its best generator, or a `.safetensors` file. Call the result with a
-    number of images: it returns uint8 (N, C, H, W). networks: the build function of networks that
-    are neither built in nor installed, or its import string; the file does not choose what code
-    runs. Raises UserError if there is no generator, or if its networks must be named.
+    Call the result with a number of images. It returns uint8 (N, C, H, W).
+
+    Args:
+        path: A run directory, for its best generator, or a `.safetensors` file.
+        networks: Build function or import string of networks that are neither built in nor
+            installed. You must name these, because a file must not choose the code that runs.
+
+    Raises UserError if there is no generator, or if its networks must be named.
     """
     from fedgan_mpi.run.generator_file import load
 

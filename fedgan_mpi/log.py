@@ -36,7 +36,7 @@ def prepare_streams() -> None:
 
 
 class _LogFile(logging.FileHandler):
-    """A log file. If it cannot be written, for example on a full disk, a sentence says so once."""
+    """A log file. If it cannot be written, for example on a full disk, this is logged once."""
 
     _failed = False
 

@@ -1,8 +1,8 @@
 """A fake GPU in host memory, for tests of staging and of the link.
 
-Copies and kernels are queued and run as late as possible: a copy when a later call waits for it, a
-kernel when the copy stream waits for it or the host synchronizes. Code that reads a buffer too
-early finds the old values, as with a real stream.
+Copies and kernels are queued and run as late as possible. A copy runs when a later call waits for
+it. A kernel runs when the copy stream waits for it or the host synchronizes. Code that reads a
+buffer too early finds the old values, as with a real stream.
 """
 
 from __future__ import annotations

@@ -29,16 +29,21 @@ class Callback:
     def on_run_begin(self, run: Path, done: int) -> None:
         """Called before the first round, and again after a rollback (`link.survive`).
 
-        run: the run directory. done: rounds that are completed already.
+        Args:
+            run: The run directory.
+            done: Number of completed rounds.
         """
 
     def on_round_end(self, round: int, metrics: Mapping[str, Any]) -> bool | None:
         """Called after each round with its line of stats.jsonl.
 
-        round: counted from 1. metrics: equal on every rank, except that each rank has its own
-        `seconds` and only the server has `wireless_seconds`. Return True on any rank to end the
-        training after the round that follows; the run is then complete, with its final generator
-        and scores.
+        Args:
+            round: Counted from 1.
+            metrics: Equal on every rank, except that each rank has its own `seconds` and only the
+                server has `wireless_seconds`.
+
+        Return True on any rank to end the training after the next round. The run is then complete,
+        with its final generator and scores.
         """
 
     def on_score(self, scores: Sequence[Mapping[str, Any]]) -> None:
@@ -47,8 +52,12 @@ class Callback:
     def on_checkpoint(self, round: int, directory: Path) -> None:
         """Called on the server when the checkpoint of a round is complete on disk.
 
-        Checkpoints are written beside the rounds, so this may be a few rounds later. directory: for
-        example `runs/a/checkpoints/round_000100`; `checkpoint.keep_last` removes it later.
+        Checkpoints are written in the background, so this may be a few rounds later.
+
+        Args:
+            round: Number of completed rounds.
+            directory: For example `runs/a/checkpoints/round_000100`. `checkpoint.keep_last` removes
+                it later.
         """
 
     def on_run_end(self, result: Result) -> None:

@@ -52,9 +52,9 @@ class CheckpointWriter:
     ) -> None:
         """Remove the remains of a killed job. Collective.
 
-        about: JSON for every manifest: configuration, shards, versions. log: called with a sentence
-        if a checkpoint could not be written; earlier ones are kept then. on_complete: called on the
-        server with round and directory of each checkpoint that is on disk.
+        about: JSON for every manifest: configuration, shards, versions.
+        log: Called with a sentence if a checkpoint cannot be written. Earlier ones are kept then.
+        on_complete: Called on the server with round and directory of each complete checkpoint.
         """
         self.rank_state, self.run = rank_state, run
         self.directory = run / "checkpoints"

@@ -176,8 +176,8 @@ class Link(Transfers):
     def scatter(self, rows: Mapping[int, Tensor]) -> None:
         """Overwrite each listed device's row on its rank with the server's row for that device.
 
-        rows: device -> 1-D vector; on the server of all participants, on a device rank of those
-        that it hosts.
+        rows: device -> 1-D vector. The server has all participants; a device rank has the
+            participants that it hosts.
         """
         start = time.perf_counter()
         self._exchange(rows, to_server=False)
@@ -197,8 +197,9 @@ class Link(Transfers):
     def permute(self, vectors: Mapping[int, Tensor], to: Mapping[int, int]) -> None:
         """Move vectors between devices, directly between their ranks.
 
-        vectors: device -> 1-D vector, of the devices in `to` that this rank hosts; overwritten with
-        the received one. to: device -> receiving device, a permutation, the same on every rank.
+        vectors: device -> 1-D vector, for the devices in `to` that this rank hosts. Each vector is
+            overwritten with the received one.
+        to: device -> receiving device. A permutation, equal on every rank.
         """
         start = time.perf_counter()
         transfer = (self._comm, self._staging, self.wire, self._complete)

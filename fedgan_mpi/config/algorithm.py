@@ -42,8 +42,8 @@ class AlgorithmConfig:
     preset: Literal["fl_gan", "ifl", "ua_gan"] | None = None
     """fedgan: fl_gan trains for whole epochs per round and averages uniformly (Hardy et al. 2019).
     fegan: ifl computes shares from the distance between a device's real and generated images (Li et
-    al. 2022). uagan: ua_gan has the authors' loss of D, 0.1 times the adversarial one plus a
-    zero_centered penalty of weight 10. None: neither."""
+    al. 2022). uagan: ua_gan uses the authors' loss of D. It is 0.1 times the adversarial loss plus
+    a zero_centered penalty of weight 10. None: neither."""
     local_update: Literal["simultaneous", "alternating"] = "simultaneous"
     """fedgan, fegan: order of a local step. simultaneous: D and G step from the same parameters.
     alternating: G steps against the updated D."""

@@ -122,9 +122,11 @@ def check_resumable(
 ) -> None:
     """Check that a resumed run is the same experiment, with the same rounds or more.
 
-    before, now: tables of `config_table`. where: the file of `before`, for the message. renamed:
-    allow another run name and directory. A key that is missing had its default. Raises UserError
-    for a key that affects results.
+    before, now: Tables of `config_table`. A missing key had its default.
+    where: The file of `before`, for the message.
+    renamed: Allow another run name and directory.
+
+    Raises UserError for a key that affects results.
     """
     # A section without any key set is an empty table.
     old, new = (

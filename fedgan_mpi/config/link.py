@@ -18,9 +18,9 @@ class LinkConfig:
     library. host: host memory, with the vector copied in pieces. auto: cuda if a test message at
     the start arrives intact, else host."""
     wire_dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
-    """Number type of messages, down and up. bfloat16 and float16 halve the bytes: values are
-    rounded to nearest, sums are float32, and the server's own parameters are not rounded. float64
-    requires training.precision float64; the other types require float32."""
+    """Number type of messages, down and up. bfloat16 and float16 halve the bytes. Values are then
+    rounded to nearest, but sums and the server's own parameters remain float32. float64 requires
+    training.precision float64. The other types require float32."""
     error_feedback: bool = False
     """Add the rounding error of each 16-bit message to the sender's next one. Training with
     bfloat16 converges more slowly without it."""

@@ -25,12 +25,14 @@ def check_options(
     label: Callable[[str], str] | None = None,
     text: bool = False,
 ) -> dict[str, Any]:
-    """Return the options as the plug-in's parameters take them; its code is imported.
+    """Return the options, converted to the types of the plug-in's parameters. Imports its code.
 
-    key, name: the configuration key and value that name the plug-in. given: names of parameters
-    that the program itself fills. label: names an option in messages; None: as in a TOML file.
-    text: strings are words of a command line, not values of a TOML file. Raises UserError for an
-    unknown option, a missing one, or a value that does not suit the annotation.
+    key, name: The configuration key and value that name the plug-in.
+    given: Names of parameters that the program sets.
+    label: Names an option in messages. None: as in a TOML file.
+    text: Whether strings come from a command line, not from a TOML file.
+
+    Raises UserError for an unknown option, a missing one, or a value of the wrong type.
     """
     label = label or _label(key, name)
     code = plugins.load(key, name)

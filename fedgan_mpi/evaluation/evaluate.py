@@ -58,9 +58,12 @@ def evaluate(
 ) -> None:
     """Score each generator of a run and print all its scores. Collective.
 
-    shards: the directory of the shards; None: as in the run's config.toml, like all other options.
-    networks: import string of the run's networks, if they are neither built in nor installed.
-    extractor: name or import string of the feature extractor.
+    An option that is None has its value in the run's config.toml.
+
+    shards: The directory of the shards.
+    networks: Import string of the run's networks, if they are neither built in nor installed.
+    extractor: Name or import string of the feature extractor.
+
     Raises AgreedError if a file is missing or damaged.
     """
     options = {

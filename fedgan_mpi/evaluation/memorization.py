@@ -63,12 +63,16 @@ def measure_memorization(
     """Write memorization.json and memorization.png into the run directory. Collective.
 
     Print the share of generated images that are closer to a training image than 95 % of the
-    held-out images are. shards: the directory of the shards; None: as in the run's config.toml.
-    count: generated images. show_images: let the nearest training images leave their devices, for
-    memorization.png. show_devices: write which device holds each of them. networks: import string
-    of the run's networks, if they are neither built in nor installed. extractor: name or import
-    string of the feature extractor. Raises AgreedError if a file is missing, damaged or not
-    writable.
+    held-out images are.
+
+    shards: The directory of the shards. None: as in the run's config.toml.
+    count: Number of generated images.
+    show_images: Let the nearest training images leave their devices, for memorization.png.
+    show_devices: Write which device holds each of them.
+    networks: Import string of the run's networks, if they are neither built in nor installed.
+    extractor: Name or import string of the feature extractor.
+
+    Raises AgreedError if a file is missing, damaged or not writable.
     """
     opened = open_run(link, run, shards, {"extractor": extractor}, networks)
     name = link.from_server(lambda: find_generator(run)).name

@@ -25,9 +25,10 @@ Player = Literal["G", "D"]
 class FlatParameters:
     """The vectors of one rank.
 
-    gan, generator, discriminator: 1-D slices that are sent, with statistics if `with_statistics`.
-    whole_generator, whole_discriminator: slices that always include statistics.
-    theta, phi: the parameters alone, as nn.Parameter with a flat gradient, for optimizers.
+    gan, generator, discriminator: The 1-D slices that are sent. They include statistics if
+        `with_statistics`.
+    whole_generator, whole_discriminator: Slices that always include statistics.
+    theta, phi: The parameters alone, as nn.Parameter with a flat gradient, for optimizers.
     """
 
     def __init__(

@@ -94,8 +94,10 @@ def build_rank_state(
 ) -> RankState:
     """Collective. Build the state of this rank.
 
-    shards: device -> shard, for the devices hosted here. images: number of images of device 1, 2,
-    … on all ranks. histograms: their images per class; may be omitted if nothing needs classes.
+    shards: device -> shard, for the devices hosted here.
+    images: Number of images of device 1, 2, …, on every rank.
+    histograms: Images per class of device 1, 2, …. May be omitted if nothing needs classes.
+
     Raises AgreedError if the vectors of two ranks differ in length.
     """
     participation = Participation(

@@ -15,8 +15,10 @@ def choose_torch_device(
 ) -> str:
     """Collective. Return "cpu" or this rank's GPU, and make that GPU the current device.
 
-    local_rank: this rank's number on its machine. agree: raises an error on every rank if any rank
-    passes a problem. Problems: a GPU is requested but torch sees none, or it lacks bfloat16.
+    local_rank: This rank's number on its machine.
+    agree: Raises an error on every rank if any rank passes a problem.
+
+    Problems: a GPU is requested but torch sees none, or it lacks bfloat16.
     """
     device = config.training.device
     if config.link.route == "cuda" and device == "auto":

@@ -23,9 +23,11 @@ def build(
 ) -> tuple[nn.Module, nn.Module]:
     """Return the configured (G, D) for images of shape (C, H, W).
 
-    classes: number of classes; 0 for unconditional networks. seed: for networks that are not built
-    in, which draw their initial parameters from torch's global stream; that stream is restored.
-    Raises UserError for such networks with wrong options or outputs.
+    classes: Number of classes; 0 for unconditional networks.
+    seed: For networks that are not built in. They draw their initial parameters from torch's global
+        stream, which is restored afterwards.
+
+    Raises UserError if such networks have wrong options or outputs.
     """
     if model.is_built_in:
         return build_from(model.architecture, image_shape, model.nz, classes, **_sizes(model))

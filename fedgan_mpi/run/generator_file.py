@@ -155,9 +155,12 @@ def find_generator(path: Path) -> Path:
 def load(path: str | Path, networks: str | Callable[..., Any] | None = None) -> TrainedGenerator:
     """Load the generator of a run directory, or of a .safetensors file.
 
-    Loads a run's best generator if scores chose one. networks: import string of the networks, or
-    their build function, if they are neither built in nor installed. The file does not choose what
-    code runs. Raises UserError if the generator is missing or damaged, or its code not named.
+    Loads a run's best generator if scores chose one.
+
+    networks: Build function or import string of networks that are neither built in nor installed.
+        The caller must name these, because a file must not choose the code that runs.
+
+    Raises UserError if the generator is missing or damaged, or if its networks must be named.
     """
     path = find_generator(Path(path))
     if networks is not None and not isinstance(networks, str):

@@ -43,7 +43,7 @@ CLOSED_PIPE = 141
 
 @contextmanager
 def reader_may_leave() -> Iterator[None]:
-    """End the program without a word if the reader of standard output leaves, as `head` does.
+    """End the program silently if the reader of standard output closes it, as `head` does.
 
     The block prints a command's output. Raises SystemExit with CLOSED_PIPE.
     """
@@ -77,7 +77,7 @@ def output_to(stream: TextIO, on_failure: Callable[[], None] = lambda: None) -> 
 
 @contextmanager
 def optional(result: object, log: Callable[[str], None]) -> Iterator[None]:
-    """If the block raises, log in a sentence why there is no such result, and continue.
+    """If the block raises, log why there is no such result, and continue.
 
     result: usually the path of a file.
     """

@@ -114,9 +114,12 @@ def check_algorithm(
     second run, and in a run that is resumed on fewer ranks. This is checked with all three devices
     in each round, and with two.
 
-    oracle: name of an algorithm, with its flags, that must give the same bits, such as "ren" or
-    "fedgan --algorithm.epochs=2". flags: further flags of every job. cwd: directory for the run
-    directories; None: a temporary one. Needs mpirun.
+    oracle: An algorithm with its flags that must give bitwise equal results, such as "ren" or
+        "fedgan --algorithm.epochs=2".
+    flags: Further flags of every job.
+    cwd: Directory for the run directories. None: a temporary one.
+
+    Needs mpirun.
     """
     assert MPIRUN, "check_algorithm starts jobs, but mpirun is not installed"
     name = _name("algorithm.name", algorithm)

@@ -27,9 +27,12 @@ class ControlFlags:
     ) -> None:
         """Set this rank's flags.
 
-        requeue, interrupted: this rank received such a signal. writing: its part of a checkpoint is
-        not on disk yet. failed: its part cannot be written. late: a checkpoint is due by the clock.
-        end: a callback asks to end the training. parts: description of this rank's part.
+        requeue, interrupted: This rank received such a signal.
+        writing: Its part of a checkpoint is not on disk yet.
+        failed: Its part cannot be written.
+        late: A checkpoint is due by the clock.
+        end: A callback asks to end the training.
+        parts: Description of this rank's part.
         """
         self.numbers[:6] = requeue, interrupted, writing, late, failed, end
         self.numbers[6:] = parts.ravel()

@@ -160,9 +160,9 @@ def run_round(
 
     The line is equal on every rank, except for `seconds` and the server's wireless clock.
 
-    on_computed: called with the number of rounds after this rank's part, before it waits.
-    flags: float64, overwritten with the sum over ranks.
-    overlap: called while this rank waits for the others' metrics.
+    on_computed: Called with the number of rounds after this rank's part, before it waits.
+    flags: float64. Overwritten with the sum over ranks.
+    overlap: Called while this rank waits for the others' metrics.
     """
     rank_state, link = algorithm.rank_state, algorithm.link
     algorithm.metrics.images_drawn_before = rank_state.images_drawn

@@ -138,8 +138,9 @@ def check_experiment(
 ) -> None:
     """Raise UserError if the experiment is impossible with these devices and this image size.
 
-    size: the smaller of height and width of an image. images: number of images per device.
-    histograms: label histogram per device.
+    size: The smaller of height and width of an image.
+    images: Number of images per device.
+    histograms: Label histogram per device.
     """
     config.check_norm(size)
     batches, maximum = config.algorithm.fake_batches, max(2, len(images))
