@@ -37,6 +37,7 @@ class Purpose(IntEnum):
     FADING = 13  # round
     AUGMENT_REAL = 14  # device, images drawn before
     AUGMENT = 15  # device; 0 is the server
+    ATTACK = 16  # round, device
 
 
 def _sequence(seed: int, purpose: Purpose, path: tuple[int, ...]) -> np.random.SeedSequence:

@@ -27,6 +27,7 @@ def fedgan(G, D, shards, config, rounds, shares, nz):
             device = devices[k]
             load(device.G, server.G.state_dict(), keep_statistics=local)
             load(device.D, server.D.state_dict(), keep_statistics=local)
+            device.remember_received()
             if config.algorithm.moments == "reset":
                 device.reset_optimizers()
             steps = config.training.discriminator_steps
@@ -41,6 +42,7 @@ def fedgan(G, D, shards, config, rounds, shares, nz):
                 else:  # both gradients at the same point
                     d_loss = device.d_loss(real, (fake.detach(), z[1]))
                     g_loss = device.g_loss(call(device.D, fake, z[1])).mean()
+                    g_loss = g_loss + device.proximal(device.G)
                     d = torch.autograd.grad(d_loss, list(device.D.parameters()))
                     g = torch.autograd.grad(g_loss, list(device.G.parameters()))
                     for network, gradient in ((device.D, d), (device.G, g)):
@@ -186,6 +188,7 @@ def dp_fedavg_gan(G, D, shards, config, rounds, participants, nz):
             device = devices[k]
             device.G.load_state_dict(server.G.state_dict())
             load(device.D, server.D.state_dict(), keep_statistics=local)
+            device.remember_received()
             for _ in range(config.training.discriminator_steps):
                 real, z = device.draw_real(), device.draw_noise(device.batches.size)
                 device.d_step(real, (device.augmented(call(device.G, *z)), z[1]))

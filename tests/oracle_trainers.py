@@ -71,6 +71,19 @@ class Trainer:
             self.opt_g = torch.optim.Adam(self.G.parameters(), t.generator_lr, t.betas)
             self.opt_d = torch.optim.Adam(self.D.parameters(), t.discriminator_lr, t.betas)
 
+    def remember_received(self):
+        """Keep the parameters from which FedProx measures."""
+        copies = ([p.detach().clone() for p in net.parameters()] for net in (self.G, self.D))
+        self.received_g, self.received_d = copies
+
+    def proximal(self, network):
+        mu, received = self.config.algorithm.proximal, None
+        if mu == 0:
+            return 0.0
+        received = self.received_g if network is self.G else self.received_d
+        pairs = zip(network.parameters(), received, strict=True)
+        return mu / 2 * sum(((p - before) ** 2).sum() for p, before in pairs)
+
     def draw_noise(self, count):
         z = torch.randn(count, self.nz, generator=self.noise, dtype=torch.float64)
         if self.pooled is None:
@@ -110,7 +123,8 @@ class Trainer:
         factor = 0.1 if self.config.algorithm.preset == "ua_gan" else 1.0
         loss = factor * self.real_loss(logits_real).mean()
         loss = loss + factor * self.fake_loss(logits_fake).mean()
-        return loss + self.regularization(real, logits_real, logits_fake) + self.wgan(real, fake)
+        loss = loss + self.regularization(real, logits_real, logits_fake) + self.wgan(real, fake)
+        return loss + self.proximal(self.D)
 
     def regularization(self, real, logits_real, logits_fake):
         """R1, the zero-centered penalty, and LeCam, from their papers."""
@@ -158,7 +172,8 @@ class Trainer:
 
     def g_step(self, z, classes):
         fake = self.augmented(call(self.G, z, classes))
-        self.step(self.opt_g, self.g_loss(call(self.D, fake, classes)).mean())
+        loss = self.g_loss(call(self.D, fake, classes)).mean()
+        self.step(self.opt_g, loss + (self.proximal(self.G) if self.index else 0.0))
 
 
 def make_trainers(G, D, shards, config, nz):

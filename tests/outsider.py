@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fedgan_mpi.algorithms.aggregation.rules import Rule
+from fedgan_mpi.algorithms.aggregation.server_optimizer import ServerOptimizer
 from fedgan_mpi.algorithms.aggregation.uplink import Uplink
 from fedgan_mpi.algorithms.base import Algorithm, AveragingAlgorithm
 from fedgan_mpi.evaluation.metrics import Metric
@@ -144,6 +145,16 @@ class FailsToAugment(Noise):
         if len(images) > 2:
             raise RuntimeError("boom")
         return images
+
+
+class Halfway(ServerOptimizer):
+    """Half of the update."""
+
+    def __init__(self, *, part: float = 0.5):
+        self.part = part
+
+    def change(self, update, state):
+        return self.part * update
 
 
 class Odd(Policy):

@@ -116,6 +116,18 @@ WRONG = {
         named("aggregation.rule", "Scalar"),
         "aggregation.rule is 'parts.py:Scalar', but it makes the shape ()",
     ),
+    "no server optimizer": (
+        named("aggregation.server_optimizer", "Odd"),
+        "subclass of fedgan_mpi.algorithms.aggregation.server_optimizer.ServerOptimizer",
+    ),
+    "wrong option of a server optimizer": (
+        {"aggregation": {"server_optimizer": "adam", "server_options": {"tua": 1.0}}},
+        "unknown key aggregation.server_options.tua = 1.0; did you mean tau?",
+    ),
+    "attackers that do not exist": (
+        {"attack": {"devices": [2, 4]}},
+        "attack.devices is [2, 4], but must be from 1 to 3, the number of devices",
+    ),
     "no extractor": (named("evaluation.extractor", "number"), "evaluation.extractor is"),
     "features of a wrong shape": (
         named("evaluation.extractor", "whole_images"),

@@ -4,6 +4,7 @@ arXiv:1911.06679)."""
 from __future__ import annotations
 
 from fedgan_mpi.algorithms.aggregation.privacy import Clip, GaussianNoise
+from fedgan_mpi.algorithms.aggregation.row_uplink import make_uplink
 from fedgan_mpi.algorithms.aggregation.transforms import UpdateTransform
 from fedgan_mpi.algorithms.aggregation.uplink import Uplink
 from fedgan_mpi.algorithms.ren import Ren
@@ -26,7 +27,7 @@ class DPFedAvgGAN(Ren):
             # N(0, (z C / N)²) on the mean of N updates.
             deviation = config.noise * config.clip / self.rank_state.participation.count
             transforms.append(GaussianNoise(phi, deviation, self.rank_state.config.run.seed))
-        return Uplink(
+        return make_uplink(
             self.rank_state,
             self.flat.discriminator,
             transforms,

@@ -46,7 +46,8 @@ class FedGAN(AveragingAlgorithm):
         return max(self.local_steps(k) for k in self.rank_state.participation.participants(t))
 
     def make_uplink(self) -> Uplink:
-        return make_uplink(self.rank_state, self.flat.gan, self.make_transforms())
+        transforms, last = self.make_transforms(), [self.make_ema()]
+        return make_uplink(self.rank_state, self.flat.gan, transforms, last)
 
     def make_transforms(self) -> list[UpdateTransform]:
         """Return the transforms of the uplink, in order."""
@@ -64,8 +65,11 @@ class FedGAN(AveragingAlgorithm):
                 BatchNormRecalibration(pair.G, flat.batchnorm_of_generator, passes),
                 BatchNormRecalibration(pair.D, flat.batchnorm_of_discriminator, 3 * steps),
             ]
-        transforms.append(GeneratorEma(self.server, self.most_local_steps))
         return transforms
+
+    def make_ema(self) -> GeneratorEma:
+        """Return the last transform: the moving average follows the server's new G."""
+        return GeneratorEma(self.server, self.most_local_steps)
 
     # ---------------------------------------------------------------- costs
 

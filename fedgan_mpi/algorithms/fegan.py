@@ -34,7 +34,8 @@ class FeGAN(FedGAN):
         # exp(MMD) is a softmax without its denominator.
         normalizes = True if self.config.preset == "ifl" else None
         transforms = self.make_transforms()
-        return make_uplink(self.rank_state, self.flat.gan, transforms, normalizes=normalizes)
+        last = [self.make_ema()]
+        return make_uplink(self.rank_state, self.flat.gan, transforms, last, normalizes=normalizes)
 
     def make_transforms(self) -> list[UpdateTransform]:
         shares = [DiscrepancyShare(self.rank_state.pair)] if self.config.preset == "ifl" else []

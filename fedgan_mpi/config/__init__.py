@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from fedgan_mpi.config.aggregation import AggregationConfig
 from fedgan_mpi.config.algorithm import AlgorithmConfig
+from fedgan_mpi.config.attack import AttackConfig
 from fedgan_mpi.config.checkpoint import CheckpointConfig
 from fedgan_mpi.config.data import DataConfig
 from fedgan_mpi.config.evaluation import (
@@ -30,6 +31,7 @@ __all__ = [
     "MIN_SIZE",
     "AggregationConfig",
     "AlgorithmConfig",
+    "AttackConfig",
     "CheckpointConfig",
     "Config",
     "DataConfig",

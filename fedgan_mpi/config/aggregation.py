@@ -22,5 +22,19 @@ class AggregationConfig:
     options: dict[str, Any] = field(default_factory=dict, hash=False)
     """Options of the rule: keywords of its constructor, such as trim = 1 for trimmed_mean."""
 
+    server_optimizer: str = "sgd"
+    """Server optimizer, which takes the average update as a gradient; also an installed one or an
+    import string. sgd: with rate 1 and no momentum, the plain average. adam, yogi, adagrad:
+    FedAdam, FedYogi, FedAdagrad (arXiv:2003.00295)."""
+    server_options: dict[str, Any] = field(default_factory=dict, hash=False)
+    """Options of the server optimizer: keywords of its constructor. sgd: rate, momentum. Others:
+    rate, betas, tau."""
+
     def __post_init__(self) -> None:
         plugins.find("aggregation.rule", self.rule)
+        plugins.find("aggregation.server_optimizer", self.server_optimizer)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the server takes the plain average."""
+        return self.server_optimizer == "sgd" and not self.server_options

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 
 from fedgan_mpi.config.aggregation import AggregationConfig
 from fedgan_mpi.config.algorithm import AlgorithmConfig
+from fedgan_mpi.config.attack import AttackConfig
 from fedgan_mpi.config.checkpoint import CheckpointConfig
 from fedgan_mpi.config.data import DataConfig
 from fedgan_mpi.config.evaluation import EvaluationConfig
@@ -31,6 +33,7 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     participation: ParticipationConfig = field(default_factory=ParticipationConfig)
     aggregation: AggregationConfig = field(default_factory=AggregationConfig)
+    attack: AttackConfig = field(default_factory=AttackConfig)
     link: LinkConfig = field(default_factory=LinkConfig)
     wireless: WirelessConfig = field(default_factory=WirelessConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -60,6 +63,7 @@ class Config:
             require(policy == "all", "participation.policy", policy, right)
         self._check_importance()
         self._check_rule()
+        self._check_updates()
         self._check_steps()
         self._check_losses()
         self._check_survive()
@@ -93,6 +97,18 @@ class Config:
             right = f"'mean' when {key} is {value!r}, which weights updates"
             valid = value not in ("importance", "recalibrate", "ifl")
             require(valid, "aggregation.rule", rule, right)
+
+    def _check_updates(self) -> None:
+        algorithm, traits = self.algorithm, self.algorithm.traits
+        right = f"left out for {algorithm.name}, whose devices send no networks"
+        sends = traits.averages_networks or traits.is_private
+        attack, optimizer = self.attack, self.aggregation.server_optimizer
+        require(sends or not attack.devices, "attack.devices", list(attack.devices), right)
+        valid = sends or self.aggregation.is_plain
+        require(valid, "aggregation.server_optimizer", optimizer, right)
+        mu = algorithm.proximal
+        require(0 <= mu < math.inf, "algorithm.proximal", mu, "at least 0 and finite")
+        require(sends or mu == 0, "algorithm.proximal", mu, right)
 
     def _check_steps(self) -> None:
         name, steps = self.algorithm.name, self.training.generator_steps

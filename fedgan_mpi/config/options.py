@@ -141,6 +141,7 @@ OPTIONS = {
     "training.augment": "training.augment_options",
     "participation.policy": "participation.options",
     "aggregation.rule": "aggregation.options",
+    "aggregation.server_optimizer": "aggregation.server_options",
     "evaluation.extractor": "evaluation.extractor_options",
     "evaluation.metrics": "evaluation.metric_options",
 }

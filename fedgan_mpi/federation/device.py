@@ -22,6 +22,7 @@ from fedgan_mpi.federation.local_state import LocalState
 from fedgan_mpi.federation.local_steps import LocalSteps
 from fedgan_mpi.federation.networks import NetworkPair
 from fedgan_mpi.nn.optimizers import Optimizer, make_optimizer
+from fedgan_mpi.nn.proximal import Proximal
 from fedgan_mpi.nn.steps import Batch
 from fedgan_mpi.random_streams import Purpose, torch_stream
 
@@ -225,7 +226,7 @@ class Device:
         """averaged: the section of the vector for moments that are averaged."""
         is_generator = parameters is self.pair.flat.theta
         training = config.training
-        return make_optimizer(
+        optimizer = make_optimizer(
             parameters,
             kind=training.optimizer,
             lr=training.generator_lr if is_generator else training.discriminator_lr,
@@ -233,6 +234,8 @@ class Device:
             options=training.optimizer_options,
             moments=averaged if config.algorithm.moments == "averaged" else None,
         )
+        mu = config.algorithm.proximal
+        return Proximal(optimizer, mu) if mu > 0 else optimizer
 
     def _zero(self) -> Tensor:
         return torch.zeros((), dtype=self.pair.flat.vector.dtype, device=self.pair.torch_device)

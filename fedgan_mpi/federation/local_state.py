@@ -52,6 +52,7 @@ class LocalState:
                 optimizer.reset()
             elif self._moments_rule == "averaged":
                 optimizer.set_steps(steps_before)
+            optimizer.begin_round()
 
     def leave(self) -> None:
         """Copy the own sections back from the vector after a local round."""

@@ -42,6 +42,8 @@ class Server:
         self.decay = config.model.ema
         self.ema = pair.flat.whole_generator.clone() if self.decay else None
         """Exponential moving average of G, with its BatchNorm statistics; None if off."""
+        self.kept: dict[str, Tensor] = {}
+        """State of the server optimizer, which checkpoints keep."""
         self.residual: Tensor | None = None
         """Error feedback: the rounding error of past downlinks that is still to be sent."""
         if config.link.error_feedback:
@@ -123,6 +125,7 @@ class Server:
             **self.augmentation.state(),
             "moments": self.optimizer.state(),
             **present_tensors(average=self.ema, residual=self.residual),
+            **({"kept": self.kept} if self.kept else {}),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -138,6 +141,8 @@ class Server:
             self.ema.copy_(state["average"])
         if self.residual is not None:
             self.residual.copy_(state["residual"])
+        for name, tensor in self.kept.items():
+            tensor.copy_(state["kept"][name])
 
     def _step(self, z: Batch) -> tuple[Tensor]:
         pair, parts = self.pair, self.training.accumulate

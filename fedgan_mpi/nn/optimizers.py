@@ -46,6 +46,9 @@ class Optimizer:
             self.gradient.mul_(self.factor)
         self.vector.add_(self.gradient, alpha=-self.lr)
 
+    def begin_round(self) -> None:
+        """Called before a local round, when the parameters are those that the device received."""
+
     def reset(self) -> None:
         """Set all moments and the step count to zero."""
 

@@ -51,6 +51,12 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "geometric_median": "fedgan_mpi.algorithms.aggregation.rules:GeometricMedian",
         "norm_bound": "fedgan_mpi.algorithms.aggregation.rules:NormBound",
     },
+    "server_optimizers": {
+        "sgd": "fedgan_mpi.algorithms.aggregation.server_optimizer:SGD",
+        "adam": "fedgan_mpi.algorithms.aggregation.server_optimizer:Adam",
+        "yogi": "fedgan_mpi.algorithms.aggregation.server_optimizer:Yogi",
+        "adagrad": "fedgan_mpi.algorithms.aggregation.server_optimizer:Adagrad",
+    },
     "extractors": {
         "shards": "fedgan_mpi.evaluation.features:read_extractor",
     },
@@ -90,6 +96,7 @@ KEYS = {
     "training.augment": "augmentations",
     "participation.policy": "policies",
     "aggregation.rule": "rules",
+    "aggregation.server_optimizer": "server_optimizers",
     "evaluation.extractor": "extractors",
     "evaluation.metrics": "metrics",
 }

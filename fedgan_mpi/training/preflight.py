@@ -54,15 +54,17 @@ def check_plugins(config: Config) -> None:
             ("model.architecture", config.model.architecture),
             ("participation.policy", config.participation.policy),
             ("aggregation.rule", config.aggregation.rule),
+            ("aggregation.server_optimizer", config.aggregation.server_optimizer),
             ("evaluation.extractor", config.evaluation.extractor),
             *(("training.augment", name) for name in training.augment),
             *(("evaluation.metrics", name) for name in config.evaluation.metrics),
         )
         if not plugins.is_built_in(key, name)
     ]
-    if not named and not config.aggregation.options:
+    if not named and not config.aggregation.options and config.aggregation.is_plain:
         return
     from fedgan_mpi.algorithms.aggregation.rules import make_rule
+    from fedgan_mpi.algorithms.aggregation.server_optimizer import make_server_optimizer
     from fedgan_mpi.algorithms.registry import algorithm_class, check_algorithm_options
     from fedgan_mpi.evaluation.extractors import check_extractor_options
     from fedgan_mpi.evaluation.metrics import make_metrics
@@ -73,6 +75,7 @@ def check_plugins(config: Config) -> None:
 
     check_algorithm_options(config.algorithm)
     make_rule(config.aggregation)
+    make_server_optimizer(config.aggregation)
     make_loss(training.loss, training.loss_options)
     optimizer, _ = check_optimizer(training.optimizer, training.optimizer_options)
     if training.has_lr_schedule and not optimizer.follows_schedule:
@@ -143,6 +146,12 @@ def check_experiment(
     histograms: Label histogram per device.
     """
     config.check_norm(size)
+    attackers = list(config.attack.devices)
+    if max(attackers, default=0) > len(images):
+        raise UserError(
+            f"attack.devices is {attackers}, but must be from 1 to {len(images)}, the number of "
+            "devices"
+        )
     batches, maximum = config.algorithm.fake_batches, max(2, len(images))
     if batches > maximum:
         right = f"at most {maximum}, the number of devices"

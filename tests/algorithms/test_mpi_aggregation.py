@@ -29,6 +29,7 @@ class Ranks:
             link={"average": average, "wire_dtype": "float64"},
             training={"non_finite": options.pop("non_finite", "stop")},
             aggregation=options.pop("aggregation", {}),
+            attack=options.pop("attack", {}),
         )
         algorithm = toy_algorithm(self.link, config, toy_shards(UNEQUAL))
         self.rank_state, self.vector = algorithm.rank_state, algorithm.flat.discriminator
@@ -116,6 +117,84 @@ def test_a_rule_of_three_needs_three_uploads(comm):
     assert torch.equal(ranks.round(1, {k: ranks.random(k) for k in (2, 5)}), before)
     three = {k: ranks.random(k) for k in (1, 2, 5)}
     assert_close(ranks.round(2, three), torch.stack(list(three.values())).median(0).values)
+
+
+@pytest.mark.parametrize("average", ["gather", "reduce"])
+@pytest.mark.parametrize("rule", ["mean", "median"])
+@pytest.mark.parametrize("sends_updates", [False, True])
+def test_the_server_optimizer_steps_by_the_average_update(comm, average, rule, sends_updates):
+    """FedAvgM in a plain loop; BatchNorm statistics stay averages."""
+    aggregation = {
+        "rule": rule,
+        "server_optimizer": "sgd",
+        "server_options": {"rate": 0.5, "momentum": 0.9},
+    }
+    if rule == "median" and sends_updates:
+        return  # rules get vectors
+    options = {"sends_updates": True} if sends_updates else {}
+    ranks = Ranks(comm, average=average, aggregation=aggregation, **options)
+    start = ranks.rank_state.pair.flat.phi.storage_offset() - ranks.vector.storage_offset()
+    phi = slice(start, start + ranks.rank_state.pair.flat.phi.numel())
+    momentum = torch.zeros_like(ranks.vector[phi])
+    for t in range(3):
+        ranks.link.broadcast(ranks.vector)
+        before = ranks.vector.clone()
+        uploads = {k: ranks.random(10 * t + k) for k in SHARES}
+        average_vector = sum(share * uploads[k] for k, share in SHARES.items())
+        if rule == "median":
+            average_vector = torch.stack(list(uploads.values())).median(0).values
+        momentum = 0.9 * momentum + average_vector[phi] - before[phi]
+        expected = average_vector.clone()
+        expected[phi] = before[phi] + 0.5 * momentum
+        assert_close(ranks.round(t, uploads), expected)
+
+
+ATTACKS = {
+    "sign_flip": lambda sent, received: received - 2.0 * (sent - received),
+    "stale": lambda sent, received: received,
+}
+
+
+@pytest.mark.parametrize("kind", ATTACKS)
+@pytest.mark.parametrize("sends_updates", [False, True])
+def test_attackers_replace_their_update(comm, kind, sends_updates):
+    """From their first round on; statistics and other devices stay honest."""
+    attack = {"devices": (2, 5), "kind": kind, "from_round": 2, "strength": 2.0}
+    options = {"sends_updates": True} if sends_updates else {}
+    ranks = Ranks(comm, attack=attack, **options)
+    start = ranks.rank_state.pair.flat.phi.storage_offset() - ranks.vector.storage_offset()
+    phi = slice(start, start + ranks.rank_state.pair.flat.phi.numel())
+    for t in range(2):
+        ranks.link.broadcast(ranks.vector)
+        before = ranks.vector.clone()
+        uploads = {k: ranks.random(10 * t + k) for k in SHARES}
+        expected = torch.zeros_like(before)
+        for k, share in SHARES.items():
+            sent = uploads[k].clone()
+            if t == 1 and k in (2, 5):
+                sent[phi] = ATTACKS[kind](uploads[k], before)[phi]
+            expected += share * sent
+        assert_close(ranks.round(t, uploads), expected)
+
+
+@pytest.mark.parametrize("kind", ["noise", "label_free"])
+def test_noisy_attackers_have_the_stated_strength(comm, kind):
+    """The numbers depend on the device and the round, not on the ranks."""
+    sent = {}
+    for seed_of in range(2):
+        attack = {"devices": (1,), "kind": kind, "strength": 3.0}
+        ranks = Ranks(comm, attack=attack)
+        start = ranks.rank_state.pair.flat.phi.storage_offset() - ranks.vector.storage_offset()
+        phi = slice(start, start + ranks.rank_state.pair.flat.phi.numel())
+        ranks.link.broadcast(ranks.vector)
+        before = ranks.vector.clone()
+        upload = ranks.random(1)
+        sent[seed_of] = ranks.round(0, {1: upload})[phi] / SHARES[1]
+        scale = before[phi].square().mean().sqrt()
+        centre = upload[phi] if kind == "noise" else torch.zeros_like(upload[phi])
+        deviation = 3.0 if kind == "noise" else 3.0 * float(scale)
+        assert (sent[seed_of] - centre).std() == pytest.approx(deviation, rel=0.2)
+    assert torch.equal(sent[0], sent[1])
 
 
 class Record(UpdateTransform):

@@ -100,6 +100,8 @@ CASES = {
         "training": {"augment": ("translation", "flip")},
         "algorithm": {"local_update": "alternating"},
     },
+    "fedgan proximal": {"algorithm": {"proximal": 3.0}},
+    "fedgan proximal alternating": {"algorithm": {"proximal": 3.0, "local_update": "alternating"}},
     "fedgan r1": {"training": {"regularizer": "r1", "regularizer_weight": 5.0}},
     "fedgan r1 lazy": {
         "training": {
@@ -150,6 +152,7 @@ CASES = {
     "dp_fedavg_gan average": {"algorithm": {"clip": 0.001, "noise": 0.0, "batchnorm": "average"}},
     "dp_fedavg_gan round_robin": {"participation": {"policy": "round_robin", "count": 2}},
     "dp_fedavg_gan augmented": {"training": {"augment": ("flip", "cutout")}},
+    "dp_fedavg_gan proximal": {"algorithm": {"proximal": 30.0}},
     "dp_fedavg_gan r1": {
         "training": {
             "regularizer": "r1",
@@ -202,6 +205,7 @@ def test_ranks_equal_the_oracle(comm, case):
         ("fedgan", "fedgan reset"),
         ("fedgan", "fedgan augmented"),
         ("fedgan", "fedgan r1"),
+        ("fedgan", "fedgan proximal"),
         ("fedgan", "fedgan lecam"),
         ("mdgan", "mdgan zero_centered"),
         ("mdgan", "mdgan lecam"),

@@ -65,6 +65,27 @@ def test_a_resumed_run_is_the_uninterrupted_one_bitwise(comm, name, training):
     assert_equal(*train_and_resume(link, config, config))
 
 
+UPDATES = {
+    "server adam": {"aggregation": {"server_optimizer": "adam"}},
+    "median and momentum": {
+        "aggregation": {
+            "rule": "median", "server_optimizer": "sgd", "server_options": {"momentum": 0.9}
+        }
+    },
+    "attack": {"attack": {"devices": (1, 3), "kind": "noise", "strength": 0.01}},
+    "proximal": {"algorithm": {"proximal": 2.0}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", UPDATES.values(), ids=UPDATES.keys())
+@pytest.mark.parametrize("name", ["ren", "fedgan"])
+def test_a_run_with_changed_updates_resumes_bitwise(comm, name, changes):
+    algorithm = {"name": name, **changes.get("algorithm", {})}
+    participation = {"policy": "random", "count": 4}
+    config = toy_config(**{**changes, "algorithm": algorithm}, participation=participation)
+    assert_equal(*train_and_resume(Link(comm), config, config))
+
+
 @pytest.mark.parametrize("transport", ["mpi", "shared_memory"])
 @pytest.mark.parametrize("name", FEDERATED)
 @pytest.mark.parametrize("overlap", [True, False], ids=["on-off", "off-on"])

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedgan_mpi.algorithms.aggregation.attack import Attack
 from fedgan_mpi.algorithms.aggregation.rules import Rule, make_rule
+from fedgan_mpi.algorithms.aggregation.server_optimizer import ServerStep, make_server_optimizer
 from fedgan_mpi.algorithms.aggregation.transforms import UpdateTransform, Upload
 from fedgan_mpi.algorithms.aggregation.uplink import Uplink
 from fedgan_mpi.algorithms.local_metrics import LocalMetrics
@@ -21,16 +23,37 @@ def make_uplink(
     rank_state: RankState,
     vector: Tensor,
     transforms: Sequence[UpdateTransform] = (),
+    last: Sequence[UpdateTransform] = (),
     **options: Any,
 ) -> Uplink:
-    """Return the uplink of the configured aggregation rule. Collective.
+    """Return the uplink with the configured attack, rule and server optimizer. Collective.
 
-    Takes the arguments of `Uplink`.
+    The order: attack, `transforms`, rule, their part on the server, server optimizer, `last`. The
+    other arguments are those of `Uplink`.
     """
-    rule = make_rule(rank_state.config.aggregation)
+    config = rank_state.config
+    parameters = _parameters_in(rank_state, vector)
+    if config.attack.devices:
+        transforms = [Attack(config.attack, config.run.seed, parameters), *transforms]
+    optimizer = make_server_optimizer(config.aggregation)
+    if optimizer is not None:
+        transforms = [*transforms, ServerStep(optimizer, parameters, rank_state.server)]
+    transforms = [*transforms, *last]
+    rule = make_rule(config.aggregation)
     if rule is None:
         return Uplink(rank_state, vector, transforms, **options)
     return RowUplink(rank_state, vector, transforms, rule)
+
+
+def _parameters_in(rank_state: RankState, vector: Tensor) -> list[Tensor]:
+    """Return θ, φ or both: those that the vector contains."""
+    start, flat = vector.storage_offset(), rank_state.pair.flat
+    stop = start + vector.numel()
+    return [
+        each
+        for each in (flat.theta.detach(), flat.phi.detach())
+        if start <= each.storage_offset() and each.storage_offset() + each.numel() <= stop
+    ]
 
 
 class RowUplink(Uplink):
@@ -70,6 +93,7 @@ class RowUplink(Uplink):
 
     def send(self, into: Tensor) -> None:
         assert self._round is not None
+        self._prepare_server()
         self.link.gather(self._vectors.vectors(self._participation.participants(self._round)))
 
     def finish(self, into: Tensor) -> None:

@@ -23,6 +23,8 @@ class Upload:
     received: Tensor
     """The received values of that slice; read-only."""
     metrics: LocalMetrics
+    is_update: bool = False
+    """Whether the vector is v_k - v, not v_k."""
 
 
 class UpdateTransform:
@@ -33,6 +35,9 @@ class UpdateTransform:
 
     def on_device(self, upload: Upload) -> None:
         """Change a participant's upload after its local round."""
+
+    def before_average(self, t: int) -> None:
+        """Called on the server before the average of round t overwrites its vector."""
 
     def on_server(self, t: int) -> None:
         """Change the server's vector after the average of round t."""

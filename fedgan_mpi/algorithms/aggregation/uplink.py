@@ -86,7 +86,9 @@ class Uplink:
         assert self._round is not None
         if self._sends_updates:
             self.vector.sub_(self._received)
-        upload = Upload(device, self._round, share, self.vector, self._received, metrics)
+        upload = Upload(
+            device, self._round, share, self.vector, self._received, metrics, self._sends_updates
+        )
         for transform in self.transforms:
             transform.on_device(upload)
         self._shares_sum += upload.share
@@ -105,6 +107,7 @@ class Uplink:
 
     def send(self, into: Tensor) -> None:
         """Sum the rows of all ranks on the server. Collective."""
+        self._prepare_server()
         self.link.reduce(*self.seal(into))
 
     def seal(self, into: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,6 +130,12 @@ class Uplink:
         if self._update is not None:
             into.add_(self._update)
         self._change_on_server()
+
+    def _prepare_server(self) -> None:
+        assert self._round is not None
+        if self.link.is_server:
+            for transform in self.transforms:
+                transform.before_average(self._round)
 
     def _change_on_server(self) -> None:
         assert self._round is not None
