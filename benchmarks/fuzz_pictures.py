@@ -1,4 +1,4 @@
-"""Damages pictures of every format and decodes them; whatever happens must concern one picture.
+"""Damages pictures of every format and decodes them. A failure may affect only its own picture.
 
     python benchmarks/fuzz_pictures.py --seconds 600
 

@@ -1,4 +1,4 @@
-"""Bounds of time and memory for decoding one image, so that a hostile file harms itself alone."""
+"""Bounds of time and memory for decoding one image, so that a hostile file harms no other."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ FORBIDDEN = {
     "data": {"faults"},
     "run": {"comm", "faults", "wireless", "federation"},
 }
-"""Packages of lower layers that a package does not import all the same."""
+"""Packages of lower layers that a package must not import either."""
 LAZY = {"testing": {"algorithms", "training", "cli", "__main__"}}
 """Packages that a package imports inside functions only."""
 MAX_LOOSE_FILES = 7

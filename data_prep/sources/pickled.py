@@ -136,12 +136,12 @@ class _Interpreter:
 
     def _extend(self, items: list[Any]) -> None:
         if type(self.stack[-1]) is not list:
-            raise ValueError("it appends to something else than a list")
+            raise ValueError("it appends to a value that is not a list")
         self.stack[-1] += items
 
     def _update(self, items: list[Any]) -> None:
         if type(self.stack[-1]) is not dict or len(items) % 2:
-            raise ValueError("it sets items of something else than a dict")
+            raise ValueError("it sets items of a value that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key, str | bytes | int):
                 raise ValueError(f"a key is a {type(key).__name__}")
@@ -193,7 +193,7 @@ def _fill(target: Any, state: Any) -> None:
             raw = raw.encode("latin1")
         target.values = _make_array(raw, dtype, shape, bool(is_fortran))
     elif not (isinstance(target, _Global) and target.role == "uint8"):
-        raise ValueError("it changes something else than an array")
+        raise ValueError("it sets the state of a value that is not an array")
 
 
 def _make_array(raw: Any, dtype: Any, shape: Any, is_fortran: bool) -> NDArray[np.uint8]:

@@ -102,7 +102,7 @@ class Seal:
                 names = sorted(manifest.files.keys() & set(self.lost))
                 contents = {name: read_content(manifest, name) for name in names}
             except UserError as error:
-                logger.warning("%s; lost devices are looked for in the checkpoint before", error)
+                logger.warning("%s; an earlier checkpoint may name the lost devices", error)
                 problem = problem or error
                 continue
             for name, content in contents.items():

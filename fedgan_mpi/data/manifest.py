@@ -119,7 +119,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 raise SchemaError(problem)
         except SchemaError as error:
             raise UserError(
-                f"{path} lacks keys of the shard format or contradicts itself; write it anew "
+                f"{path} lacks keys of the shard format or contradicts itself; write it again "
                 f"({error})"
             ) from None
         return manifest

@@ -46,7 +46,7 @@ def resume(rank_state: RankState, context: RunContext) -> tuple[int, TrainState]
             if checkpoint == checkpoints[0]:
                 raise
             if link.is_server:
-                logger.warning("%s; resuming from the checkpoint before", error)
+                logger.warning("%s; resuming from the previous checkpoint", error)
             continue
         link.on_every_rank(partial(load_states, rank_state, manifest, states))
         return manifest.round, state

@@ -111,7 +111,7 @@ def test_the_state_of_a_dead_device_comes_from_the_newest_undamaged_checkpoint(
     manifest = read_manifest(run / "checkpoints" / checkpoint_name(31))
     assert read_content(manifest, name) == b"25" and manifest.lost == []
     (warning,) = caplog.messages
-    assert str(path) in warning and "are looked for in the checkpoint before" in warning
+    assert str(path) in warning and "an earlier checkpoint may name the lost devices" in warning
 
 
 # ------------------------------------------------------------ formats

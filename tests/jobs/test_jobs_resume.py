@@ -150,7 +150,7 @@ def test_resume_names_a_damaged_checkpoint_and_uses_the_previous_one(uninterrupt
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if "not what its checkpoint" in line]
     assert f"/{last.name}/" in line and "device_0002.safetensors" in line
-    assert line.endswith("; resuming from the checkpoint before")
+    assert line.endswith("; resuming from the previous checkpoint")
     assert_equal_runs(uninterrupted_run, run)
     flip_bit(last / "server.safetensors")
     flip_bit(previous / "server.safetensors")

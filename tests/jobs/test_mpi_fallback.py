@@ -109,7 +109,7 @@ def test_a_resume_skips_damaged_checkpoints(run, tmp_path):
         flip_bit(checkpoints_of(copy)[-2] / "server.safetensors")
         resumed = run(RANKS, "--resume", "runs/a", cwd=tmp_path / "copy")
         assert resumed.returncode == 0, (case, resumed.stderr)
-        warnings = [line for line in resumed.stderr.splitlines() if "checkpoint before" in line]
+        warnings = [line for line in resumed.stderr.splitlines() if "previous checkpoint" in line]
         assert len(warnings) == 2 and "round_000003" in warnings[0], (case, resumed.stderr)
         assert reason in warnings[0] and "round_000002" in warnings[1], (case, warnings)
         assert losses(copy) == losses(finished), case
@@ -128,7 +128,7 @@ def test_a_checkpoint_from_before_the_checksum_resumes(run, tmp_path):
     assert table.pop("sha256") and table["format"] == 3
     (previous / "checkpoint.json").write_text(json.dumps({**table, "format": 2}))
     resumed = run(RANKS, "--resume", "runs/a", cwd=tmp_path / "copy")
-    assert resumed.returncode == 0 and "checkpoint before" not in resumed.stderr, resumed.stderr
+    assert resumed.returncode == 0 and "previous checkpoint" not in resumed.stderr, resumed.stderr
     assert generator_bytes(copy) == generator_bytes(finished)
 
 
@@ -137,5 +137,5 @@ def test_another_experiment_is_refused_and_not_resumed_from_an_older_checkpoint(
     config = tmp_path / "runs" / "a" / "config.toml"
     config.write_text(config.read_text().replace("seed = 0\n", "seed = 1\n", 1))
     resumed = run(RANKS, "--resume", "runs/a", cwd=tmp_path)
-    assert resumed.returncode == 1 and "checkpoint before" not in resumed.stderr
+    assert resumed.returncode == 1 and "previous checkpoint" not in resumed.stderr
     assert "run.seed is 1, but must be 0 as in runs/a/checkpoints/round_000003" in resumed.stderr

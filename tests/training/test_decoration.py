@@ -1,4 +1,4 @@
-"""Reports, films, grids and last lines may fail. The run then has its generator all the same."""
+"""If a report, film, grid or last line fails, the run still writes its generator."""
 
 from __future__ import annotations
 

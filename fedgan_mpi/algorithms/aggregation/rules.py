@@ -1,4 +1,4 @@
-"""Aggregation rules other than the mean: what the server makes of the participants' vectors."""
+"""Aggregation rules other than the mean: functions of the participants' vectors."""
 
 from __future__ import annotations
 
