@@ -74,7 +74,8 @@ def _run_local(command: MpiCommand | LocalCommand) -> None:
             from fedgan_mpi.run.generator_file import load
             from fedgan_mpi.run.image_grids import write_samples
 
-        generator = load(command.run, command.networks)
+        generator = load(command.run, command.networks, standing_batches=command.standing_batches)
+        generator.truncation = command.truncation
         with umask(umask_of(command.run)), explain_write_errors(command.out):
             write_samples(
                 generator,
@@ -91,7 +92,13 @@ def _run_local(command: MpiCommand | LocalCommand) -> None:
             from fedgan_mpi.run.exporters import convert
 
         with umask(umask_of(command.run)):
-            convert(command.run, command.kind, command.out, command.networks)
+            convert(
+                command.run,
+                command.kind,
+                command.out,
+                command.networks,
+                standing_batches=command.standing_batches,
+            )
     elif isinstance(command, Compare):
         from fedgan_mpi.report.comparison import print_table, write_comparison
 

@@ -38,6 +38,7 @@ class Purpose(IntEnum):
     AUGMENT_REAL = 14  # device, images drawn before
     AUGMENT = 15  # device; 0 is the server
     ATTACK = 16  # round, device
+    STANDING = 17
 
 
 def _sequence(seed: int, purpose: Purpose, path: tuple[int, ...]) -> np.random.SeedSequence:

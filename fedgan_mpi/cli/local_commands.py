@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from fedgan_mpi.cli.parser import (
     optional_path,
     parse_flags,
 )
+from fedgan_mpi.config.parsing import Parser
 from fedgan_mpi.config.paths import user_path
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.schema import MAX_INTEGER
@@ -31,6 +33,8 @@ class Sample:
     seed: int
     label: int | None
     style: Literal["grid", "interpolation", "classes"]
+    truncation: float | None
+    standing_batches: int
     networks: str | None
 
 
@@ -41,6 +45,7 @@ class Export:
     run: Path
     kind: Literal["onnx", "torchexport"]
     out: Path | None
+    standing_batches: int
     networks: str | None
 
 
@@ -103,8 +108,19 @@ def _parse_sample(arguments: list[str]) -> Sample:
         help="grid: independent images; interpolation: each row interpolates between two images; "
         "classes: one row per class",
     )
+    parser.add_argument(
+        "--truncation",
+        type=float,
+        default=None,
+        help="largest component of the latent vectors, such as 1.0: more typical, less varied "
+        "images; if omitted, no limit",
+    )
+    _add_standing_batches(parser)
     add_architecture(parser)
     args = parse_flags(parser, arguments)
+    if args.truncation is not None and not 0 < args.truncation < math.inf:
+        raise UserError(f"--truncation is {args.truncation}, but must be above 0 and finite")
+    check_range("--standing-batches", args.standing_batches, 0, MAX_INTEGER)
     if args.label is not None:
         check_range("--label", args.label, 0, MAX_INTEGER)
         if args.style != "grid":
@@ -118,7 +134,19 @@ def _parse_sample(arguments: list[str]) -> Sample:
         seed=args.seed,
         label=args.label,
         style=args.style,
+        truncation=args.truncation,
+        standing_batches=args.standing_batches,
         networks=args.model.architecture,
+    )
+
+
+def _add_standing_batches(parser: Parser) -> None:
+    parser.add_argument(
+        "--standing-batches",
+        type=int,
+        default=0,
+        help="recompute BatchNorm's statistics from this many batches of 256 generated images; 0: "
+        "those of training",
     )
 
 
@@ -137,12 +165,15 @@ def _parse_export(arguments: list[str]) -> Export:
     parser.add_argument(
         "--out", type=str, default=None, help="file to write; if omitted, next to the generator"
     )
+    _add_standing_batches(parser)
     add_architecture(parser)
     args = parse_flags(parser, arguments)
+    check_range("--standing-batches", args.standing_batches, 0, MAX_INTEGER)
     return Export(
         run=user_path(args.run),
         kind=args.format,
         out=optional_path(args.out),
+        standing_batches=args.standing_batches,
         networks=args.model.architecture,
     )
 

@@ -24,18 +24,23 @@ _TOLERANCE = 1e-4  # of images in [-1, 1]; a step of a pixel is 80 times as larg
 
 
 def convert(
-    run: Path, kind: Literal["onnx", "torchexport"], out: Path | None, networks: str | None = None
+    run: Path,
+    kind: Literal["onnx", "torchexport"],
+    out: Path | None,
+    networks: str | None = None,
+    *,
+    standing_batches: int = 0,
 ) -> None:
     """Export the generator of a run directory to `out`; None: beside the generator.
 
-    networks: see `load`.
+    networks, standing_batches: see `load`.
 
     The exported network takes z (N, nz) and, if it is conditional, one-hot classes (N, classes). It
     returns images (N, C, H, W) in [-1, 1]. Raises UserError if a package is missing, or if the
     exported network generates other images.
     """
     path = find_generator(run)
-    generator = load(path, networks)
+    generator = load(path, networks, standing_batches=standing_batches)
     if out is None:
         out = path.with_suffix(_SUFFIXES[kind])
     if not out.parent.is_dir():

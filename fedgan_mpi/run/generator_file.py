@@ -5,6 +5,8 @@ Knows nothing of MPI or of the run that trained the generator.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import math
 import os
@@ -43,6 +45,9 @@ class TrainedGenerator:
     network: nn.Module
     about: dict[str, Any]
     """Content of the JSON file."""
+    truncation: float | None = None
+    """Largest component of z: a smaller one gives more typical and less varied images (Brock et al.
+    2019, arXiv:1809.11096). None: z is not truncated."""
 
     @torch.no_grad()
     def __call__(self, count: int, *, seed: int = 0, label: int | None = None) -> NDArray[np.uint8]:
@@ -53,7 +58,7 @@ class TrainedGenerator:
         """
         self.check_count(count)
         stream = torch_stream(seed, Purpose.GRID)
-        noise = torch.randn(count, self.about["nz"], generator=stream).split(_BATCH)
+        noise = self._noise(count, stream).split(_BATCH)
         classes = self._one_hot_batches(count, stream, label)
         batches = [Batch(z, y) for z, y in zip(noise, classes, strict=True)]
         return np.concatenate([to_pixels(batch.through(self.network)) for batch in batches])
@@ -85,7 +90,7 @@ class TrainedGenerator:
         that they are as probable as random noise. A row has one class.
         """
         stream = torch_stream(seed, Purpose.GRID)
-        ends = torch.randn(2, rows, self.about["nz"], generator=stream)
+        ends = self._noise(2 * rows, stream).view(2, rows, -1)
         drawn = [y for y in self._one_hot_batches(rows, stream, None) if y is not None]
         classes = torch.cat(drawn) if drawn else None
         images = []
@@ -97,6 +102,37 @@ class TrainedGenerator:
             y = classes[row].expand(columns, -1) if classes is not None else None
             images.append(to_pixels(Batch(z / angle.sin(), y).through(self.network)))
         return np.concatenate(images)
+
+    @torch.no_grad()
+    def with_standing_statistics(self, batches: int, *, seed: int = 0) -> TrainedGenerator:
+        """Return a copy whose BatchNorm has the statistics of this many batches of its own images.
+
+        Those of training are moving averages, and means over devices (Brock et al. 2019, appendix
+        B). Raises UserError if the generator has no BatchNorm.
+        """
+        network = copy.deepcopy(self.network)
+        layers = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        if not layers:
+            raise UserError("this generator has no BatchNorm, so it has no statistics to compute")
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None  # the mean over all batches
+            layer.train()
+        stream = torch_stream(seed, Purpose.STANDING)
+        for _ in range(batches):
+            z, (y,) = self._noise(_BATCH, stream), self._one_hot_batches(_BATCH, stream, None)
+            Batch(z, y).through(network)
+        return dataclasses.replace(self, network=network.eval())
+
+    def _noise(self, count: int, stream: torch.Generator) -> torch.Tensor:
+        """Draw z, (count, nz), from N(0, 1), or from its part between the bounds."""
+        shape = (count, self.about["nz"])
+        if self.truncation is None:
+            return torch.randn(shape, generator=stream)
+        inside = math.erf(self.truncation / math.sqrt(2))
+        quantiles = (2 * torch.rand(shape, generator=stream, dtype=torch.float64) - 1) * inside
+        z = math.sqrt(2) * torch.erfinv(quantiles)
+        return z.clamp(-self.truncation, self.truncation).float()
 
     def _one_hot_batches(
         self, count: int, stream: torch.Generator, label: int | None
@@ -152,13 +188,19 @@ def find_generator(path: Path) -> Path:
     raise UserError(f"{path} has no {FINAL}.safetensors; has the run written its generator yet?")
 
 
-def load(path: str | Path, networks: str | Callable[..., Any] | None = None) -> TrainedGenerator:
+def load(
+    path: str | Path,
+    networks: str | Callable[..., Any] | None = None,
+    *,
+    standing_batches: int = 0,
+) -> TrainedGenerator:
     """Load the generator of a run directory, or of a .safetensors file.
 
     Loads a run's best generator if scores chose one.
 
     networks: Build function or import string of networks that are neither built in nor installed.
         The caller must name these, because a file must not choose the code that runs.
+    standing_batches: Batches of `with_standing_statistics`; 0 keeps the statistics of training.
 
     Raises UserError if the generator is missing or damaged, or if its networks must be named.
     """
@@ -179,7 +221,10 @@ def load(path: str | Path, networks: str | Callable[..., Any] | None = None) -> 
         ) from None
     except (SafetensorError, ValueError, LookupError, AttributeError, TypeError, RuntimeError):
         raise UserError(f"{path} is not a generator of this program, or is damaged") from None
-    return TrainedGenerator(network=network.eval(), about=about)
+    generator = TrainedGenerator(network=network.eval(), about=about)
+    if standing_batches:
+        return generator.with_standing_statistics(standing_batches)
+    return generator
 
 
 def _shape_of(about: dict[str, Any]) -> tuple[int, int, int]:
