@@ -48,7 +48,7 @@ class AlgorithmConfig:
     """fedgan, fegan: order of a local step. simultaneous: D and G step from the same parameters.
     alternating: G steps against the updated D."""
     proximal: float = 0.0
-    """Algorithms whose devices send networks: weight μ of FedProx's proximal term in each local
+    """ren, dp_fedavg_gan, fedgan, fegan: weight μ of FedProx's proximal term in each local
     step, which pulls towards the received parameters (arXiv:1812.06127). 0: none."""
     epochs: int = 1
     """fedgan with fl_gan: passes over a shard per round. mdgan: passes over a shard between swaps

@@ -41,9 +41,9 @@ class AlgorithmTraits:
 
 
 TRAITS = {
-    "ren": AlgorithmTraits(keys=("schedule", "shares", "batchnorm")),
+    "ren": AlgorithmTraits(keys=("schedule", "shares", "batchnorm", "proximal")),
     "fedgan": AlgorithmTraits(
-        keys=("shares", "batchnorm", "preset", "local_update", "epochs"),
+        keys=("shares", "batchnorm", "preset", "local_update", "epochs", "proximal"),
         preset="fl_gan",
         devices_train_generator=True,
     ),
@@ -60,13 +60,13 @@ TRAITS = {
         devices_keep_discriminator=True,
     ),
     "dp_fedavg_gan": AlgorithmTraits(
-        keys=("batchnorm", "clip", "noise", "epsilon_budget", "delta"),
+        keys=("batchnorm", "clip", "noise", "epsilon_budget", "delta", "proximal"),
         shares="uniform",
         averages_networks=False,
         is_private=True,
     ),
     "fegan": AlgorithmTraits(
-        keys=("batchnorm", "preset", "local_update", "kl_sign"),
+        keys=("batchnorm", "preset", "local_update", "kl_sign", "proximal"),
         preset="ifl",
         devices_train_generator=True,
         needs_classes=True,

@@ -108,7 +108,6 @@ class Config:
         require(valid, "aggregation.server_optimizer", optimizer, right)
         mu = algorithm.proximal
         require(0 <= mu < math.inf, "algorithm.proximal", mu, "at least 0 and finite")
-        require(sends or mu == 0, "algorithm.proximal", mu, right)
 
     def _check_steps(self) -> None:
         name, steps = self.algorithm.name, self.training.generator_steps
