@@ -43,7 +43,8 @@ def test_own_metric_and_extractor(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_notebook_shows_curves_and_samples(tmp_path):
+def test_the_notebook_shows_curves_and_samples(tmp_path, monkeypatch):
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # commands of earlier tests have set it
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     notebook = nbformat.read(EXAMPLES / "digits.ipynb", as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells)  # committed without results

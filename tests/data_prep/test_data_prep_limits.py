@@ -7,13 +7,14 @@ import ctypes
 import hashlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
 import numpy as np
 import picture_files as files
 import pytest
-from data_prep_helpers import error_of
 from PIL import Image
 
 from data_prep.__main__ import main
@@ -147,15 +148,21 @@ def test_a_thread_decodes_without_a_limit():
         time.sleep(5)
 
 
-def test_a_picture_larger_than_the_memory_is_named(tmp_path, capsys):
+def test_a_picture_larger_than_the_memory_is_named(tmp_path):
+    """In a process of its own: the memory that other tests have freed would be used first."""
     folder = tmp_path / "in"
     folder.mkdir()
     for n in range(4):
         (folder / f"{n}.png").write_bytes(files.encode(Image.new("L", (8, 8), n), "PNG"))
     (folder / "bomb.png").write_bytes(files.blank_png(13_000))
     limits = ["--size=8", "--devices=1", "--heldout-share=0", "--processes=2", "--decode-memory=60"]
-    error = error_of(capsys, "imagefolder", folder, *limits)
-    assert error.startswith("bomb.") and "more than 60 MiB; --decode-memory" in error
+    command = ["imagefolder", f"--source={folder}", f"--out={tmp_path / 'out'}", *limits]
+    done = subprocess.run(
+        [sys.executable, "-m", "data_prep", *command], capture_output=True, text=True, timeout=100
+    )
+    error = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and error.startswith("bomb.")
+    assert "more than 60 MiB; --decode-memory" in error
 
 
 @pytest.mark.parametrize(
