@@ -56,7 +56,8 @@ class FeatureSums:
     @property
     def spread(self) -> float:
         """The mean squared distance of the features to their mean."""
-        return max(0.0, float(np.trace(self.covariance)))  # rounding may make 0 negative
+        centred = np.trace(self.products) - self.count * (self.mean @ self.mean)
+        return max(0.0, float(centred / (self.count - 1)))  # rounding may make 0 negative
 
 
 def frechet_distance(a: FeatureSums, b: FeatureSums) -> float:

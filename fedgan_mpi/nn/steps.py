@@ -183,7 +183,9 @@ def logits_and_input_gradients(D: nn.Module, fake: Batch) -> tuple[Tensor, Tenso
     return logits.detach(), input_gradients
 
 
-def _backward(value: Tensor) -> Tensor:
+def _backward(value: Tensor, weight: float = 1.0) -> Tensor:
+    """Back-propagate a loss, times a weight, and return it."""
+    value = value if weight == 1 else weight * value
     value.backward()
     return value.detach()
 
@@ -211,9 +213,9 @@ def _add_fake_gradient(
     that loss."""
     # Real and fake images pass separately, because each batch has its own BatchNorm statistics.
     if parts == 1:
-        value = _backward(weight * loss.fake(fake.through(D)).mean())
+        value = _backward(loss.fake(fake.through(D)).mean(), weight)
         if penalty is not None:
-            value += _backward(weight * penalty.loss(D, real, fake))
+            value += _backward(penalty.loss(D, real, fake), weight)
         return value
     value = _add_gradient(lambda part: loss.fake(part.through(D)), fake, parts)
     if penalty is not None:
@@ -222,14 +224,14 @@ def _add_fake_gradient(
             real.split(parts), fake.split(parts), penalty.split(parts), strict=False
         ):
             share = len(real_part.data) / count
-            value += _backward(share * penalty_part.loss(D, real_part, fake_part))
+            value += _backward(penalty_part.loss(D, real_part, fake_part), share)
     return value
 
 
 def _add_generator_gradient(D: nn.Module, loss: Loss, fake: Batch, weight: float = 1.0) -> Tensor:
     """Add the gradient of G's loss on its fakes, times weight, to G's gradient; return the loss."""
     with _frozen(D):
-        return _backward(weight * loss.generator(fake.through(D)).mean())
+        return _backward(loss.generator(fake.through(D)).mean(), weight)
 
 
 @contextmanager

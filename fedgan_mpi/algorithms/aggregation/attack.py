@@ -31,8 +31,7 @@ class Attack(UpdateTransform):
             return
         stream = torch_stream(self._seed, Purpose.ATTACK, upload.round, device)
         for parameter in self._parameters:
-            start = parameter.storage_offset() - upload.vector.storage_offset()
-            received = upload.received[start : start + parameter.numel()]
+            received = upload.received_part(parameter)
             base = torch.zeros_like(received) if upload.is_update else received
             update = parameter - base
             parameter.copy_(base + self._dishonest(update, received, stream))

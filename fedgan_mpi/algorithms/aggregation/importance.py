@@ -29,8 +29,7 @@ class ImportanceWeighting(UpdateTransform):
         factor = self._participation.inverse_probability(upload.round)[upload.device.index]
         squares = 0.0
         for parameter in self._parameters:
-            start = parameter.storage_offset() - upload.vector.storage_offset()
-            received = upload.received[start : start + parameter.numel()]
+            received = upload.received_part(parameter)
             parameter.sub_(received)
             squares += float(parameter.norm()) ** 2
             parameter.mul_(factor).add_(received)

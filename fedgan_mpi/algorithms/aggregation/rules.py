@@ -11,6 +11,7 @@ from torch import Tensor
 from fedgan_mpi import plugins
 from fedgan_mpi.config import AggregationConfig
 from fedgan_mpi.config.options import check_options
+from fedgan_mpi.config.require import require
 from fedgan_mpi.errors import UserError
 
 _KEY = "aggregation.rule"
@@ -51,7 +52,7 @@ class TrimmedMean(Rule):
 
     def __init__(self, *, trim: int = 1) -> None:
         """trim: values left out at either end."""
-        _require_at_least(0, trim=trim)
+        require(trim >= 0, "aggregation.options.trim", trim, "at least 0")
         self.trim = trim
         self.least_participants = 2 * trim + 1
 
@@ -66,8 +67,9 @@ class MultiKrum(Rule):
     def __init__(self, *, faulty: int = 1, chosen: int | None = None) -> None:
         """faulty: devices that may send anything, f. chosen: vectors in the mean, m; None: all but
         `faulty`."""
-        _require_at_least(0, faulty=faulty)
-        _require_at_least(1, chosen=1 if chosen is None else chosen)
+        require(faulty >= 0, "aggregation.options.faulty", faulty, "at least 0")
+        valid = chosen is None or chosen >= 1
+        require(valid, "aggregation.options.chosen", chosen, "at least 1")
         self.faulty, self.chosen = faulty, chosen
         self.least_participants = max(2 * faulty + 3, chosen or 0)
 
@@ -96,9 +98,9 @@ class GeometricMedian(Rule):
 
     def __init__(self, *, iterations: int = 8, smoothing: float = 1e-6) -> None:
         """smoothing: smallest distance in a division, ν."""
-        _require_at_least(1, iterations=iterations)
-        if not smoothing > 0:
-            raise UserError(f"aggregation.options.smoothing is {smoothing}, but must be above 0")
+        valid = iterations >= 1
+        require(valid, "aggregation.options.iterations", iterations, "at least 1")
+        require(smoothing > 0, "aggregation.options.smoothing", smoothing, "above 0")
         self.iterations, self.smoothing = iterations, smoothing
 
     def combine(self, vectors: Tensor, shares: Tensor) -> Tensor:
@@ -193,9 +195,3 @@ def _by_columns(vectors: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor
     for columns, piece in zip(vectors.split(_PIECE, 1), result.split(_PIECE), strict=True):
         piece.copy_(function(columns))
     return result
-
-
-def _require_at_least(least: int, **options: int) -> None:
-    for key, value in options.items():
-        if value < least:
-            raise UserError(f"aggregation.options.{key} is {value}, but must be at least {least}")

@@ -12,7 +12,7 @@ from fedgan_mpi import plugins
 from fedgan_mpi.algorithms.aggregation.transforms import UpdateTransform
 from fedgan_mpi.config import AggregationConfig
 from fedgan_mpi.config.options import check_options
-from fedgan_mpi.errors import UserError
+from fedgan_mpi.config.require import require
 from fedgan_mpi.federation.server import Server
 
 _KEY = "aggregation.server_optimizer"
@@ -39,8 +39,10 @@ class SGD(ServerOptimizer):
 
     def __init__(self, *, rate: float = 1.0, momentum: float = 0.0) -> None:
         """rate: η. momentum: β, from 0 to below 1."""
-        _require(rate > 0, "rate", rate, "above 0")
-        _require(0 <= momentum < 1, "momentum", momentum, "from 0 to below 1")
+        require(rate > 0, "aggregation.server_options.rate", rate, "above 0")
+        require(
+            0 <= momentum < 1, "aggregation.server_options.momentum", momentum, "from 0 to below 1"
+        )
         self.rate, self.momentum = rate, momentum
 
     def allocate(self, size: int, like: Tensor) -> dict[str, Tensor]:
@@ -63,9 +65,14 @@ class _Adaptive(ServerOptimizer):
         tau: float = 1e-3,
     ) -> None:
         """rate: η. betas: decay rates of m and v. tau: τ, which bounds the change where v is 0."""
-        _require(rate > 0, "rate", rate, "above 0")
-        _require(all(0 <= b < 1 for b in betas), "betas", list(betas), "two numbers from 0 to 1")
-        _require(tau > 0, "tau", tau, "above 0")
+        require(rate > 0, "aggregation.server_options.rate", rate, "above 0")
+        require(
+            all(0 <= b < 1 for b in betas),
+            "aggregation.server_options.betas",
+            list(betas),
+            "two numbers from 0 to 1",
+        )
+        require(tau > 0, "aggregation.server_options.tau", tau, "above 0")
         self.rate, self.betas, self.tau = rate, betas, tau
 
     def allocate(self, size: int, like: Tensor) -> dict[str, Tensor]:
@@ -144,8 +151,3 @@ def make_server_optimizer(config: AggregationConfig) -> ServerOptimizer | None:
     if type(optimizer) is SGD and optimizer.rate == 1 and optimizer.momentum == 0:
         return None
     return optimizer
-
-
-def _require(valid: bool, key: str, value: object, right: str) -> None:
-    if not valid:
-        raise UserError(f"aggregation.server_options.{key} is {value}, but must be {right}")

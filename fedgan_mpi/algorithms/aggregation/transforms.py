@@ -26,6 +26,11 @@ class Upload:
     is_update: bool = False
     """Whether the vector is v_k - v, not v_k."""
 
+    def received_part(self, part: Tensor) -> Tensor:
+        """Return the received values of a part, a 1-D view of the vector."""
+        start = part.storage_offset() - self.vector.storage_offset()
+        return self.received[start : start + part.numel()]
+
 
 class UpdateTransform:
     """One change. The list of transforms runs in order; each method does nothing by default."""
