@@ -130,11 +130,8 @@ def test_a_picture_in_an_archive_that_unpacks_to_gigabytes(tmp_path, capsys, lit
         assert "a/1.png" in error and reason in error
 
 
-@pytest.mark.parametrize("kind", ["fifo", "sparse", "device"])
-def test_a_picture_that_is_no_file_or_has_no_end(tmp_path, capsys, little_memory, kind):
-    source = tmp_path / "in"
-    originals.image_folder(source)
-    path = source / "dog" / "000.jpg"
+def make_endless(path, kind):
+    """Replace a file by one that is no regular file or has no end."""
     path.unlink()
     if kind == "fifo":
         os.mkfifo(path)
@@ -143,6 +140,14 @@ def test_a_picture_that_is_no_file_or_has_no_end(tmp_path, capsys, little_memory
             file.truncate(2**40)
     else:
         path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("kind", ["fifo", "sparse", "device"])
+def test_a_picture_that_is_no_file_or_has_no_end(tmp_path, capsys, little_memory, kind):
+    source = tmp_path / "in"
+    originals.image_folder(source)
+    path = source / "dog" / "000.jpg"
+    make_endless(path, kind)
     assert "dog/000.jpg" in error_of(capsys, "imagefolder", source, "--devices", "2")
 
 
@@ -162,14 +167,7 @@ def test_a_table_that_is_no_file_or_has_no_end(
     source = tmp_path / "in"
     getattr(originals, dataset)(source)
     path = source / table
-    path.unlink()
-    if kind == "fifo":
-        os.mkfifo(path)
-    elif kind == "sparse":
-        with path.open("wb") as file:
-            file.truncate(2**40)
-    else:
-        path.symlink_to("/dev/zero")
+    make_endless(path, kind)
     assert table in error_of(capsys, dataset, source, "--devices", "2")
 
 

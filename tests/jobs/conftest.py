@@ -39,3 +39,17 @@ def unlabelled_shards(tmp_path_factory) -> Path:
         pixels_sha256=hashes, sha256="x", heldout=None, heldout_images=0, features=None,
     ).write(directory)  # fmt: skip
     return directory
+
+
+@pytest.fixture
+def run():
+    """Runs a job on the ranks of this test. Rank 0 runs the test itself; the others skip it."""
+    from in_process_jobs import InProcessJobs
+    from mpi4py import MPI  # only here, because its import starts MPI
+
+    jobs = InProcessJobs()
+    if MPI.COMM_WORLD.rank > 0:
+        jobs.serve()
+        pytest.skip("rank 0 runs the test")
+    yield jobs.run
+    jobs.close()

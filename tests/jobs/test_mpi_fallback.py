@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from in_process_jobs import RANKS, InProcessJobs
-from mpi4py import MPI
+from in_process_jobs import RANKS
 from safetensors.torch import load_file, save_file
 
 from fedgan_mpi.checkpoint.format import checkpoints_of, fingerprint
@@ -24,17 +23,6 @@ FLAGS = [
     "--run.name=a", "--training.rounds=3", "--checkpoint.every=1", "--checkpoint.keep_last=3",
     "--evaluation.every=0", "--data.devices=3", *SMALL,
 ]  # fmt: skip
-
-
-@pytest.fixture
-def run():
-    """Runs a job on the ranks of this test. Rank 0 runs the test itself; the others skip it."""
-    jobs = InProcessJobs()
-    if MPI.COMM_WORLD.rank > 0:
-        jobs.serve()
-        pytest.skip("rank 0 runs the test")
-    yield jobs.run
-    jobs.close()
 
 
 def read_table(checkpoint: Path) -> dict:

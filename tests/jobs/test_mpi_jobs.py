@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from in_process_jobs import RANKS, InProcessJobs
-from mpi4py import MPI
+from in_process_jobs import RANKS
 
 from fedgan_mpi.checkpoint.format import checkpoints_of
 from fedgan_mpi.hardware.cpu import multiplies_bfloat16
@@ -28,17 +27,6 @@ from fedgan_mpi.testing.runs import (
 )
 
 pytestmark = pytest.mark.mpi(min_size=3)
-
-
-@pytest.fixture
-def run():
-    """Runs a job on the ranks of this test. Rank 0 runs the test itself; the others skip it."""
-    jobs = InProcessJobs()
-    if MPI.COMM_WORLD.rank > 0:
-        jobs.serve()
-        pytest.skip("rank 0 runs the test")
-    yield jobs.run
-    jobs.close()
 
 
 FLAGS = [
