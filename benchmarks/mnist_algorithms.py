@@ -28,6 +28,7 @@ RUNS = {
     "fegan": ["--algorithm.name=fegan"],
     "mdgan": ["--algorithm.name=mdgan"],
     "uagan": ["--algorithm.name=uagan"],
+    "ensemble": ["--algorithm.name=ensemble", *SERVER],
 }
 COMMON = [
     f"--training.rounds={STEPS}",

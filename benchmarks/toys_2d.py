@@ -51,6 +51,9 @@ ALGORITHM_OPTIONS: dict[str, dict[str, Any]] = {
     "uagan max": {"name": "uagan", "mode": "max"},
     "uagan softmax": {"name": "uagan", "mode": "softmax", "sharpness": 5.0},
     "uagan odds": {"name": "uagan"},
+    "ensemble mean": {"name": "ensemble", "mode": "mean"},
+    "ensemble max": {"name": "ensemble", "mode": "max"},
+    "ensemble odds": {"name": "ensemble"},
 }
 Points = NDArray[np.float64]
 

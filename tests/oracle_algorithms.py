@@ -164,6 +164,45 @@ def uagan(G, D, shards, config, rounds, shares, nz):
     return server.G.state_dict(), server.D.state_dict(), devices
 
 
+def ensemble(G, D, shards, config, rounds, shares, nz):
+    """shares: (t) -> participants. The last upload of every device judges G's images."""
+    server, devices, histograms = make_trainers(G, D, shards, config, nz)
+    uploads = {k: copy.deepcopy(D).eval() for k in shards}
+    sizes = {k: 1 if config.algorithm.share_rule == "uniform" else len(shards[k]) for k in shards}
+
+    def server_steps():
+        for _ in range(config.training.server_steps):
+            z, classes = server.draw_noise(config.training.generator_batch_size)
+            fake = server.augmented(call(server.G, z, classes))
+            pi = torch.tensor(list(sizes.values()), dtype=torch.float64)[:, None]
+            pi = pi / pi.sum()
+            if classes is not None:
+                held = torch.tensor(np.stack(list(histograms.values())), dtype=torch.float64)
+                pi = torch.stack([held[:, y] / held[:, y].sum() for y in classes.argmax(1)], dim=1)
+            logits = torch.stack([call(uploads[k], fake, classes) for k in shards])
+            loss = ua_loss(logits, pi, config.algorithm, server.g_loss)  # one graph through all D's
+            gradient = torch.autograd.grad(loss, list(server.G.parameters()))
+            for p, value in zip(server.G.parameters(), gradient, strict=True):
+                p.grad = value
+            server.opt_g.step()
+
+    for t in range(rounds):
+        received = copy.deepcopy(server.G)
+        if config.algorithm.schedule == "parallel":
+            server_steps()
+        for k in shares(t):
+            device = devices[k]
+            if config.algorithm.moments == "reset":
+                device.reset_optimizers()
+            for _ in range(config.training.discriminator_steps):
+                real, z = device.draw_real(), device.draw_noise(device.batches.size)
+                device.d_step(real, (device.augmented(call(received, *z)), z[1]))
+            uploads[k].load_state_dict(device.D.state_dict())
+        if config.algorithm.schedule == "serial":
+            server_steps()
+    return server.G.state_dict(), server.D.state_dict(), devices
+
+
 def ua_loss(logits, pi, choices, g_loss):
     if choices.mode == "mean":
         return g_loss(logits).mean()

@@ -17,7 +17,7 @@ from fedgan_mpi.federation.flat_parameters import is_finite
 from fedgan_mpi.federation.rank import RankState
 from fedgan_mpi.run.stats import AUGMENT_SIGN, ROUND_KEYS
 from fedgan_mpi.wireless.cell import RadioRound
-from fedgan_mpi.wireless.cost import ComputeCost, CostModel, Payload, Sizes
+from fedgan_mpi.wireless.cost import ComputeCost, CostModel, Memory, Payload, Sizes
 
 
 class Algorithm(ABC):
@@ -55,6 +55,11 @@ class Algorithm(ABC):
     def payload(sizes: Sizes) -> Payload | None:
         """Return the numbers that a participant sends and receives in a round; None: stats.jsonl
         has the bytes that the link counts."""
+        return None
+
+    @staticmethod
+    def memory(sizes: Sizes, devices: int) -> Memory | None:
+        """Return the memory that grows with the networks and the devices; None: not stated."""
         return None
 
     def payload_of_round(self, t: int, sizes: Sizes) -> Payload | None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedgan_mpi.algorithms.base import Algorithm
+from fedgan_mpi.algorithms.mixture import loss_and_gradient
 from fedgan_mpi.config.algorithm_traits import TRAITS
 from fedgan_mpi.federation.device import Device
 from fedgan_mpi.federation.fake_batches import FakeBatches
@@ -73,16 +74,15 @@ class UAGAN(Algorithm):
             shares = self.valid_shares(t)
             if not shares:
                 return
-            pieces = [fakes.data.numel(), self.batch_size]
-            feedback = [self.feedback[k].split(pieces) for k in shares]
-            logits = torch.stack([logits for _, logits in feedback]).requires_grad_()
-            loss = self.generator_loss(logits, self.log_shares(shares, fakes))
-            (weights,) = torch.autograd.grad(loss, logits)
-            gradient = torch.zeros_like(fakes.data)
-            for weight, (input_gradients, _) in zip(weights, feedback, strict=True):
-                gradient.addcmul_(weight[:, None, None, None], input_gradients.view_as(gradient))
+            judgements = {k: self.judgement(k) for k in shares}
+            loss, gradient = loss_and_gradient(self.rank_state, fakes, shares, judgements)
             self.server.descend([fakes], [gradient])
-        self.metrics.set_loss(self.metrics.g_loss, 0, float(loss.detach()))
+        self.metrics.set_loss(self.metrics.g_loss, 0, float(loss))
+
+    def judgement(self, device: int) -> tuple[Tensor, Tensor]:
+        """Return a participant's logits, and their gradients with respect to the fakes."""
+        feedback = self.feedback[device]
+        return feedback[-self.batch_size :], feedback[: -self.batch_size]
 
     def valid_shares(self, t: int) -> dict[int, float]:
         """Return the shares of participants with finite feedback; they sum to 1."""
@@ -92,30 +92,6 @@ class UAGAN(Algorithm):
             return shares
         total = math.fsum(valid.values())
         return {k: share / total for k, share in valid.items()}
-
-    def generator_loss(self, logits: Tensor, log_shares: Tensor) -> Tensor:
-        """Return G's mean loss on one batch, from the logits (N, b) of N participants."""
-        each = self.rank_state.pair.loss.generator
-        if self.config.mode == "mean":
-            return each(logits).mean()
-        if self.config.mode == "max":
-            return each(logits.max(0).values).mean()
-        if self.config.mode == "softmax":
-            return (softmax_weights(logits, self.config.sharpness) * each(logits)).sum(0).mean()
-        return each(odds(logits, log_shares)).mean()
-
-    def log_shares(self, shares: dict[int, float], batch: Batch) -> Tensor:
-        """Return log π_k, (N, 1); for conditional networks (N, b), by the class of each fake."""
-        like = self.flat.vector
-        pi = torch.tensor(list(shares.values()), dtype=like.dtype, device=like.device)[:, None]
-        if batch.classes is None:
-            return pi.log()
-        histograms = self.rank_state.participation.histograms
-        held = torch.tensor([histograms[k - 1] for k in shares], dtype=like.dtype).to(like.device)
-        by_class = held @ batch.classes.T
-        total = by_class.sum(0)
-        # A class that no participant holds is judged by all, with their shares.
-        return torch.where(total > 0, by_class / total.clamp(min=1), pi).log()
 
     # ---------------------------------------------------------------- costs
 
@@ -139,19 +115,3 @@ class UAGAN(Algorithm):
             + radio.broadcast(sizes.fakes)
             + radio.uploads(radio.device_seconds, sizes.fakes + sizes.batch)
         )
-
-
-def odds(logits: Tensor, log_shares: Tensor) -> Tensor:
-    """Return the logits (b,) of the D whose odds are Σ_k π_k D_k/(1 - D_k).
-
-    logits: (N, b). Source: Zhang et al. 2021, equation 4, in a form that cannot overflow.
-    """
-    return torch.logsumexp(log_shares + logits, dim=0)
-
-
-def softmax_weights(logits: Tensor, sharpness: float) -> Tensor:
-    """Return softmax_k(λ D_k), (N, b), as constants for the step on G.
-
-    Source: Yonetani et al. 2019 (F2A). Their λ is trained, ours is an option.
-    """
-    return torch.softmax(sharpness * logits.sigmoid(), dim=0).detach()

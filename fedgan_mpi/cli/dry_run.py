@@ -35,7 +35,8 @@ def _describe(link: Link, config: Config) -> str:
     G, D = build(config.model, image_shape, classes if config.model.conditional else 0)
     theta, phi = count_parameters(G), count_parameters(D)
     sizes = payload_sizes(config, image_shape, theta, phi)
-    payload = algorithm_class(config.algorithm.name).payload(sizes)
+    algorithm = algorithm_class(config.algorithm.name)
+    payload, memory = algorithm.payload(sizes), algorithm.memory(sizes, len(images))
     bytes_per_number = {"float32": 4, "float64": 8}.get(config.link.wire_dtype, 2)
     participants = config.participation.participants(len(images))
     if payload is None:
@@ -47,6 +48,14 @@ def _describe(link: Link, config: Config) -> str:
         traffic = [
             f"bytes down per round    {down * participants:,} ({down:,} per participant)",
             f"bytes up per round      {up * participants:,} ({up:,} per participant)",
+        ]
+    if memory is not None:
+        size = 8 if config.training.precision == "float64" else 4
+        traffic += [
+            f"memory of the server    {memory.server * size:,} bytes for what devices send, on its "
+            "GPU if it has one",
+            f"shared memory           {memory.shared * size:,} bytes, if ranks of one machine "
+            "outnumber its cores",
         ]
     channels, height, width = image_shape
     lines = [

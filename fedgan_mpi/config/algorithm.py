@@ -21,15 +21,16 @@ class AlgorithmConfig:
     server averages D and trains G. fedgan: devices train both networks, the server averages both.
     mdgan: devices keep their D and swap them after whole epochs; the server trains G with their
     gradients. uagan: devices keep their D; the server combines their answers and trains G.
+    ensemble: devices keep their D and upload it; the server trains G against the mixture of all.
     dp_fedavg_gan: ren with clipped updates and noise. fegan: fedgan with shares by label histogram.
     centralized: one process trains on all shards, as a reference."""
     options: dict[str, Any] = field(default_factory=dict, hash=False)
     """Own options of an algorithm that is not built in: keywords of its constructor."""
     schedule: Literal["serial", "parallel"] = "serial"
-    """ren: order of a round. serial: the server trains G after the devices, against the new average
-    D. parallel: at the same time as the devices, against the D that they start from."""
+    """ren, ensemble: order of a round. serial: the server trains G after the devices, against the
+    new D. parallel: at the same time as the devices, against the D of the round before."""
     shares: Literal["data", "batch", "uniform"] | None = None
-    """ren, fedgan, uagan: weight of a participant in the average or, for uagan, in the mixture.
+    """ren, fedgan, uagan, ensemble: weight of a device in the average or in the mixture.
     data: number of images. batch: batch size. uniform: equal. None: uniform for the preset fl_gan,
     else data."""
     moments: Literal["persistent", "reset", "averaged"] = "persistent"
@@ -56,11 +57,11 @@ class AlgorithmConfig:
     fake_batches: int = 2
     """mdgan: batches of generated images per round. Each participant receives two of them."""
     mode: Literal["mean", "max", "softmax", "odds"] = "odds"
-    """uagan: how the server combines the devices' answers to a generated image. odds: mixture of
+    """uagan, ensemble: how the D's of devices judge a generated image together. odds: mixture of
     their odds (UA-GAN). max: the highest answer (F2U). softmax: mean weighted towards high answers
     (F2A). mean: mean of their losses."""
     sharpness: float = 1.0
-    """uagan with mode softmax: λ of the weights softmax(λ D_k). 0: equal weights."""
+    """uagan, ensemble with mode softmax: λ of the weights softmax(λ D_k). 0: equal weights."""
     clip: float = 0.1
     """dp_fedavg_gan: maximum L2 norm of a device's update, C. 0: no clipping."""
     noise: float = 0.01

@@ -29,6 +29,8 @@ class AlgorithmTraits:
     """Whether devices train G. False: the server does."""
     devices_keep_discriminator: bool = False
     """Whether each device keeps its own D. False: all start a round from the server's D."""
+    exchanges_images: bool = False
+    """Whether server and devices exchange generated images and their gradients."""
     is_private: bool = False
     """Whether updates are clipped and noised, and ε is computed."""
     needs_classes: bool = False
@@ -37,7 +39,7 @@ class AlgorithmTraits:
     @property
     def sets_generator_steps(self) -> bool:
         """Whether the algorithm determines the steps on G per round."""
-        return self.devices_train_generator or self.devices_keep_discriminator
+        return self.devices_train_generator or self.exchanges_images
 
 
 TRAITS = {
@@ -52,10 +54,17 @@ TRAITS = {
         shares="uniform",
         averages_networks=False,
         devices_keep_discriminator=True,
+        exchanges_images=True,
     ),
     "uagan": AlgorithmTraits(
         keys=("shares", "preset", "mode", "sharpness"),
         preset="ua_gan",
+        averages_networks=False,
+        devices_keep_discriminator=True,
+        exchanges_images=True,
+    ),
+    "ensemble": AlgorithmTraits(
+        keys=("schedule", "shares", "mode", "sharpness"),
         averages_networks=False,
         devices_keep_discriminator=True,
     ),

@@ -100,7 +100,7 @@ class Config:
 
     def _check_updates(self) -> None:
         algorithm, traits = self.algorithm, self.algorithm.traits
-        right = f"left out for {algorithm.name}, whose devices send no networks"
+        right = f"left out for {algorithm.name}, whose devices send no networks to average"
         sends = traits.averages_networks or traits.is_private
         attack, optimizer = self.attack, self.aggregation.server_optimizer
         require(sends or not attack.devices, "attack.devices", list(attack.devices), right)
@@ -179,7 +179,7 @@ class Config:
         require(valid, "algorithm.moments", algorithm.moments, right)
         averages_adam = algorithm.moments == "averaged" and optimizer == "adam"
         for quantity, is_sent in (
-            (f"{algorithm.name}'s gradients", traits.devices_keep_discriminator),
+            (f"{algorithm.name}'s gradients", traits.exchanges_images),
             ("averaged moments", averages_adam),
             ("clipped updates", traits.is_private and algorithm.noise > 0),
         ):

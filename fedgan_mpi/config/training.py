@@ -36,8 +36,8 @@ class TrainingConfig:
     discriminator_steps: int = 1
     """Local steps per participant and round, n_d. fedgan, fegan: on both networks; others: on D."""
     generator_steps: int | None = None
-    """ren, dp_fedavg_gan, centralized: server steps on G per round, n_g. None: 3. mdgan and uagan
-    always take one per round, fedgan and fegan one with each step on D."""
+    """ren, dp_fedavg_gan, ensemble, centralized: server steps on G per round, n_g. None: 3. mdgan
+    and uagan always take one per round, fedgan and fegan one with each step on D."""
     batch_size: int = 32
     """Images per local step. A device with fewer images uses all of them."""
     generator_batch_size: int = 64

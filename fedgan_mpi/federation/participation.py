@@ -83,9 +83,16 @@ class Participation(Federation):
 
     def shares(self, t: int) -> dict[int, float]:
         """Return each participant's share in the average of round t; shares sum to 1."""
-        participants = self.participants(t)
-        total = sum(self.sizes[device - 1] for device in participants)
-        return {device: self.sizes[device - 1] / total for device in participants}
+        return self.shares_of(self.participants(t))
+
+    def shares_of(self, devices: Sequence[int]) -> dict[int, float]:
+        """Return each of these devices' share among them; shares sum to 1."""
+        total = sum(self.sizes[device - 1] for device in devices)
+        return {device: self.sizes[device - 1] / total for device in devices}
+
+    def available(self, t: int) -> list[int]:
+        """Return the devices that are not removed before round t."""
+        return [k for k in range(1, self.devices + 1) if self._removed.get(k, t + 1) > t]
 
     def inverse_probability(self, t: int) -> dict[int, float]:
         """Return the factor of each participant's update before the average with `shares`.
@@ -94,7 +101,7 @@ class Participation(Federation):
         unbiased over draws: with share w_k among all devices, an update has weight w_k / π_k
         (Horvitz and Thompson 1952).
         """
-        shares, available = self.shares(t), self._available(t)
+        shares, available = self.shares(t), self.available(t)
         probabilities = self._policy.probabilities(t, available)
         if probabilities is None:
             return dict.fromkeys(shares, 1.0)
@@ -102,7 +109,7 @@ class Participation(Federation):
         return {k: part / probabilities[k] for k in shares}
 
     def _choose(self, t: int) -> list[int]:
-        available = self._available(t)
+        available = self.available(t)
         chosen = sorted(int(device) for device in self._policy.choose(t, available))
         if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(available):
             raise UserError(
@@ -110,10 +117,6 @@ class Participation(Federation):
                 f"must choose one or more different ones of {available}"
             )
         return chosen
-
-    def _available(self, t: int) -> list[int]:
-        """Devices that are not removed before round t."""
-        return [k for k in range(1, self.devices + 1) if self._removed.get(k, t + 1) > t]
 
     def _start_policy(self) -> Policy:
         return _policy_class(self._name)(self, **self._options)

@@ -43,7 +43,7 @@ class Server:
         self.ema = pair.flat.whole_generator.clone() if self.decay else None
         """Exponential moving average of G, with its BatchNorm statistics; None if off."""
         self.kept: dict[str, Tensor] = {}
-        """State of the server optimizer, which checkpoints keep."""
+        """Tensors of the algorithm or its server optimizer that checkpoints keep, by name."""
         self.residual: Tensor | None = None
         """Error feedback: the rounding error of past downlinks that is still to be sent."""
         if config.link.error_feedback:

@@ -8,6 +8,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "fedgan": "fedgan_mpi.algorithms.fedgan:FedGAN",
         "mdgan": "fedgan_mpi.algorithms.mdgan:MDGAN",
         "uagan": "fedgan_mpi.algorithms.uagan:UAGAN",
+        "ensemble": "fedgan_mpi.algorithms.ensemble:Ensemble",
         "dp_fedavg_gan": "fedgan_mpi.algorithms.dp_fedavg_gan:DPFedAvgGAN",
         "fegan": "fedgan_mpi.algorithms.fegan:FeGAN",
         "centralized": "fedgan_mpi.algorithms.centralized:Centralized",

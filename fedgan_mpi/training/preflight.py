@@ -176,7 +176,7 @@ def check_experiment(
 def _check_classes(config: Config, directory: Path, manifest: Manifest) -> None:
     """Raise UserError if labels are missing, or if the wire's number type cannot hold them."""
     traits, classes = config.algorithm.traits, len(manifest.class_names)
-    sends_classes = config.model.conditional and traits.devices_keep_discriminator
+    sends_classes = config.model.conditional and traits.exchanges_images
     if sends_classes and config.link.wire_dtype == "bfloat16" and classes > 257:
         raise UserError(
             f"link.wire_dtype is 'bfloat16', which holds integers up to 256, but the shards in "

@@ -42,6 +42,16 @@ class Payload:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Numbers that an algorithm keeps besides the networks and optimizers of a rank."""
+
+    server: int
+    """On the server, or on its GPU if it has one."""
+    shared: int
+    """In memory that the ranks of one machine share, if they outnumber its cores."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ComputeCost:
     """Multiply-accumulates of a round."""
 

@@ -14,8 +14,8 @@ from rounds import assert_close
 from fedgan_mpi.algorithms.aggregation.discrepancy import mean_discrepancy
 from fedgan_mpi.algorithms.fegan import kl_weights
 from fedgan_mpi.algorithms.mdgan import derangement
+from fedgan_mpi.algorithms.mixture import odds, softmax_weights
 from fedgan_mpi.algorithms.registry import ALGORITHMS
-from fedgan_mpi.algorithms.uagan import odds, softmax_weights
 from fedgan_mpi.wireless.cost import Sizes
 
 # ---------------------------------------------------------------- mdgan
@@ -47,7 +47,7 @@ def test_all_derangements_are_equally_likely():
     assert ((counts - draws / 9) ** 2 / (draws / 9)).sum() < 26.1  # 99.9 % of chi-square(8)
 
 
-# ---------------------------------------------------------------- uagan
+# ---------------------------------------------------------------- mixtures
 
 
 def test_odds_of_optimal_discriminators_are_the_odds_of_the_mixture():

@@ -53,6 +53,7 @@ def test_bytes_equal_the_formulas(comm, name):
         "fegan": (theta + phi, theta + phi),
         "mdgan": (2 * b * d, b * d),
         "uagan": (b * d, b * (d + 1)),
+        "ensemble": (theta, phi),
     }[name]
     swaps = 0
     for line in lines:
@@ -66,6 +67,7 @@ def test_bytes_equal_the_formulas(comm, name):
             "fedgan": (statistics, statistics),
             "fegan": (statistics, statistics),
             "mdgan": (0, STATISTICS_D * is_swap),
+            "ensemble": (STATISTICS_G, STATISTICS_D),
         }.get(name, (0, 0))
         assert line["bytes_down_other"] == BYTES * statistics_down * N
         assert line["bytes_up_other"] == BYTES * statistics_up * N

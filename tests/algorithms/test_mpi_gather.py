@@ -17,6 +17,7 @@ AUGMENT = {
 }
 CASES = [
     *({"algorithm": {"name": "ren", "schedule": schedule}} for schedule in ("serial", "parallel")),
+    {"algorithm": {"name": "ensemble", "schedule": "parallel"}},
     *(
         {
             "algorithm": {"name": name, **({"preset": "ifl"} if name == "fegan" else {})},
@@ -24,7 +25,10 @@ CASES = [
         }
         for name in FEDERATED
     ),
-    *({"algorithm": {"name": name}, "training": AUGMENT} for name in ("ren", "mdgan", "uagan")),
+    *(
+        {"algorithm": {"name": name}, "training": AUGMENT}
+        for name in ("ren", "mdgan", "uagan", "ensemble")
+    ),
     {"algorithm": {"name": "fedgan"}, "training": {**AUGMENT, "augment_target": 0.0}},
 ]
 

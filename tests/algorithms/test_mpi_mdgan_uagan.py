@@ -7,6 +7,7 @@ import torch
 from rounds import UNEQUAL, assert_close, link_of
 from toys import NZ, play, toy_algorithm, toy_config, toy_networks, toy_shards
 
+from fedgan_mpi.algorithms.mixture import generator_loss
 from fedgan_mpi.comm.link import Link
 from fedgan_mpi.nn.steps import Batch, feedback, logits_and_input_gradients
 
@@ -43,8 +44,9 @@ def test_equal_discriminators_give_the_generator_gradient_of_one(comm):
     logits, input_gradients = logits_and_input_gradients(D, fake)
     log_pi = torch.tensor([0.1, 0.2, 0.3, 0.25, 0.15], dtype=torch.float64)[:, None].log()
     for mode in ("mean", "max", "softmax", "odds"):
-        algorithm.config = toy_config(algorithm={"name": "uagan", "mode": mode}).algorithm
+        choices = toy_config(algorithm={"name": "uagan", "mode": mode}).algorithm
         table = logits.repeat(5, 1).requires_grad_()
-        (weights,) = torch.autograd.grad(algorithm.generator_loss(table, log_pi), table)
+        value = generator_loss(choices, loss, table, log_pi)
+        (weights,) = torch.autograd.grad(value, table)
         mixture = (weights[..., None, None, None] * input_gradients).sum(0)
         assert_close(back_propagate(mixture), expected)

@@ -34,6 +34,7 @@ def break_device(algorithm, index: int) -> None:
         {"name": "fegan", "preset": "ifl"},
         {"name": "mdgan", "fake_batches": 1, "epochs": 0},
         {"name": "uagan"},
+        {"name": "ensemble"},
     ],
     ids=lambda settings: "-".join(map(str, settings.values())),
 )

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.mpi(min_size=3)
 CASES = [
     *({"algorithm": {"name": name}} for name in FEDERATED),
     {"algorithm": {"schedule": "parallel"}},
+    {"algorithm": {"name": "ensemble", "schedule": "parallel"}},
     {"algorithm": {"batchnorm": "recalibrate"}},
     {"algorithm": {"moments": "averaged"}},
     {"algorithm": {"name": "fegan", "preset": "ifl"}},
@@ -21,7 +22,13 @@ CASES = [
     {"model": {"ema": 0.9}},
     *(
         {"algorithm": {"name": name}, "link": {"wire_dtype": "bfloat16", "error_feedback": keep}}
-        for name, keep in (("ren", False), ("ren", True), ("fedgan", True), ("mdgan", False))
+        for name, keep in (
+            ("ren", False),
+            ("ren", True),
+            ("fedgan", True),
+            ("mdgan", False),
+            ("ensemble", False),
+        )
     ),
 ]
 

@@ -147,6 +147,28 @@ CASES = {
     "uagan preset": {"algorithm": {"preset": "ua_gan"}},
     "uagan conditional": {"model": {"conditional": True}},
     "uagan wgan-gp": {"training": {"loss": "wgan-gp"}, "algorithm": {"mode": "mean"}},
+    "ensemble": {"training": {"generator_steps": 2}},
+    "ensemble parallel": {"algorithm": {"schedule": "parallel"}},
+    "ensemble parallel round_robin": {
+        "algorithm": {"schedule": "parallel"},
+        "participation": {"policy": "round_robin", "count": 2},
+    },
+    "ensemble mean": {"algorithm": {"mode": "mean"}},
+    "ensemble max": {"algorithm": {"mode": "max"}},
+    "ensemble softmax": {"algorithm": {"mode": "softmax", "sharpness": 3.0}},
+    "ensemble uniform": {"algorithm": {"shares": "uniform"}},
+    "ensemble reset": {"algorithm": {"moments": "reset"}},
+    "ensemble random": {"participation": {"policy": "random", "count": 2}},
+    "ensemble augmented": {"training": {"augment": ("color", "translation")}},
+    "ensemble zero_centered": {
+        "training": {"regularizer": "zero_centered", "regularizer_weight": 5.0}
+    },
+    "ensemble conditional": {"model": {"conditional": True}},
+    "ensemble conditional random": {
+        "model": {"conditional": True},
+        "participation": {"policy": "random", "count": 2},
+    },
+    "ensemble wgan-gp": {"training": {"loss": "wgan-gp"}, "algorithm": {"mode": "mean"}},
     "dp_fedavg_gan": {"algorithm": {"clip": 0.002}},
     "dp_fedavg_gan more noise": {"algorithm": {"clip": 0.01, "noise": 3.0}},
     "dp_fedavg_gan average": {"algorithm": {"clip": 0.001, "noise": 0.0, "batchnorm": "average"}},
@@ -222,6 +244,14 @@ def test_ranks_equal_the_oracle(comm, case):
         ("uagan mean", "uagan max"),
         ("uagan mean", "uagan softmax"),
         ("uagan", "uagan uniform"),
+        ("ensemble", "ensemble parallel"),
+        ("ensemble", "ensemble mean"),
+        ("ensemble mean", "ensemble max"),
+        ("ensemble mean", "ensemble softmax"),
+        ("ensemble", "ensemble uniform"),
+        ("ensemble", "ensemble reset"),
+        ("ensemble", "ensemble augmented"),
+        ("ensemble conditional", "ensemble conditional random"),
         ("dp_fedavg_gan", "dp_fedavg_gan more noise"),
     ],
 )
@@ -275,8 +305,9 @@ def run_oracle(config, shards, networks, rounds):
         return oracle_algorithms.fedgan(*arguments, shares, NZ)
     if name == "mdgan":
         return oracle_algorithms.mdgan(*arguments, participants, NZ)
-    if name == "uagan":
-        return oracle_algorithms.uagan(*arguments, shares_of_round, NZ)
+    if name in ("uagan", "ensemble"):
+        plain_loop = getattr(oracle_algorithms, name)
+        return plain_loop(*arguments, shares_of_round, NZ)
     return oracle_algorithms.dp_fedavg_gan(*arguments, participants, NZ)
 
 

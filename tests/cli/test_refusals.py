@@ -68,7 +68,7 @@ WRONG_FLAGS = {
             ],
             f"link.error_feedback is True, but must be left out for {name}",
         )
-        for name in ("mdgan", "uagan", "dp_fedavg_gan", "centralized")
+        for name in ("mdgan", "uagan", "ensemble", "dp_fedavg_gan", "centralized")
     },
     "autocast with float64": (
         [

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.mpi(min_size=3)
 CASES = [
     *({"name": name} for name in FEDERATED),
     {"name": "ren", "schedule": "parallel"},
+    {"name": "ensemble", "schedule": "parallel"},
     {"name": "ren", "moments": "averaged"},
     {"name": "ren", "moments": "reset"},
     {"name": "ren", "batchnorm": "local"},

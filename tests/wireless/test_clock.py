@@ -161,6 +161,21 @@ def test_uagan_sends_fakes_logits_and_gradients():
     assert clock.seconds(0, [1, 2, 3]) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("present", [(1, 2, 3), (2,)])
+def test_ensemble_sends_the_generator_down_and_discriminators_up(present):
+    """The server's steps pass all devices' discriminators, also if few of them take part."""
+    serial = make("ensemble")
+    parallel = make("ensemble", algorithm={"schedule": "parallel"})
+    broadcast, _, upload = transfers(serial, present)
+    batches = {1: 32, 2: 32, 3: 20}
+    branch = max(4 * batches[k] * 7e6 / RATES[k - 1] + upload(k, PHI) for k in present)
+    server = 3 * 50 * (1e6 + 2.5e6 + 3 * 2e6) / SERVER
+    expected = broadcast(THETA) + branch + server
+    assert serial.seconds(0, present) == pytest.approx(expected, rel=1e-12)
+    expected = broadcast(THETA) + max(branch, server)
+    assert parallel.seconds(0, present) == pytest.approx(expected, rel=1e-12)
+
+
 def test_dp_fedavg_gan_takes_as_long_as_ren_serial():
     clock = make("dp_fedavg_gan", algorithm={"noise": 0.0})
     assert clock.seconds(0, [1, 3]) == make().seconds(0, [1, 3])
