@@ -179,3 +179,25 @@ def uagan(G, D, shards, config, rounds, shares, nz):
         fake.backward(gradient)
         server.opt_g.step()
     return server, players
+
+
+def ensemble(G, D, shards, config, rounds, shares, nz):
+    """All devices take part."""
+    server, players, _ = make_trainers(G, D, shards, config, nz)
+    sender = Sender(config)
+    uploads = {k: copy.deepcopy(D).eval() for k in shards}
+    for t in range(rounds):
+        theta = sender.send(server.G.state_dict())
+        for k in shares(t):
+            player = players[k]
+            load_received(player.G, theta)
+            for _ in range(config.training.discriminator_steps):
+                real, z = player.draw_real(), player.draw_noise(player.batches.size)
+                player.d_step(real, (call(copy.deepcopy(player.G), *z).detach(), z[1]))
+            load_received(uploads[k], sender.send(player.D.state_dict()))
+        pi = torch.tensor(list(shares(t).values()), dtype=torch.float64)[:, None]
+        for _ in range(config.training.generator_steps):
+            fake = call(server.G, *server.draw_noise(config.training.generator_batch_size))
+            logits = torch.stack([each(fake) for each in uploads.values()])
+            server.step(server.opt_g, ua_loss(logits, pi, config.algorithm, server.g_loss))
+    return server, players

@@ -20,13 +20,13 @@ from fedgan_mpi.wireless.cost import ComputeCost, CostModel, Memory, Payload, Si
 
 
 class Ensemble(Algorithm):
-    """Each device keeps its φ_k; the server has the last upload of every device."""
+    """Each device keeps its φ_k; the server keeps the last upload of each device."""
 
     traits = TRAITS["ensemble"]
 
     def __init__(self, rank_state: RankState) -> None:
         super().__init__(rank_state)
-        # Here φ_k includes D's statistics. On a device rank it is sent from where it is kept.
+        # φ_k with the statistics of D. A device rank sends it without a copy.
         self.discriminators = {k: device.local.own[0] for k, device in self.devices.items()}
         if self.server:
             initial, devices = self.flat.whole_discriminator, rank_state.participation.devices
@@ -60,7 +60,7 @@ class Ensemble(Algorithm):
         return device.train_discriminator(t), None
 
     def uploads(self, t: int) -> dict[int, Tensor]:
-        """Return the participants' φ_k on this rank. One that was rejected has its φ_k of before,
+        """Return the participants' φ_k on this rank. A rejected one still has the φ_k of before,
         which the server has, too."""
         present = self.rank_state.participation.participants(t)
         rows = {k: phi for k, phi in self.discriminators.items() if k in present}

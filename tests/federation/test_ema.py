@@ -34,7 +34,7 @@ CASES = {
     "ren parallel": ({"name": "ren", "schedule": "parallel"}, {}, 1),
     "mdgan": ({"name": "mdgan"}, {"discriminator_steps": 3}, 1),
     "uagan": ({"name": "uagan"}, {"discriminator_steps": 3}, 1),
-    "ensemble": ({"name": "ensemble"}, {"generator_steps": 3}, 3),
+    "ensemble": ({"name": "ensemble"}, {}, 1),
     "fedgan": ({"name": "fedgan"}, {"discriminator_steps": 3}, 3),
     "fedgan, one step": ({"name": "fedgan"}, {"discriminator_steps": 1}, 1),
     "fegan": ({"name": "fegan"}, {"discriminator_steps": 5}, 5),

@@ -160,6 +160,19 @@ def test_dry_run_prints_a_plan_and_writes_nothing(unlabelled_shards, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_dry_run_states_the_memory_of_ensemble(unlabelled_shards, tmp_path):
+    """One discriminator per device on the server; the downlink in shared memory."""
+    from fedgan_mpi.config import ModelConfig
+    from fedgan_mpi.nn.registry import build, count_parameters
+
+    theta, phi = (count_parameters(n) for n in build(ModelConfig(), (1, 16, 16)))
+    plan = ("--dry-run", "--data.shards", str(unlabelled_shards), "--algorithm.name")
+    done = run_job(1, *plan, "ensemble", cwd=tmp_path)
+    assert f"memory of the server    {3 * 4 * phi:,} bytes" in done.stdout, done.stderr
+    assert f"shared memory           {4 * theta:,} bytes" in done.stdout
+    assert "memory of" not in run_job(1, *plan, "ren", cwd=tmp_path).stdout
+
+
 def test_help_is_printed_once(tmp_path):
     done = run_job(3, "--help", cwd=tmp_path)
     assert done.returncode == 0
