@@ -37,7 +37,7 @@ from fedgan_mpi.testing.kills import (
 )
 from fedgan_mpi.testing.runs import differences
 
-ALGORITHMS = ("ren", "fedgan", "mdgan", "uagan", "ensemble", "dp_fedavg_gan", "fegan")
+ALGORITHMS = ("ren", "fedgan", "mdgan", "uagan", "ensemble", "dp_fedavg_gan", "fegan", "fess_gda")
 FLAGS = [
     "--training.rounds=150", "--model.width=4", "--model.nz=8",
     "--evaluation.every=7", "--evaluation.samples=64", "--checkpoint.every=3",

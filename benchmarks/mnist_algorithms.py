@@ -26,6 +26,11 @@ RUNS = {
         "--training.discriminator_steps=5",
     ],
     "fegan": ["--algorithm.name=fegan"],
+    "fess_gda5": [
+        "--algorithm.name=fess_gda",
+        f"--training.rounds={STEPS // 5}",
+        "--training.discriminator_steps=5",
+    ],
     "mdgan": ["--algorithm.name=mdgan"],
     "uagan": ["--algorithm.name=uagan"],
     "ensemble": ["--algorithm.name=ensemble", *SERVER],

@@ -45,6 +45,7 @@ ALGORITHM_OPTIONS: dict[str, dict[str, Any]] = {
     "fedgan": {"name": "fedgan"},
     "fegan": {"name": "fegan"},
     "fegan ifl": {"name": "fegan", "preset": "ifl"},
+    "fess_gda": {"name": "fess_gda"},
     "dp_fedavg_gan": {"name": "dp_fedavg_gan"},
     "mdgan": {"name": "mdgan"},
     "uagan mean": {"name": "uagan", "mode": "mean"},

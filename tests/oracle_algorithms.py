@@ -16,9 +16,9 @@ from torch import nn
 from fedgan_mpi.random_streams import Purpose, numpy_stream, torch_stream
 
 
-def fedgan(G, D, shards, config, rounds, shares, nz):
+def fedgan(G, D, shards, config, rounds, shares, nz, server_step=lambda name, before, mean: mean):
     """shares: (t, None) -> participants before the local steps; (t, {device: trainer}) -> shares
-    after them."""
+    after them. server_step: ((G or D, parameter's name), its value before, mean) -> its value."""
     server, devices, _ = make_trainers(G, D, shards, config, nz)
     local = config.algorithm.statistics_rule == "local"
     for t in range(rounds):
@@ -54,8 +54,28 @@ def fedgan(G, D, shards, config, rounds, shares, nz):
         for name in ("G", "D"):
             states = [getattr(devices[k], name).state_dict() for k in weights]
             mean = weighted(states, list(weights.values()))
+            for key, before in getattr(server, name).named_parameters():
+                mean[key] = server_step((name, key), before.detach().clone(), mean[key])
             load(getattr(server, name), mean, keep_statistics=local)
     return server.G.state_dict(), server.D.state_dict(), devices
+
+
+def fess_gda(G, D, shards, config, rounds, shares, nz):
+    """Algorithm 1 of Shen et al. 2024, with x = θ and y = φ."""
+    z = {key: parameter.detach().clone() for key, parameter in G.named_parameters()}
+    p, beta = config.algorithm.smoothing, config.algorithm.smoothing_rate
+    steps, lr_local = config.training.discriminator_steps, config.training.generator_lr
+    lr_global = config.aggregation.server_options.get("rate", 1.0)
+
+    def server_step(name, before, mean):
+        after = before + lr_global * (mean - before)
+        if name[0] == "G":
+            key = name[1]
+            after = after - lr_local * lr_global * steps * p * (before - z[key])
+            z[key] = z[key] + beta * (after - z[key])
+        return after
+
+    return fedgan(G, D, shards, config, rounds, shares, nz, server_step)
 
 
 def kl_shares(histograms, sign, present):

@@ -103,7 +103,7 @@ def toy_config(**changes: dict[str, Any]) -> Config:
     """Return a small float64 configuration with changes: toy_config(training={"rounds": 3})."""
     config = Config()
     name = changes.get("algorithm", {}).get("name", "ren")
-    sets_generator_steps = name in ("fedgan", "fegan", "mdgan", "uagan")
+    sets_generator_steps = name in ("fedgan", "fegan", "fess_gda", "mdgan", "uagan")
     small = {
         "training": {
             "precision": "float64",

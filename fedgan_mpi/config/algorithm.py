@@ -23,23 +23,24 @@ class AlgorithmConfig:
     gradients. uagan: devices keep their D; the server combines their answers and trains G.
     ensemble: devices keep their D and upload it; the server trains G against the mixture of all.
     dp_fedavg_gan: ren with clipped updates and noise. fegan: fedgan with shares by label histogram.
-    centralized: one process trains on all shards, as a reference."""
+    fess_gda: fedgan with a smoothed step on the server. centralized: one process trains on all
+    shards, as a reference."""
     options: dict[str, Any] = field(default_factory=dict, hash=False)
     """Own options of an algorithm that is not built in: keywords of its constructor."""
     schedule: Literal["serial", "parallel"] = "serial"
     """ren, ensemble: order of a round. serial: the server trains G after the devices, against the
     new D. parallel: at the same time as the devices, against the D of the round before."""
     shares: Literal["data", "batch", "uniform"] | None = None
-    """ren, fedgan, uagan, ensemble: weight of a device in the average or in the mixture.
+    """ren, fedgan, fess_gda, uagan, ensemble: weight of a device in the average or in the mixture.
     data: number of images. batch: batch size. uniform: equal. None: uniform for the preset fl_gan,
     else data."""
     moments: Literal["persistent", "reset", "averaged"] = "persistent"
     """Optimizer moments of a device. persistent: kept from round to round. reset: zero at the start
     of each round. averaged: averaged with the networks."""
     batchnorm: Literal["average", "local", "recalibrate"] | None = None
-    """ren, fedgan, dp_fedavg_gan, fegan: running statistics of BatchNorm. average: averaged with
-    the networks. local: never sent. recalibrate: averaged, plus the variance between the devices'
-    means. None: local for dp_fedavg_gan, else average."""
+    """ren, fedgan, dp_fedavg_gan, fegan, fess_gda: running statistics of BatchNorm. average:
+    averaged with the networks. local: never sent. recalibrate: averaged, plus the variance between
+    the devices' means. None: local for dp_fedavg_gan, else average."""
     preset: Literal["fl_gan", "ifl", "ua_gan"] | None = None
     """fedgan: fl_gan trains for whole epochs per round and averages uniformly (Hardy et al. 2019).
     fegan: ifl computes shares from the distance between a device's real and generated images (Li et
@@ -49,8 +50,8 @@ class AlgorithmConfig:
     """fedgan, fegan: order of a local step. simultaneous: D and G step from the same parameters.
     alternating: G steps against the updated D."""
     proximal: float = 0.0
-    """ren, dp_fedavg_gan, fedgan, fegan: weight μ of FedProx's proximal term in each local
-    step, which pulls towards the received parameters (arXiv:1812.06127). 0: none."""
+    """ren, dp_fedavg_gan, fedgan, fegan, fess_gda: weight μ of FedProx's proximal term in each
+    local step, which pulls towards the received parameters (arXiv:1812.06127). 0: none."""
     epochs: int = 1
     """fedgan with fl_gan: passes over a shard per round. mdgan: passes over a shard between swaps
     of D; 0: no swaps."""
@@ -75,6 +76,11 @@ class AlgorithmConfig:
     kl_sign: Literal[-1, 1] = -1
     """fegan: share of a device whose label histogram differs from the global one. -1: smaller. 1:
     larger, as in the authors' code."""
+    smoothing: float = 1.0
+    """fess_gda: p, the strength with which the server's step pulls G towards its moving centre z.
+    0: none; with training.optimizer sgd it is then Local SGDA."""
+    smoothing_rate: float = 0.1
+    """fess_gda: β, the part of the distance to G that z moves in a round."""
 
     @property
     def traits(self) -> AlgorithmTraits:
@@ -133,6 +139,13 @@ class AlgorithmConfig:
         valid = self.mode == "softmax" or self.sharpness == 1
         right = "left out unless algorithm.mode is 'softmax'"
         require(valid, "algorithm.sharpness", self.sharpness, right)
+        valid = 0 <= self.smoothing < math.inf
+        require(valid, "algorithm.smoothing", self.smoothing, "at least 0 and finite")
+        rate = self.smoothing_rate
+        require(0 < rate <= 1, "algorithm.smoothing_rate", rate, "above 0 and at most 1")
+        valid = self.smoothing > 0 or rate == 0.1
+        right = "left out when algorithm.smoothing is 0"
+        require(valid, "algorithm.smoothing_rate", rate, right)
         self._check_privacy()
 
     def _check_privacy(self) -> None:

@@ -80,6 +80,10 @@ TRAITS = {
         devices_train_generator=True,
         needs_classes=True,
     ),
+    "fess_gda": AlgorithmTraits(
+        keys=("shares", "batchnorm", "smoothing", "smoothing_rate", "proximal"),
+        devices_train_generator=True,
+    ),
     "centralized": AlgorithmTraits(has_devices=False, averages_networks=False),
 }
 """Algorithm -> its traits."""

@@ -34,10 +34,11 @@ class TrainingConfig:
     rounds: int = 600
     """Communication rounds, T."""
     discriminator_steps: int = 1
-    """Local steps per participant and round, n_d. fedgan, fegan: on both networks; others: on D."""
+    """Local steps per participant and round, n_d. fedgan, fegan, fess_gda: on both networks;
+    others: on D."""
     generator_steps: int | None = None
     """ren, dp_fedavg_gan, ensemble, centralized: server steps on G per round, n_g. None: 3. mdgan
-    and uagan always take one per round, fedgan and fegan one with each step on D."""
+    and uagan always take one per round, fedgan, fegan and fess_gda one with each step on D."""
     batch_size: int = 32
     """Images per local step. A device with fewer images uses all of them."""
     generator_batch_size: int = 64

@@ -11,6 +11,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "ensemble": "fedgan_mpi.algorithms.ensemble:Ensemble",
         "dp_fedavg_gan": "fedgan_mpi.algorithms.dp_fedavg_gan:DPFedAvgGAN",
         "fegan": "fedgan_mpi.algorithms.fegan:FeGAN",
+        "fess_gda": "fedgan_mpi.algorithms.fess_gda:FessGDA",
         "centralized": "fedgan_mpi.algorithms.centralized:Centralized",
     },
     "networks": {

@@ -51,6 +51,7 @@ def test_bytes_equal_the_formulas(comm, name):
         "dp_fedavg_gan": (theta + phi, phi),
         "fedgan": (theta + phi, theta + phi),
         "fegan": (theta + phi, theta + phi),
+        "fess_gda": (theta + phi, theta + phi),
         "mdgan": (2 * b * d, b * d),
         "uagan": (b * d, b * (d + 1)),
         "ensemble": (theta, phi),
@@ -66,6 +67,7 @@ def test_bytes_equal_the_formulas(comm, name):
             "ren": (statistics, STATISTICS_D),
             "fedgan": (statistics, statistics),
             "fegan": (statistics, statistics),
+            "fess_gda": (statistics, statistics),
             "mdgan": (0, STATISTICS_D * is_swap),
             "ensemble": (STATISTICS_G, STATISTICS_D),
         }.get(name, (0, 0))

@@ -113,6 +113,18 @@ CASES = {
         "algorithm": {"local_update": "alternating"},
     },
     "fedgan lecam": {"training": {"regularizer": "lecam", "regularizer_weight": 2.0}},
+    "fess_gda": {"algorithm": {"smoothing": 50.0}},
+    "fess_gda sgd": {
+        "algorithm": {"smoothing": 2.0, "smoothing_rate": 0.3},
+        "training": {"optimizer": "sgd", "discriminator_lr": 0.1, "generator_lr": 0.1},
+        "aggregation": {"server_options": {"rate": 0.7}},
+    },
+    "fess_gda random": {
+        "algorithm": {"smoothing": 50.0, "smoothing_rate": 0.5},
+        "participation": {"policy": "random", "count": 2},
+    },
+    "fess_gda conditional": {"algorithm": {"smoothing": 50.0}, "model": {"conditional": True}},
+    "fess_gda none": {"algorithm": {"smoothing": 0.0}},
     "fegan": {},
     "fegan up": {"algorithm": {"kl_sign": 1}},
     "fegan balanced": {"participation": {"policy": "balanced", "count": 2}},
@@ -229,6 +241,7 @@ def test_ranks_equal_the_oracle(comm, case):
         ("fedgan", "fedgan r1"),
         ("fedgan", "fedgan proximal"),
         ("fedgan", "fedgan lecam"),
+        ("fess_gda", "fess_gda none"),
         ("mdgan", "mdgan zero_centered"),
         ("mdgan", "mdgan lecam"),
         ("uagan", "uagan preset"),
@@ -290,11 +303,11 @@ def run_oracle(config, shards, networks, rounds):
         shares_of_round = oracle_shares(config, UNEQUAL)
         participants = lambda t: sorted(shares_of_round(t))  # noqa: E731
     name = config.algorithm.name
-    if name in ("fedgan", "fegan"):
+    if name in ("fedgan", "fegan", "fess_gda"):
         histograms = {k: np.array(toy_histogram(shard)) for k, shard in shards.items()}
 
         def shares(t, players):
-            if name == "fedgan":
+            if name != "fegan":
                 return shares_of_round(t)
             if config.algorithm.preset == "ifl" and players is not None:
                 return oracle_algorithms.ifl_shares(players)
@@ -302,7 +315,8 @@ def run_oracle(config, shards, networks, rounds):
                 histograms, config.algorithm.kl_sign, participants(t)
             )
 
-        return oracle_algorithms.fedgan(*arguments, shares, NZ)
+        plain_loop = oracle_algorithms.fess_gda if name == "fess_gda" else oracle_algorithms.fedgan
+        return plain_loop(*arguments, shares, NZ)
     if name == "mdgan":
         return oracle_algorithms.mdgan(*arguments, participants, NZ)
     if name in ("uagan", "ensemble"):

@@ -154,6 +154,26 @@ WRONG_FLAGS = {
         ["--algorithm.name=dp_fedavg_gan", "--algorithm.delta=1"],
         "algorithm.delta is 1.0, but must be between 0 and 1",
     ),
+    "negative smoothing": (
+        ["--algorithm.name=fess_gda", "--algorithm.smoothing=-1"],
+        "algorithm.smoothing is -1.0, but must be at least 0 and finite",
+    ),
+    "smoothing rate of 0": (
+        ["--algorithm.name=fess_gda", "--algorithm.smoothing_rate=0"],
+        "algorithm.smoothing_rate is 0.0, but must be above 0 and at most 1",
+    ),
+    "smoothing rate without smoothing": (
+        ["--algorithm.name=fess_gda", "--algorithm.smoothing=0", "--algorithm.smoothing_rate=0.5"],
+        "algorithm.smoothing_rate is 0.5, but must be left out when algorithm.smoothing is 0",
+    ),
+    "smoothing for fedgan": (
+        ["--algorithm.name=fedgan", "--algorithm.smoothing=2"],
+        "algorithm.smoothing is 2.0, but must be left out for fedgan; it belongs to fess_gda",
+    ),
+    "alternating fess_gda": (
+        ["--algorithm.name=fess_gda", "--algorithm.local_update=alternating"],
+        "algorithm.local_update is 'alternating', but must be left out for fess_gda",
+    ),
     "sharpness without softmax": (
         ["--algorithm.name=uagan", "--algorithm.sharpness=2"],
         "algorithm.sharpness is 2.0, but must be left out unless algorithm.mode is 'softmax'",

@@ -36,7 +36,7 @@ RATES, SERVER = (1e9, 2e9, 4e9), 5e9
 
 
 def make(name="ren", *, algorithm=(), training=(), participation=(), **wireless) -> Clock:
-    fixed_steps = name in ("fedgan", "fegan", "mdgan", "uagan")
+    fixed_steps = name in ("fedgan", "fegan", "fess_gda", "mdgan", "uagan")
     steps = {} if fixed_steps else {"generator_steps": 3}
     config = Config(
         algorithm=AlgorithmConfig(name=name, **dict(algorithm)),
@@ -120,7 +120,8 @@ def test_fedgan_trains_and_sends_both_networks(update):
     )
     expected = broadcast(THETA + PHI) + branch + 3 * (THETA + PHI) / SERVER
     assert clock.seconds(5, [1, 2, 3]) == pytest.approx(expected, rel=1e-12)
-    assert make("fegan").seconds(5, [1, 2, 3]) == make("fedgan").seconds(5, [1, 2, 3])
+    for name in ("fegan", "fess_gda"):
+        assert make(name).seconds(5, [1, 2, 3]) == make("fedgan").seconds(5, [1, 2, 3])
 
 
 def test_fl_gan_takes_whole_epochs():
