@@ -149,7 +149,7 @@ def read_states(rank_state: RankState, manifest: CheckpointManifest) -> dict[str
     for name, owner in local_files(rank_state).items():
         if name in manifest.lost:
             continue
-        tensors = _read_tensors(manifest, name)
+        tensors = read_tensors(manifest, name)
         try:
             states[name] = restore(tensors, owner.state())
             stream = torch.Generator(owner.noise_stream.device)
@@ -184,7 +184,7 @@ def read_generator_parameters(checkpoint: Path, length: int) -> Tensor:
     length: number of parameters and statistics of G. Raises UserError if the file is damaged or of
     other networks.
     """
-    state = _read_tensors(read_manifest(checkpoint), SERVER)
+    state = read_tensors(read_manifest(checkpoint), SERVER)
     vector = state.get("average", state.get("vector"))
     if vector is None or vector.ndim != 1 or len(vector) < length:
         raise UserError(f"{checkpoint} holds other networks than its run's config.toml describes")
@@ -230,7 +230,8 @@ def _bounds(entry: Any) -> dict[str, int]:
     return {"start": 0, "nbytes": nbytes + 1 if type(nbytes) is int and nbytes >= 0 else 0}
 
 
-def _read_tensors(manifest: CheckpointManifest, name: str) -> dict[str, Tensor]:
+def read_tensors(manifest: CheckpointManifest, name: str) -> dict[str, Tensor]:
+    """Return the tensors of a state by name. Raises UserError if the file is damaged."""
     content = read_content(manifest, name)
     try:
         return unpack(content)

@@ -32,6 +32,10 @@ def _describe(link: Link, config: Config) -> str:
     from fedgan_mpi.wireless.cost import payload_sizes
 
     dataset, images, image_shape, classes = _data_set(config)
+    if config.training.start is not None:
+        from fedgan_mpi.training.start import find_start
+
+        find_start(config, image_shape, classes, len(images))
     G, D = build(config.model, image_shape, classes if config.model.conditional else 0)
     theta, phi = count_parameters(G), count_parameters(D)
     sizes = payload_sizes(config, image_shape, theta, phi)

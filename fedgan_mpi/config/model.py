@@ -31,7 +31,7 @@ class ModelConfig:
     """Length of the latent vector z."""
     width: int | None = None
     """Feature maps of the layer next to the image, in G and D. The number doubles with each halving
-    of the size, up to 16 times. None: 32 up to 16 pixels, 64 for larger images."""
+    of the size, up to 16 times. None: 64, but 32 for dcgan up to 16 pixels."""
     discriminator_norm: Literal["batch", "none"] | None = None
     """dcgan: normalization in D. None: batch, but none up to 16 pixels. On small data sets of 16
     pixels, a D with BatchNorm overpowers G after a few hundred rounds."""
@@ -81,3 +81,8 @@ class ModelConfig:
 def default_discriminator_norm(size: int | None) -> Literal["batch", "none"]:
     """Return the meaning of `discriminator_norm = None` at an image size."""
     return "none" if size is not None and size <= 16 else "batch"
+
+
+def default_width(architecture: str, size: int) -> int:
+    """Return the meaning of `width = None` at an image size."""
+    return 32 if architecture == "dcgan" and size <= 16 else 64

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-INPUTS = ("data.shards", "data.heldout", "evaluation.inception_weights")
+INPUTS = ("data.shards", "data.heldout", "evaluation.inception_weights", "training.start")
 """Keys of files and directories that are only read."""
 
 

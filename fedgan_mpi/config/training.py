@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fedgan_mpi.config.options import check_listed, check_named
+from fedgan_mpi.config.paths import set_expanded
 from fedgan_mpi.config.require import require
 
 RegularizerName = Literal["none", "gradient_penalty", "r1", "zero_centered", "lecam"]
@@ -33,6 +34,10 @@ class TrainingConfig:
 
     rounds: int = 600
     """Communication rounds, T."""
+    start: str | None = None
+    """Start both networks from another run of the same networks: from the last checkpoint of a run
+    directory, from a checkpoint, or from a generator file (.safetensors). A generator file has no
+    D, so that D starts anew. Moments and random streams always start anew. None: new networks."""
     discriminator_steps: int = 1
     """Local steps per participant and round, n_d. fedgan, fegan, fess_gda: on both networks;
     others: on D."""
@@ -142,6 +147,7 @@ class TrainingConfig:
         return Regularizer(self.regularizer, weight, self.regularizer_interval)
 
     def __post_init__(self) -> None:
+        set_expanded(self, "start")
         for key in ("optimizer", "loss"):
             check_named(f"training.{key}", getattr(self, key), getattr(self, f"{key}_options"))
         check_listed("training.augment", self.augment, self.augment_options)

@@ -53,6 +53,11 @@ class NetworkPair:
     """Sets the probability of the augmentations; None if it is 1."""
 
     @property
+    def classes(self) -> int:
+        """Number of classes; 0 for unconditional networks."""
+        return 0 if self.class_shares is None else len(self.class_shares)
+
+    @property
     def critic(self) -> nn.Module:
         """D behind the augmentations if there are any, as optimizer steps use it."""
         if self.augmentations is None:

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fedgan_mpi.config.model import default_discriminator_norm
+from fedgan_mpi.config.model import default_discriminator_norm, default_width
 from fedgan_mpi.nn.resolution import MOST_MAPS, base_grid, crop, doublings
 
 
@@ -29,7 +29,7 @@ def build(
     None: "batch", but "none" up to 16 pixels.
     """
     smallest = min(image_shape[1:])
-    width = width or (32 if smallest <= 16 else 64)
+    width = width or default_width("dcgan", smallest)
     norm = discriminator_norm or default_discriminator_norm(smallest)
     G = Generator(image_shape, nz=nz, width=width, classes=classes)
     return G, Discriminator(image_shape, width=width, batchnorm=norm == "batch", classes=classes)

@@ -121,11 +121,6 @@ def describe(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def default_width(model: ModelConfig, size: int) -> int:
-    """Return `model.width`, or the default for this image size if it is None."""
-    return model.width or (32 if size == 16 else 64)
-
-
 def _sizes(model: ModelConfig) -> dict[str, Any]:
     """Return the options of built-in networks."""
     options: dict[str, Any] = {"width": model.width}

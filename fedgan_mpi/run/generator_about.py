@@ -64,3 +64,11 @@ def read_about(path: Path) -> dict[str, Any]:
             f"{path} is not a generator of this program, or is damaged ({error})"
         ) from None
     return table
+
+
+def shape_of(about: dict[str, Any]) -> tuple[int, int, int]:
+    """Return channels, height and width of the images of a generator."""
+    # Generators of version 0.1.0 and earlier have no image_shape.
+    shape = about.get("image_shape") or (about["channels"], about["size"], about["size"])
+    channels, height, width = shape
+    return channels, height, width

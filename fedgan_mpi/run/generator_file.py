@@ -30,7 +30,7 @@ from fedgan_mpi.nn.registry import build_from
 from fedgan_mpi.nn.steps import Batch
 from fedgan_mpi.nn.stored_shapes import check_stored_shapes
 from fedgan_mpi.random_streams import Purpose, torch_stream
-from fedgan_mpi.run.generator_about import read_about
+from fedgan_mpi.run.generator_about import read_about, shape_of
 
 FINAL = "generator"
 BEST = "generator_best"
@@ -66,7 +66,7 @@ class TrainedGenerator:
     def check_count(self, count: int) -> None:
         """Raise UserError if `count` images do not fit into memory."""
         classes = len(self.about.get("class_shares") or ())
-        image = 2 * math.prod(_shape_of(self.about)) + 4 * self.about["nz"] + 16 * classes
+        image = 2 * math.prod(shape_of(self.about)) + 4 * self.about["nz"] + 16 * classes
         most = machine_memory() // 2 // image
         if count > most:
             raise UserError(
@@ -227,16 +227,8 @@ def load(
     return generator
 
 
-def _shape_of(about: dict[str, Any]) -> tuple[int, int, int]:
-    """Return channels, height and width of the images."""
-    # Generators of version 0.1.0 and earlier have no image_shape.
-    shape = about.get("image_shape") or (about["channels"], about["size"], about["size"])
-    channels, height, width = shape
-    return channels, height, width
-
-
 def _build(about: dict[str, Any], architecture: str) -> nn.Module:
-    channels, height, width = _shape_of(about)
+    channels, height, width = shape_of(about)
     options = about.get("options", {})
     if plugins.find(_KEY, architecture).origin == "built in":
         options = {"width": about["width"]}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from fedgan_mpi import __version__
+from fedgan_mpi.config.model import default_width
 from fedgan_mpi.federation.rank import RankState
-from fedgan_mpi.nn.registry import count_parameters, default_width
+from fedgan_mpi.nn.registry import count_parameters
 from fedgan_mpi.run.generator_file import FINAL, write_generator
 from fedgan_mpi.run.image_grids import grids_of, write_animation
 from fedgan_mpi.run.output import optional
@@ -24,17 +25,18 @@ def export(
     generator: Tensor,
 ) -> None:
     """Write a generator file. generator: parameters and statistics after `round` rounds."""
-    channels, size, _ = context.manifest.image_shape
+    channels, *sides = context.manifest.image_shape
     G, model = rank_state.pair.G, context.config.model
+    width = model.width or default_width(model.architecture, min(sides))
     shares = rank_state.pair.class_shares
     about = {
         "architecture": model.architecture,
         "options": model.options,
         "image_shape": list(context.manifest.image_shape),
-        "size": size,
+        "size": sides[0],
         "channels": channels,
         "nz": model.nz,
-        "width": default_width(model, size) if model.is_built_in else None,
+        "width": width if model.is_built_in else None,
         "class_shares": None if shares is None else shares.tolist(),
         "class_names": context.manifest.class_names,
         "parameters": count_parameters(G),

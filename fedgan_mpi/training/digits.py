@@ -19,14 +19,16 @@ _SPLIT_SEED = 0
 _DEFAULT_SIZE = 16  # pixels
 
 
-def check_digits(config: Config) -> None:
-    """Raise UserError if the configuration does not fit the embedded digits. Writes nothing."""
+def check_digits(config: Config) -> int:
+    """Return the image size in pixels. Raises UserError if the configuration does not fit the
+    embedded digits. Writes nothing."""
     size, _, heldout = plan_digits(config)
     if config.data.heldout is not None:
         path = Path(config.data.heldout)
         check_samples(config, len(read_shard(path, image_shape=(1, size, size))), path)
     else:
         check_samples(config, heldout, "the digits' held-out part")
+    return size
 
 
 def plan_digits(config: Config) -> tuple[int, list[list[int]], int]:

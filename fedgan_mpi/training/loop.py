@@ -32,6 +32,7 @@ from fedgan_mpi.training.recovery import Recovery
 from fedgan_mpi.training.resume import resume
 from fedgan_mpi.training.round_metrics import allreduce_metrics, check_finite, round_stats
 from fedgan_mpi.training.setup import RunContext, describe_run
+from fedgan_mpi.training.start import load_networks, load_owners
 from fedgan_mpi.training.state import TrainState
 from fedgan_mpi.wireless.clock import Clock, make_clock
 
@@ -212,8 +213,13 @@ def build_algorithm(link: Link, context: RunContext) -> Algorithm:
             config, manifest.image_shape, torch_device, histogram=context.pooled_histogram
         )
     )
+    start = context.start
+    average = None if start is None else load_networks(link, pair, start, config)
     rank_state = build_rank_state(link, config, pair, context.shards, images, histograms)
-    return make_algorithm(config.algorithm, rank_state)
+    algorithm = make_algorithm(config.algorithm, rank_state)
+    if start is not None and average is not None:
+        load_owners(rank_state, start, average)
+    return algorithm
 
 
 def make_affinity(algorithm: Algorithm) -> Affinity:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fedgan_mpi import plugins
 from fedgan_mpi.comm.link import Link
@@ -34,6 +35,12 @@ from fedgan_mpi.training.preflight import (
     check_world,
 )
 
+if TYPE_CHECKING:
+    from fedgan_mpi.training.start import Start
+
+Data = tuple[str, tuple[int, int, int], int, int]
+"""Name, image shape, number of classes (0 without labels) and number of devices."""
+
 
 @dataclass(kw_only=True)
 class RunContext:
@@ -50,6 +57,8 @@ class RunContext:
     the union of all shards."""
     heldout: Shard | None
     """Held-out images, on the server."""
+    start: Start | None
+    """The networks of `training.start`; None for new ones, and for a run that is resumed."""
 
     @property
     def pooled_histogram(self) -> list[int]:
@@ -80,13 +89,14 @@ def prepare_run(
     link.from_server(lambda: check_inception(config))
 
     if config.data.shards is None:
-        run, directory, manifest = _prepare_digits(link, config, resume, replace)
+        run, directory, manifest, start = _prepare_digits(link, config, resume, replace)
     else:
         directory = Path(config.data.shards)
         manifest = link.from_server(lambda: _read_manifest(link, config, directory))
     shards, heldout = link.on_every_rank(lambda: _read_data(link, config, directory, manifest))
     if config.data.shards is not None:
-        run = link.from_server(lambda: _open_run(config, manifest.dataset, resume, replace))
+        data = (manifest.dataset, manifest.image_shape, len(manifest.class_names), manifest.devices)
+        run, start = link.from_server(lambda: _open_run(config, data, resume, replace))
     if resume is not None:
         link.from_server(lambda: check_same_shards(run, manifest.sha256))
     context = RunContext(
@@ -97,6 +107,7 @@ def prepare_run(
         manifest=manifest,
         shards=shards,
         heldout=heldout,
+        start=start,
     )
     if resume is None:  # a run to be resumed stays unchanged until its checkpoint is accepted
         link.from_server(lambda: describe_run(context, link))
@@ -105,32 +116,35 @@ def prepare_run(
 
 def describe_run(context: RunContext, link: Link) -> None:
     """Write config.toml and devices.json; on the server."""
-    provenance = {
+    provenance: dict[str, Any] = {
         "ranks": link.size,
         "mpi": link.library(),
         "shards_sha256": context.manifest.sha256,
     }
+    if context.start is not None:
+        provenance["start"] = context.start.provenance
     write_config(context.run, context.config, provenance)
     write_devices(context.run, context.manifest)
 
 
 def _prepare_digits(
     link: Link, config: Config, resume: Path | None, replace: bool
-) -> tuple[Path, Path, Manifest]:
+) -> tuple[Path, Path, Manifest, Start | None]:
     """Write the embedded digits as shards into the run directory. Collective."""
 
-    def check_and_open() -> Path:
+    def check_and_open() -> tuple[Path, Start | None]:
         check_world(config, link, config.data.devices)
-        check_digits(config)
-        return _open_run(config, "digits", resume, replace)
+        size = check_digits(config)
+        data = ("digits", (1, size, size), 10, config.data.devices)
+        return _open_run(config, data, resume, replace)
 
-    run = link.from_server(check_and_open)
+    run, start = link.from_server(check_and_open)
     directory = run / "shards"
     if resume is not None:
-        return run, directory, link.from_server(lambda: Manifest.read(directory))
+        return run, directory, link.from_server(lambda: Manifest.read(directory)), None
     if not link.is_server:
         import torch  # noqa: F401 - saves time: the server imports it now, to train the extractor
-    return run, directory, link.from_server(lambda: write_digits(config, directory))
+    return run, directory, link.from_server(lambda: write_digits(config, directory)), start
 
 
 def _read_manifest(link: Link, config: Config, directory: Path) -> Manifest:
@@ -140,16 +154,24 @@ def _read_manifest(link: Link, config: Config, directory: Path) -> Manifest:
     return manifest
 
 
-def _open_run(config: Config, dataset: str, resume: Path | None, replace: bool) -> Path:
+def _open_run(
+    config: Config, data: Data, resume: Path | None, replace: bool
+) -> tuple[Path, Start | None]:
+    """Return the run directory, and the networks from which a new run starts."""
     if resume is not None:
         if not (resume / "checkpoints").is_dir():
             raise UserError(f"{resume} is not a run directory; --resume needs one")
         refuse_links(resume)
         acquire_lock(resume)
-        return resume
+        return resume, None
+    start = None
+    if config.training.start is not None:
+        from fedgan_mpi.training.start import find_start
+
+        start = find_start(config, *data[1:])
     if replace:
         put_aside(config)
-    return make_run_directory(config, dataset)
+    return make_run_directory(config, data[0]), start
 
 
 def _read_data(

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fedgan_mpi.config import ModelConfig
+from fedgan_mpi.config.model import default_width
 from fedgan_mpi.federation.flat_parameters import FlatParameters
 from fedgan_mpi.nn.dcgan import Discriminator, Generator
 from fedgan_mpi.nn.registry import build, count_parameters, initialize
@@ -45,6 +46,18 @@ def test_sngan_parameter_counts():
     assert count_parameters(G) == 4_276_739 - 3 * 256
     G, D = build(ModelConfig(architecture="sngan"), (3, 32, 32))
     assert (count_parameters(G), count_parameters(D)) == (4_161_283, 1_053_825)
+
+
+@pytest.mark.parametrize("architecture", ["dcgan", "sngan"])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 16, 16), (1, 20, 16), (1, 17, 17)], ids=str)
+def test_the_default_width_is_the_one_that_is_recorded(architecture, shape):
+    """Generator files record it, because the default may change."""
+    width = default_width(architecture, min(shape[1:]))
+    counts = [
+        [count_parameters(n) for n in build(ModelConfig(architecture=architecture, width=w), shape)]
+        for w in (None, width)
+    ]
+    assert counts[0] == counts[1]
 
 
 SHAPES = [
