@@ -28,7 +28,8 @@ from fedgan_mpi.config import Config
 from fedgan_mpi.data import Batches
 from fedgan_mpi.federation.device import Device
 from fedgan_mpi.federation.networks import build_networks
-from fedgan_mpi.hardware.placement import choose_torch_device, use_tf32
+from fedgan_mpi.hardware.placement import choose_torch_device
+from fedgan_mpi.hardware.tf32 import use_tf32
 
 Graphs = Literal["auto", "on", "off"]
 Route = Literal["auto", "host", "cuda"]

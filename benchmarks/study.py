@@ -68,6 +68,23 @@ class Study:
             values.append(statistics.mean(matching[-self._last :]))
         return values
 
+    def curves(self, name: str, metric: str) -> list[list[tuple[int, float]]]:
+        """Return for each seed the rounds and values. metric: the beginning of its name."""
+        return [
+            [
+                (line["round"], line["value"])
+                for line in read_stats(self._run(name, seed))[1]
+                if line["metric"].startswith(metric)
+            ]
+            for seed in range(self._args.seeds)
+        ]
+
+    @property
+    def out(self) -> Path:
+        """The parent of the runs."""
+        out: Path = self._args.out
+        return out
+
     def _run(self, name: str, seed: int) -> Path:
         return self._args.out / f"{name.replace(', ', '_').replace(' ', '_')}_{seed}"
 

@@ -21,7 +21,11 @@ class EvaluationConfig:
     """Generated images per score. None: the number of held-out images, at most 10,000."""
     extractor: str = "shards"
     """Feature extractor of the scores, also an installed one or an import string. shards: the one
-    that data_prep wrote beside the shards."""
+    that data_prep wrote beside the shards. imagenet: EfficientNet-Lite0. FILE.pt, FILE.pt2,
+    FILE.onnx: a network of TorchScript, torch.export or ONNX, from uint8 images to features."""
+    imagenet_size: int = 224
+    """imagenet: pixels per side to which images are resized, a multiple of 32. A smaller size is
+    faster. It is another metric."""
     extractor_options: dict[str, Any] = field(default_factory=dict, hash=False)
     """Own options of an extractor that is not built in: keywords of the function that makes it."""
     metrics: tuple[str, ...] = ("frechet", "classes")
@@ -52,6 +56,12 @@ class EvaluationConfig:
         set_expanded(self, "inception_weights")
         require(self.every >= 0, "evaluation.every", self.every, "at least 0")
         check_named("evaluation.extractor", self.extractor, self.extractor_options)
+        size = self.imagenet_size
+        valid = 32 <= size <= 1024 and size % 32 == 0
+        require(valid, "evaluation.imagenet_size", size, "a multiple of 32 from 32 to 1024")
+        valid = size == 224 or self.extractor == "imagenet"
+        right = "left out unless evaluation.extractor is 'imagenet'"
+        require(valid, "evaluation.imagenet_size", size, right)
         check_metrics("evaluation.metrics", self.metrics)
         check_listed("evaluation.metrics", self.metrics, self.metric_options)
         least = least_samples(self.metrics)

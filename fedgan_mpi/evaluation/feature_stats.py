@@ -41,12 +41,12 @@ class ExtractorStats:
 
     def accumulate(self, images: NDArray[np.uint8], *, row: int | None, sums: bool) -> None:
         """Add images; see `FeatureStats.accumulate`."""
-        features = self.extractor.features(torch.from_numpy(images))
-        numbers = features.double().numpy()
+        features = self.extractor.compute(images)
+        numbers = features.double().cpu().numpy()
         if sums:
             self.sums.accumulate(numbers)
         if sums and isinstance(self.extractor, Classifier):
-            predicted = self.extractor.logits(features).argmax(1).numpy()
+            predicted = self.extractor.logits(features).argmax(1).cpu().numpy()
             self.class_counts += np.bincount(predicted, minlength=len(self.class_counts))
         if row is not None and len(self.rows):
             self.rows[row : row + len(numbers)] = numbers

@@ -25,6 +25,7 @@ from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.extractor_file import METADATA_KEY, Metadata, read_metadata, write_arrays
 from fedgan_mpi.federation.flat_parameters import FlatParameters
 from fedgan_mpi.files import sha256_of
+from fedgan_mpi.hardware.tf32 import without_tf32
 from fedgan_mpi.nn.optimizers import Adam
 from fedgan_mpi.nn.stored_shapes import check_stored_shapes
 from fedgan_mpi.random_streams import Purpose, torch_stream
@@ -44,10 +45,23 @@ class Extractor(nn.Module, ABC):
     """The number of classes that it predicts; 0 if it is no classifier."""
     sha256 = ""
     """The hash of its file."""
+    device = torch.device("cpu")
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:
-        """Return the features of a batch."""
+        """Return the features of a batch on the extractor's device."""
+
+    def place(self, device: str | torch.device) -> None:
+        """Move the extractor to a device."""
+        self.to(device)
+        self.device = torch.device(device)
+
+    @torch.no_grad()
+    def compute(self, images: NDArray[np.uint8]) -> Tensor:
+        """Return the features of images, uint8 (B, C, H, W), computed on the extractor's device in
+        full float32."""
+        with without_tf32():
+            return self.features(torch.from_numpy(images).to(self.device))
 
     def metric(self, measure: str) -> str:
         """Return the full name of a metric of these features, such as `frechet` or `kid`."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.features import Extractor
-from fedgan_mpi.evaluation.inception_file import SHA256, read_weights
+from fedgan_mpi.evaluation.pinned_file import INCEPTION_SHA256, read_inception_weights
 
 
 class Inception(Extractor):
@@ -36,12 +36,12 @@ class Inception(Extractor):
         return "fid_inception" if measure == "frechet" else f"{measure}_inception"
 
 
-def read_inception(path: Path, *, sha256: str = SHA256) -> Inception:
+def read_inception(path: Path, *, sha256: str = INCEPTION_SHA256) -> Inception:
     """Read the network. Raises UserError, before opening the file, if its hash differs.
 
     sha256: only tests set it. Values of another file are not FID.
     """
-    content = read_weights(path, sha256=sha256)
+    content = read_inception_weights(path, sha256=sha256)
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError:

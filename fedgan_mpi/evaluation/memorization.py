@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fedgan_mpi.comm.link import Link
@@ -118,10 +117,9 @@ def measure_memorization(
     link.from_server(write_report)
 
 
-@torch.no_grad()
 def _features(extractor: Extractor, images: Pixels) -> Array:
     blocks = [images[start : start + BLOCK] for start in range(0, len(images), BLOCK)]
-    features = [extractor.features(torch.from_numpy(block)).double().numpy() for block in blocks]
+    features = [extractor.compute(block).double().cpu().numpy() for block in blocks]
     return np.concatenate(features)
 
 

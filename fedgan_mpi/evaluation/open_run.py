@@ -70,7 +70,9 @@ def open_run(
     set_threads(config, cores=link.local_cores, ranks=link.local_size)
     pooled_histogram = [sum(counts) for counts in zip(*manifest.histograms, strict=True)]
     features = None if manifest.features is None else directory / manifest.features
-    extractors = read_extractors(link, config.evaluation, manifest.image_shape, features)
+    extractors = read_extractors(
+        link, config.evaluation, manifest.image_shape, features, torch_device
+    )
     if heldout is None or not extractors:
         missing = "held-out images" if extractors else "feature extractor"
         raise AgreedError(

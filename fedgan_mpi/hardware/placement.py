@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 from fedgan_mpi.config import Config
+from fedgan_mpi.hardware.tf32 import use_tf32
 
 
 def choose_torch_device(
@@ -33,12 +34,6 @@ def choose_torch_device(
         use_tf32(config.training.tf32)
     agree(_autocast_problem(config, torch_device))
     return torch_device
-
-
-def use_tf32(allowed: bool) -> None:
-    """Allow or forbid TF32: tensor cores then round float32 factors to 10 bits of mantissa."""
-    torch.backends.cuda.matmul.allow_tf32 = allowed
-    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def set_threads(config: Config, *, cores: int, ranks: int) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.plugins.built_in import BUILT_IN, GROUPS, KEYS
+from fedgan_mpi.plugins.built_in import BUILT_IN, FILES, GROUPS, KEYS
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ class Plugin:
     target: str
     """Import string."""
     origin: str
-    """`built in`, the distribution that installed it, or `import string`."""
+    """`built in`, the distribution that installed it, `import string`, or `file`."""
 
 
 def installed(group: str) -> list[Plugin]:
@@ -63,6 +63,8 @@ def find(key: str, name: str) -> Plugin:
     group = GROUPS[key]
     if name in BUILT_IN[group]:  # the usual case, without a search for packages
         return Plugin(group, name, BUILT_IN[group][name], "built in")
+    if is_file(key, name):
+        return Plugin(group, name, name, "file")
     if ":" in name:
         return Plugin(group, name, name, "import string")
     names = [plugin.name for plugin in installed(group)]
@@ -70,9 +72,10 @@ def find(key: str, name: str) -> Plugin:
         return next(plugin for plugin in installed(group) if plugin.name == name)
     near = difflib.get_close_matches(name, names, n=1)
     meant = f"; did you mean {near[0]!r}?" if near else ""
+    file = f", or a file that ends in {', '.join(FILES[key])}" if key in FILES else ""
     raise UserError(
         f"{key} is {name!r}, but must be one of {', '.join(names)}, or an import string such as "
-        f"package.module:Name or file.py:Name{meant}"
+        f"package.module:Name or file.py:Name{file}{meant}"
     )
 
 
@@ -81,9 +84,14 @@ def is_built_in(key: str, name: str) -> bool:
     return name in BUILT_IN[GROUPS[key]]
 
 
+def is_file(key: str, name: str) -> bool:
+    """Return whether a configuration value names a file of a network instead of Python code."""
+    return name.endswith(FILES.get(key, ()))
+
+
 def allow(names: Iterable[str]) -> None:
-    """Permit import strings in this process, because the user has named them."""
-    _allowed.update(name for name in names if ":" in name)
+    """Permit import strings and files in this process, because the user has named them."""
+    _allowed.update(names)
 
 
 def named_in(values: Mapping[str, Any]) -> list[str]:
@@ -93,7 +101,7 @@ def named_in(values: Mapping[str, Any]) -> list[str]:
 
 
 def allowed() -> set[str]:
-    """Return the permitted import strings."""
+    """Return what `allow` has permitted."""
     return set(_allowed)
 
 
@@ -110,7 +118,19 @@ def register(key: str, code: Any) -> str:
 
 def may_load(key: str, name: str) -> bool:
     """Return whether the code that a value names may run: installed, or named by the user."""
-    return find(key, name).origin != "import string" or name in _allowed
+    return find(key, name).origin not in ("import string", "file") or name in _allowed
+
+
+def check_permission(key: str, name: str) -> None:
+    """Raise UserError if the code that a value names may not run."""
+    if not may_load(key, name):
+        how = f"add --{key} {name}"
+        if key == "evaluation.metrics":
+            how = "name the metrics with --metrics or, to train, with --evaluation.metrics"
+        raise UserError(
+            f"{key} is {name!r} in this run, which is code outside of the program, and a file "
+            f"does not choose what code runs; if you trust it, {how}"
+        )
 
 
 def load(key: str, name: str) -> Any:
@@ -123,14 +143,7 @@ def load(key: str, name: str) -> Any:
     if name in _registered:
         _remember(key, name, sys.modules.get(_registered[name].__module__))
         return _registered[name]
-    if not may_load(key, name):
-        how = f"add --{key} {name}"
-        if key == "evaluation.metrics":
-            how = "name the metrics with --metrics or, to train, with --evaluation.metrics"
-        raise UserError(
-            f"{key} is {name!r} in this run, which is code outside of the program, and a file "
-            f"does not choose what code runs; if you trust it, {how}"
-        )
+    check_permission(key, name)
     where, _, attribute = plugin.target.partition(":")
     try:
         module = _import_file(Path(where)) if where.endswith(".py") else _import_module(where)

@@ -61,6 +61,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "extractors": {
         "shards": "fedgan_mpi.evaluation.features:read_extractor",
+        "imagenet": "fedgan_mpi.evaluation.imagenet:read_imagenet",
     },
     "metrics": {
         "frechet": "fedgan_mpi.evaluation.metrics:Frechet",
@@ -103,6 +104,8 @@ KEYS = {
     "evaluation.metrics": "metrics",
 }
 """Configuration key that names code -> group."""
+FILES = {"evaluation.extractor": (".pt", ".pt2", ".onnx")}
+"""Configuration key -> endings of files that it may name."""
 SOURCE_KEY, PARTITION_KEY = "DATASET", "--partition"
 DATA_PREP_KEYS = {SOURCE_KEY: "sources", PARTITION_KEY: "partitions"}
 """Argument of data_prep that names code -> group."""

@@ -12,7 +12,7 @@ from fedgan_mpi.comm.link import Link
 from fedgan_mpi.config import MIN_SIZE, Config
 from fedgan_mpi.data import Manifest
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.evaluation.inception_file import read_weights
+from fedgan_mpi.evaluation.pinned_file import check_imagenet_packages, read_inception_weights
 from fedgan_mpi.federation.participation import Participation, check_count
 from fedgan_mpi.hardware.cpu import multiplies_bfloat16
 from fedgan_mpi.hardware.gpu import cuda_device_count
@@ -34,6 +34,8 @@ def check_machine(config: Config) -> None:
             "training.autocast is 'bfloat16', but this CPU has neither avx512_bf16 nor AMX and "
             "would be slower with it; use 'off'"
         )
+    if config.evaluation.extractor == "imagenet":
+        check_imagenet_packages()
     if config.record.tensorboard and find_spec("tensorboard") is None:
         raise UserError(
             "record.tensorboard is True, but the package tensorboard is not installed; "
@@ -66,7 +68,7 @@ def check_plugins(config: Config) -> None:
     from fedgan_mpi.algorithms.aggregation.rules import make_rule
     from fedgan_mpi.algorithms.aggregation.server_optimizer import make_server_optimizer
     from fedgan_mpi.algorithms.registry import algorithm_class, check_algorithm_options
-    from fedgan_mpi.evaluation.extractors import check_extractor_options
+    from fedgan_mpi.evaluation.extractors import check_extractor
     from fedgan_mpi.evaluation.metrics import make_metrics
     from fedgan_mpi.nn.augment import make_augmentations
     from fedgan_mpi.nn.losses import make_loss
@@ -85,8 +87,7 @@ def check_plugins(config: Config) -> None:
         )
     make_augmentations(training.augment, training.augment_options)
     check_network_options(config.model)
-    if not plugins.is_built_in("evaluation.extractor", config.evaluation.extractor):
-        check_extractor_options(config.evaluation)
+    check_extractor(config.evaluation)
     make_metrics(config.evaluation.metrics, config.evaluation.metric_options)
     if config.wireless.on and not algorithm_class(config.algorithm.name).has_cost_model():
         raise UserError(
@@ -98,7 +99,7 @@ def check_plugins(config: Config) -> None:
 def check_inception(config: Config) -> None:
     """Raise UserError if evaluation.inception_weights is not the expected file."""
     if config.evaluation.inception_weights is not None:
-        read_weights(Path(config.evaluation.inception_weights))
+        read_inception_weights(Path(config.evaluation.inception_weights))
 
 
 def check_world(config: Config, link: Link, devices: int) -> None:

@@ -55,7 +55,8 @@ class Scoring:
         link, config, manifest = rank_state.link, context.config, context.manifest
         samples = link.from_server(lambda: scored_samples(config, context.heldout))
         path = None if manifest.features is None else context.directory / manifest.features
-        extractors = read_extractors(link, config.evaluation, manifest.image_shape, path)
+        device = str(rank_state.pair.torch_device)
+        extractors = read_extractors(link, config.evaluation, manifest.image_shape, path, device)
         if extractors and samples:
             self.scorer = Scorer(
                 link,

@@ -22,7 +22,7 @@ from fedgan_mpi.federation.device import Device
 from fedgan_mpi.federation.device_images import Images
 from fedgan_mpi.federation.networks import build_networks
 from fedgan_mpi.federation.server import Server
-from fedgan_mpi.hardware.placement import use_tf32
+from fedgan_mpi.hardware.tf32 import use_tf32
 from fedgan_mpi.nn.cuda_graphs import CudaGraphs
 
 pytestmark = [

@@ -1,0 +1,79 @@
+"""Compares DiffAugment and ADA with training on unchanged images, on ten devices of 388 X-rays.
+
+    python -m data_prep npz --source pneumoniamnist.npz --devices 10 --out shards/pneumonia28
+    python benchmarks/few_images.py --shards shards/pneumonia28 --out runs/few_images
+
+Trains the runs that do not exist yet, one job after the other. Prints a table: mean ± standard
+deviation over seeds of the best score, its round, and the last score. Writes few_images.png, the
+scores against rounds, into OUT.
+"""
+
+from __future__ import annotations
+
+import statistics
+
+import study
+
+from fedgan_mpi.run.figures import new_figure, write_figure
+
+CHANGES = '["color", "translation", "cutout"]'
+AUGMENTS = {
+    "unchanged": [],
+    "DiffAugment": ["--training.augment", CHANGES],
+    # 400 images a round: p can move by 1 in 50 rounds.
+    "ADA": [
+        "--training.augment", CHANGES, "--training.augment_target=0.6",
+        "--training.augment_images=20000",
+    ],
+}  # fmt: skip
+METHODS = {
+    "ren": ["--training.generator_steps=5"],
+    "fedgan": ["--algorithm.name=fedgan"],
+}
+RUNS = {
+    f"{method}, {augment}": [*method_flags, *augment_flags]
+    for method, method_flags in METHODS.items()
+    for augment, augment_flags in AUGMENTS.items()
+}
+COMMON = [
+    "--training.rounds=300", "--training.discriminator_steps=5", "--training.batch_size=8",
+    "--training.generator_batch_size=80", "--training.generator_lr=1e-3",
+    "--training.discriminator_lr=1e-3", "--model.width=16", "--link.average=gather",
+    "--evaluation.every=10", "--evaluation.samples=1148", "--checkpoint.every=50",
+]  # fmt: skip
+
+
+def draw(runs: study.Study) -> None:
+    """Draw a panel per method, with a line per augmentation: the mean over seeds and its range."""
+    figure = new_figure(9, 3.4)
+    for axes, method in zip(figure.subplots(1, len(METHODS), sharey=True), METHODS, strict=True):
+        for augment in AUGMENTS:
+            curves = runs.curves(f"{method}, {augment}", "frechet")
+            rounds = [round for round, _ in curves[0]]
+            values = [[value for _, value in points] for points in zip(*curves, strict=True)]
+            axes.plot(rounds, [statistics.mean(row) for row in values], label=augment)
+            axes.fill_between(rounds, [min(r) for r in values], [max(r) for r in values], alpha=0.2)
+        axes.set(title=method, xlabel="rounds", yscale="log")
+        axes.grid(alpha=0.25, linewidth=0.5)
+    figure.axes[0].set_ylabel("Fréchet distance")
+    figure.axes[0].legend(frameon=False)
+    write_figure(figure, runs.out / "few_images.png")
+
+
+def main() -> None:
+    runs = study.Study(__doc__, RUNS, COMMON, seeds=3)
+    runs.train()
+    lines = []
+    for name in RUNS:
+        curves = runs.curves(name, "frechet")
+        best = [min(curve, key=lambda point: point[1]) for curve in curves]
+        columns = ([value for _, value in best], [float(at) for at, _ in best])
+        last = [curve[-1][1] for curve in curves]
+        cells = [study.spread(columns[0], 2), study.spread(columns[1], 0)]
+        lines.append([name, *cells, study.spread(last, 2)])
+    print(study.table(["", "best distance", "its round", "last distance"], lines))
+    draw(runs)
+
+
+if __name__ == "__main__":
+    main()
