@@ -8,8 +8,8 @@ Fan and Liu 2020 (arXiv:2005.03793) compare this to sharing both networks.
 
 from __future__ import annotations
 
+from fedgan_mpi.algorithms.aggregation.build import make_uplink
 from fedgan_mpi.algorithms.aggregation.ema import GeneratorEma
-from fedgan_mpi.algorithms.aggregation.row_uplink import make_uplink
 from fedgan_mpi.algorithms.aggregation.uplink import Uplink
 from fedgan_mpi.algorithms.base import AveragingAlgorithm
 from fedgan_mpi.config.algorithm_traits import AlgorithmTraits

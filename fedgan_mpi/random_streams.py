@@ -39,6 +39,7 @@ class Purpose(IntEnum):
     AUGMENT = 15  # device; 0 is the server
     ATTACK = 16  # round, device
     STANDING = 17
+    ROUNDING = 18  # round, device
 
 
 def _sequence(seed: int, purpose: Purpose, path: tuple[int, ...]) -> np.random.SeedSequence:

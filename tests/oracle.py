@@ -40,10 +40,12 @@ def ren(
     rounds: int,
     participants,
     nz: int,
+    compress=None,
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[int, nn.Module]]:
     """Return (state of G, state of D, {device: local D}) after `rounds` rounds of the schedule.
 
-    participants: t -> {device: share}.
+    participants: t -> {device: share}. compress: (device, update of the parameters, flat) -> update
+    that arrives.
     """
     training, choices, seed = config.training, config.algorithm, config.run.seed
     G, D = copy.deepcopy(G), copy.deepcopy(D)
@@ -102,7 +104,15 @@ def ren(
                 optimizers[k].zero_grad()
                 loss.backward()
                 optimizers[k].step()
-            uploads[k] = (share, copy.deepcopy(local[k].state_dict()))
+            upload = copy.deepcopy(local[k])
+            if compress is not None:
+                before, after = (
+                    nn.utils.parameters_to_vector(network.parameters()).detach()
+                    for network in (D, upload)
+                )
+                arrived = before + compress(k, after - before)
+                nn.utils.vector_to_parameters(arrived, upload.parameters())
+            uploads[k] = (share, upload.state_dict())
 
         if choices.schedule == "parallel":
             server_steps()

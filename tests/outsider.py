@@ -1,11 +1,12 @@
-"""Third-party networks, algorithm, loss, optimizer, augmentation, policy, rule, extractor and
-metric."""
+"""Third-party networks, algorithm, loss, optimizer, augmentation, policy, rule, compressor,
+extractor and metric."""
 
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from fedgan_mpi.algorithms.aggregation.compressors import Compressor
 from fedgan_mpi.algorithms.aggregation.rules import Rule
 from fedgan_mpi.algorithms.aggregation.server_optimizer import ServerOptimizer
 from fedgan_mpi.algorithms.aggregation.uplink import Uplink
@@ -155,6 +156,26 @@ class Halfway(ServerOptimizer):
 
     def change(self, update, state):
         return self.part * update
+
+
+class Signs(Compressor):
+    """Only the sign of each number, in a byte."""
+
+    def __init__(self, *, scale: float = 0.01):
+        super().__init__()
+        self.scale = scale
+
+    def floats(self, count):
+        return 0
+
+    def bits(self, count, bits_per_number):
+        return 8 * count
+
+    def encode(self, update, message, stream):
+        message.copy_(update.sign() + 1)
+
+    def decode(self, message, update):
+        update.copy_(message).sub_(1).mul_(self.scale)
 
 
 class Odd(Policy):

@@ -124,6 +124,10 @@ WRONG = {
         {"aggregation": {"server_optimizer": "adam", "server_options": {"tua": 1.0}}},
         "unknown key aggregation.server_options.tua = 1.0; did you mean tau?",
     ),
+    "no compressor": (
+        named("aggregation.compression", "Odd"),
+        "subclass of fedgan_mpi.algorithms.aggregation.compressors.Compressor",
+    ),
     "attackers that do not exist": (
         {"attack": {"devices": [2, 4]}},
         "attack.devices is [2, 4], but must be from 1 to 3, the number of devices",

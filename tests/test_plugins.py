@@ -40,6 +40,8 @@ ALL = {
     "aggregation.rule": "Shares",
     "aggregation.server_optimizer": "Halfway",
     "aggregation.server_options.part": "0.75",
+    "aggregation.compression": "Signs",
+    "aggregation.compression_options.scale": "0.001",
     "evaluation.extractor": "cells",
     "evaluation.extractor_options.side": "3",
     "evaluation.metrics": "MeanGap",

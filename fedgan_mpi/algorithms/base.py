@@ -66,6 +66,10 @@ class Algorithm(ABC):
         """Return the payload of round t, for algorithms whose rounds differ."""
         return self.payload(sizes)
 
+    def bytes_up(self, payload: Payload) -> int:
+        """Return the bytes that a participant sends of this payload."""
+        return payload.up * self.link.wire.nbytes(self.flat.phi) // self.flat.phi.numel()
+
     @classmethod
     def has_cost_model(cls) -> bool:
         """Whether the algorithm can be timed in the simulated cell (`wireless.on`)."""
@@ -187,6 +191,10 @@ class AveragingAlgorithm(Algorithm):
     def train(self, device: Device, t: int) -> tuple[float | None, float | None]:
         """Train a participant from the received networks, which are in the rank's vector; return
         its mean losses of D and of G, None for no steps."""
+
+    def bytes_up(self, payload: Payload) -> int:
+        bits = 8 * self.link.wire.nbytes(self.flat.phi) // self.flat.phi.numel()
+        return self.uplink.bits(payload.up, bits) // 8
 
     def before_local_rounds(self, t: int) -> None:
         self.uplink.begin(t)

@@ -3,8 +3,8 @@ arXiv:1911.06679)."""
 
 from __future__ import annotations
 
+from fedgan_mpi.algorithms.aggregation.build import make_uplink
 from fedgan_mpi.algorithms.aggregation.privacy import Clip, GaussianNoise
-from fedgan_mpi.algorithms.aggregation.row_uplink import make_uplink
 from fedgan_mpi.algorithms.aggregation.transforms import UpdateTransform
 from fedgan_mpi.algorithms.aggregation.uplink import Uplink
 from fedgan_mpi.algorithms.ren import Ren

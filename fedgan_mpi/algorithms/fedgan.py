@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
+from fedgan_mpi.algorithms.aggregation.build import make_uplink
+from fedgan_mpi.algorithms.aggregation.compressors import upload_bits
 from fedgan_mpi.algorithms.aggregation.ema import GeneratorEma
 from fedgan_mpi.algorithms.aggregation.importance import ImportanceWeighting
 from fedgan_mpi.algorithms.aggregation.recalibration import BatchNormRecalibration
-from fedgan_mpi.algorithms.aggregation.row_uplink import make_uplink
 from fedgan_mpi.algorithms.aggregation.transforms import UpdateTransform
 from fedgan_mpi.algorithms.aggregation.uplink import Uplink
 from fedgan_mpi.algorithms.base import AveragingAlgorithm
@@ -94,9 +96,10 @@ class FedGAN(AveragingAlgorithm):
     @staticmethod
     def wireless_seconds(cost_model: CostModel, radio: RadioRound, t: int) -> float:
         both = cost_model.sizes.theta + cost_model.sizes.phi
+        bits = partial(upload_bits, cost_model.config.aggregation)
         return (
             radio.broadcast(both)
-            + radio.uploads(radio.device_seconds, both)
+            + radio.uploads(radio.device_seconds, both, bits)
             + radio.averaging(both)
         )
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fedgan_mpi.algorithms.aggregation.build import make_uplink
 from fedgan_mpi.algorithms.aggregation.discrepancy import DiscrepancyShare
-from fedgan_mpi.algorithms.aggregation.row_uplink import make_uplink
 from fedgan_mpi.algorithms.aggregation.transforms import UpdateTransform
 from fedgan_mpi.algorithms.aggregation.uplink import Uplink
 from fedgan_mpi.algorithms.fedgan import FedGAN

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedgan_mpi.algorithms.aggregation.row_uplink import make_uplink
+from fedgan_mpi.algorithms.aggregation.build import make_uplink
 from fedgan_mpi.algorithms.aggregation.transforms import UpdateTransform
 from fedgan_mpi.algorithms.aggregation.uplink import Uplink
 from fedgan_mpi.algorithms.fedgan import FedGAN

@@ -6,9 +6,12 @@ also DP-FedAvg-GAN (Augenstein et al. 2020, arXiv:1911.06679).
 
 from __future__ import annotations
 
+from functools import partial
+
+from fedgan_mpi.algorithms.aggregation.build import make_uplink
+from fedgan_mpi.algorithms.aggregation.compressors import upload_bits
 from fedgan_mpi.algorithms.aggregation.importance import ImportanceWeighting
 from fedgan_mpi.algorithms.aggregation.recalibration import BatchNormRecalibration
-from fedgan_mpi.algorithms.aggregation.row_uplink import make_uplink
 from fedgan_mpi.algorithms.aggregation.transforms import UpdateTransform
 from fedgan_mpi.algorithms.aggregation.uplink import Uplink
 from fedgan_mpi.algorithms.base import AveragingAlgorithm
@@ -80,7 +83,8 @@ class Ren(AveragingAlgorithm):
     @staticmethod
     def wireless_seconds(cost_model: CostModel, radio: RadioRound, t: int) -> float:
         down = radio.broadcast(cost_model.sizes.theta + cost_model.sizes.phi)
-        devices = radio.uploads(radio.device_seconds, cost_model.sizes.phi)
+        bits = partial(upload_bits, cost_model.config.aggregation)
+        devices = radio.uploads(radio.device_seconds, cost_model.sizes.phi, bits)
         average = radio.averaging(cost_model.sizes.phi)
         if cost_model.config.algorithm.schedule == "serial":
             return down + devices + average + radio.server_seconds

@@ -27,6 +27,7 @@ def dry_run(link: Link, config: Config) -> None:
 
 
 def _describe(link: Link, config: Config) -> str:
+    from fedgan_mpi.algorithms.aggregation.compressors import upload_bits
     from fedgan_mpi.algorithms.registry import algorithm_class
     from fedgan_mpi.nn.registry import build, count_parameters
     from fedgan_mpi.wireless.cost import payload_sizes
@@ -48,7 +49,8 @@ def _describe(link: Link, config: Config) -> str:
             f"bytes per round         measured in training: {config.algorithm.name} has no formula"
         ]
     else:
-        down, up = payload.down * bytes_per_number, payload.up * bytes_per_number
+        down = payload.down * bytes_per_number
+        up = upload_bits(config.aggregation, payload.up, 8 * bytes_per_number) // 8
         traffic = [
             f"bytes down per round    {down * participants:,} ({down:,} per participant)",
             f"bytes up per round      {up * participants:,} ({up:,} per participant)",

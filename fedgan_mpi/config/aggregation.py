@@ -30,11 +30,33 @@ class AggregationConfig:
     """Options of the server optimizer: keywords of its constructor. sgd: rate, momentum. Others:
     rate, betas, tau."""
 
+    compression: str = "none"
+    """Compression of the parameters' updates on the way to the server; also an installed one or an
+    import string. top_k: the greatest numbers by magnitude. qsgd: all numbers, rounded at random to
+    8 bits without bias. BatchNorm statistics and averaged moments travel as they are. The server
+    keeps one message per device."""
+    compression_options: dict[str, Any] = field(default_factory=dict, hash=False)
+    """Options of the compression: keywords of its constructor. top_k: share of the numbers, default
+    0.01. qsgd: bucket, the numbers that share a scale, default 512. Both: residual, error feedback,
+    default true."""
+
     def __post_init__(self) -> None:
         plugins.find("aggregation.rule", self.rule)
         plugins.find("aggregation.server_optimizer", self.server_optimizer)
+        plugins.find("aggregation.compression", self.compression)
 
     @property
     def is_plain(self) -> bool:
         """Whether the server takes the plain average."""
         return self.server_optimizer == "sgd" and not self.server_options
+
+    @property
+    def needs_rows(self) -> bool:
+        """Whether the server gets one message per participant instead of their sum."""
+        return self.rule != "mean" or self.compression != "none"
+
+    @property
+    def is_default(self) -> bool:
+        """Whether no part of it needs a check of its options."""
+        no_options = not self.options and not self.compression_options
+        return no_options and self.is_plain and self.compression == "none"

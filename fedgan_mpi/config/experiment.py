@@ -63,6 +63,7 @@ class Config:
             require(policy == "all", "participation.policy", policy, right)
         self._check_importance()
         self._check_rule()
+        self._check_compression()
         self._check_updates()
         self._check_steps()
         self._check_losses()
@@ -97,6 +98,21 @@ class Config:
             right = f"'mean' when {key} is {value!r}, which weights updates"
             valid = value not in ("importance", "recalibrate", "ifl")
             require(valid, "aggregation.rule", rule, right)
+
+    def _check_compression(self) -> None:
+        compression, algorithm = self.aggregation.compression, self.algorithm
+        if compression == "none":
+            return
+        right = f"'none' for {algorithm.name}, whose devices send no networks to average"
+        if algorithm.traits.is_private:
+            right = f"'none' for {algorithm.name}, because ε assumes clipped updates"
+        valid = algorithm.traits.averages_networks
+        require(valid, "aggregation.compression", compression, right)
+        right = "'none' for the preset ifl, whose shares are known only after training"
+        require(algorithm.preset != "ifl", "aggregation.compression", compression, right)
+        right = f"'none' when link.wire_dtype is {self.link.wire_dtype!r}, which rounds messages"
+        valid = self.link.wire_dtype in ("float32", "float64")
+        require(valid, "aggregation.compression", compression, right)
 
     def _check_updates(self) -> None:
         algorithm, traits = self.algorithm, self.algorithm.traits

@@ -142,6 +142,7 @@ OPTIONS = {
     "participation.policy": "participation.options",
     "aggregation.rule": "aggregation.options",
     "aggregation.server_optimizer": "aggregation.server_options",
+    "aggregation.compression": "aggregation.compression_options",
     "evaluation.extractor": "evaluation.extractor_options",
     "evaluation.metrics": "evaluation.metric_options",
 }

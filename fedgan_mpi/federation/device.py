@@ -70,6 +70,8 @@ class Device:
         )
         self.steps = LocalSteps(pair, *both, self.training.accumulate)
         self.early_start: EarlyStart[float] = EarlyStart()
+        self.kept: dict[str, Tensor] = {}
+        """State of a compressor, which checkpoints keep."""
         self.residual: Tensor | None = None
         """Error feedback: the rounding error of past uplinks that is still to be sent."""
         if config.link.error_feedback:
@@ -206,6 +208,7 @@ class Device:
             "moments": self.local.moments(),
             "own": self.local.own,
             **present_tensors(residual=self.residual),
+            **({"kept": self.kept} if self.kept else {}),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -217,6 +220,8 @@ class Device:
         self.local.load(state["moments"], state["own"])
         if self.residual is not None:
             self.residual.copy_(state["residual"])
+        for name, tensor in self.kept.items():
+            tensor.copy_(state["kept"][name])
 
     # ---------------------------------------------------------------- inside
 

@@ -45,7 +45,7 @@ def set_threads(config: Config, *, cores: int, ranks: int) -> None:
     """
     if "OMP_NUM_THREADS" in os.environ:
         return
-    in_order = config.link.average == "gather" or config.aggregation.rule != "mean"
+    in_order = config.link.average == "gather" or config.aggregation.needs_rows
     torch.set_num_threads(1 if in_order else max(1, cores // ranks))
 
 

@@ -59,6 +59,11 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "yogi": "fedgan_mpi.algorithms.aggregation.server_optimizer:Yogi",
         "adagrad": "fedgan_mpi.algorithms.aggregation.server_optimizer:Adagrad",
     },
+    "compressors": {
+        "none": "fedgan_mpi.algorithms.aggregation.compressors:Uncompressed",
+        "top_k": "fedgan_mpi.algorithms.aggregation.compressors:TopK",
+        "qsgd": "fedgan_mpi.algorithms.aggregation.compressors:QSGD",
+    },
     "extractors": {
         "shards": "fedgan_mpi.evaluation.features:read_extractor",
         "imagenet": "fedgan_mpi.evaluation.imagenet:read_imagenet",
@@ -100,6 +105,7 @@ KEYS = {
     "participation.policy": "policies",
     "aggregation.rule": "rules",
     "aggregation.server_optimizer": "server_optimizers",
+    "aggregation.compression": "compressors",
     "evaluation.extractor": "extractors",
     "evaluation.metrics": "metrics",
 }

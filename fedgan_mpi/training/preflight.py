@@ -57,14 +57,16 @@ def check_plugins(config: Config) -> None:
             ("participation.policy", config.participation.policy),
             ("aggregation.rule", config.aggregation.rule),
             ("aggregation.server_optimizer", config.aggregation.server_optimizer),
+            ("aggregation.compression", config.aggregation.compression),
             ("evaluation.extractor", config.evaluation.extractor),
             *(("training.augment", name) for name in training.augment),
             *(("evaluation.metrics", name) for name in config.evaluation.metrics),
         )
         if not plugins.is_built_in(key, name)
     ]
-    if not named and not config.aggregation.options and config.aggregation.is_plain:
+    if not named and config.aggregation.is_default:
         return
+    from fedgan_mpi.algorithms.aggregation.compressors import make_compressor
     from fedgan_mpi.algorithms.aggregation.rules import make_rule
     from fedgan_mpi.algorithms.aggregation.server_optimizer import make_server_optimizer
     from fedgan_mpi.algorithms.registry import algorithm_class, check_algorithm_options
@@ -78,6 +80,7 @@ def check_plugins(config: Config) -> None:
     check_algorithm_options(config.algorithm)
     make_rule(config.aggregation)
     make_server_optimizer(config.aggregation)
+    make_compressor(config.aggregation)
     make_loss(training.loss, training.loss_options)
     optimizer, _ = check_optimizer(training.optimizer, training.optimizer_options)
     if training.has_lr_schedule and not optimizer.follows_schedule:

@@ -160,7 +160,7 @@ def round_stats(
     payload = algorithm.payload_of_round(t, sizes)
     # Without a formula, the bytes are those that the link has counted.
     down = metrics.bytes_down if payload is None else payload.down * size
-    up = metrics.bytes_up if payload is None else payload.up * size
+    up = metrics.bytes_up if payload is None else algorithm.bytes_up(payload)
     participants = len(shares)
     adaptive = rank_state.pair.adaptive
     logged = {name: _mean(of, {0: 1.0, **shares}) for name, of in metrics.logged.items()}

@@ -8,7 +8,7 @@ Units: metres, Hz, dBm, seconds, bits per second. Sizes count numbers (parameter
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,18 +125,26 @@ class RadioRound:
 
     def deliveries(self, numbers: int) -> dict[int, float]:
         """Return the arrival time of each participant's own message of this many numbers."""
-        seconds = self._unicast(self.cell.downlink_rates(len(self.participants)), numbers)
+        rates = self.cell.downlink_rates(len(self.participants))
+        seconds = self._unicast(rates, self._bits(numbers))
         if self.cell.config.multiplexing == "tdma":
             return dict(zip(seconds, np.cumsum(list(seconds.values())).tolist(), strict=True))
         return seconds
 
-    def uploads(self, ready: Mapping[int, float], numbers: int) -> float:
+    def uploads(
+        self,
+        ready: Mapping[int, float],
+        numbers: int,
+        bits: Callable[[int, int], int] = lambda numbers, each: numbers * each,
+    ) -> float:
         """Return the seconds until the server has this many numbers from each participant.
 
+        bits: (numbers, bits of a number) -> bits of the message.
         Participant k starts at `ready[k]`. With ofdma: max_k (ready_k + U_k). With tdma
         participants send one after the other, in the order of their start times.
         """
-        seconds = self._unicast(self.cell.uplink_rates(len(self.participants)), numbers)
+        rates, each = self.cell.uplink_rates(len(self.participants)), self._bits(1)
+        seconds = self._unicast(rates, bits(numbers, each))
         if self.cell.config.multiplexing == "ofdma":
             return max(ready[k] + seconds[k] for k in self.participants)
         finished = 0.0
@@ -148,8 +156,8 @@ class RadioRound:
         """Return the seconds in which the server sums all participants' numbers."""
         return len(self.participants) * numbers / self.cell.config.server_macs_per_second
 
-    def _unicast(self, rates: Array, numbers: int) -> dict[int, float]:
-        return {k: self._bits(numbers) / float(rates[k - 1]) for k in self.participants}
+    def _unicast(self, rates: Array, bits: int) -> dict[int, float]:
+        return {k: bits / float(rates[k - 1]) for k in self.participants}
 
     def _bits(self, numbers: int) -> int:
         return numbers * self.cell.config.bits_per_parameter

@@ -10,7 +10,7 @@ from rounds import UNEQUAL, assert_close
 from torch import Tensor
 from toys import toy_algorithm, toy_config, toy_shards
 
-from fedgan_mpi.algorithms.aggregation.row_uplink import make_uplink
+from fedgan_mpi.algorithms.aggregation.build import make_uplink
 from fedgan_mpi.algorithms.aggregation.transforms import UpdateTransform, Upload
 from fedgan_mpi.algorithms.local_metrics import LocalMetrics
 from fedgan_mpi.comm.link import Link

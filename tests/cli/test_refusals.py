@@ -174,6 +174,22 @@ WRONG_FLAGS = {
         ["--algorithm.name=fess_gda", "--algorithm.local_update=alternating"],
         "algorithm.local_update is 'alternating', but must be left out for fess_gda",
     ),
+    "compressed gradients": (
+        ["--algorithm.name=mdgan", "--aggregation.compression=top_k"],
+        "aggregation.compression is 'top_k', but must be 'none' for mdgan, whose devices send no n",
+    ),
+    "compressed private updates": (
+        ["--algorithm.name=dp_fedavg_gan", "--aggregation.compression=qsgd"],
+        "aggregation.compression is 'qsgd', but must be 'none' for dp_fedavg_gan, because ε assum",
+    ),
+    "compression with shares by progress": (
+        ["--algorithm.name=fegan", "--algorithm.preset=ifl", "--aggregation.compression=qsgd"],
+        "aggregation.compression is 'qsgd', but must be 'none' for the preset ifl",
+    ),
+    "compression of 16-bit messages": (
+        ["--link.wire_dtype=bfloat16", "--aggregation.compression=top_k"],
+        "aggregation.compression is 'top_k', but must be 'none' when link.wire_dtype is 'bfloat16'",
+    ),
     "sharpness without softmax": (
         ["--algorithm.name=uagan", "--algorithm.sharpness=2"],
         "algorithm.sharpness is 2.0, but must be left out unless algorithm.mode is 'softmax'",

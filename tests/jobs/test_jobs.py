@@ -158,6 +158,12 @@ def test_dry_run_prints_a_plan_and_writes_nothing(unlabelled_shards, tmp_path):
     ):
         assert text in done.stdout, done.stdout
     assert list(tmp_path.iterdir()) == []
+    compressed = ("--aggregation.compression=top_k", "--aggregation.compression_options.share=0.01")
+    done = run_job(
+        1, "--dry-run", "--data.shards", str(unlabelled_shards), *compressed, cwd=tmp_path
+    )
+    message = 8 * round(0.01 * phi)  # an index and a number of four bytes each
+    assert f"bytes up per round      {3 * message:,} ({message:,} per participant)" in done.stdout
 
 
 def test_dry_run_states_the_memory_of_ensemble(unlabelled_shards, tmp_path):

@@ -10,6 +10,7 @@ from shannon import rate
 
 from fedgan_mpi.algorithms.registry import ALGORITHMS
 from fedgan_mpi.config import (
+    AggregationConfig,
     AlgorithmConfig,
     Config,
     ModelConfig,
@@ -35,7 +36,9 @@ MACS = Macs(
 RATES, SERVER = (1e9, 2e9, 4e9), 5e9
 
 
-def make(name="ren", *, algorithm=(), training=(), participation=(), **wireless) -> Clock:
+def make(
+    name="ren", *, algorithm=(), training=(), participation=(), aggregation=(), **wireless
+) -> Clock:
     fixed_steps = name in ("fedgan", "fegan", "fess_gda", "mdgan", "uagan")
     steps = {} if fixed_steps else {"generator_steps": 3}
     config = Config(
@@ -45,6 +48,7 @@ def make(name="ren", *, algorithm=(), training=(), participation=(), **wireless)
                **dict(training)}
         ),
         participation=ParticipationConfig(**dict(participation)),
+        aggregation=AggregationConfig(**dict(aggregation)),
         wireless=WirelessConfig(
             **{"device_macs_per_second": RATES, "server_macs_per_second": SERVER,
                "fading": "none", **wireless}
@@ -180,6 +184,26 @@ def test_ensemble_sends_the_generator_down_and_discriminators_up(present):
 def test_dp_fedavg_gan_takes_as_long_as_ren_serial():
     clock = make("dp_fedavg_gan", algorithm={"noise": 0.0})
     assert clock.seconds(0, [1, 3]) == make().seconds(0, [1, 3])
+
+
+@pytest.mark.parametrize("name", ["ren", "fedgan"])
+@pytest.mark.parametrize(
+    ("compression", "bits"),
+    [
+        ({"compression": "top_k"}, lambda numbers: round(0.01 * numbers) * (32 + 16)),
+        ({"compression": "qsgd"}, lambda numbers: 8 * numbers + math.ceil(numbers / 512) * 16),
+    ],
+    ids=["top_k", "qsgd"],
+)
+def test_compressed_uploads_take_less_time(name, compression, bits):
+    """The rest of the round takes as long as without compression. A number has 16 bits."""
+    plain, clock = make(name), make(name, aggregation=compression)
+    numbers = PHI if name == "ren" else THETA + PHI
+    for k in (1, 2, 3):
+        _, _, upload = transfers(plain, (k,))
+        saved = upload(k, numbers) * (1 - bits(numbers) / (16 * numbers))
+        expected = plain.seconds(0, [k]) - saved
+        assert clock.seconds(0, [k]) == pytest.approx(expected, rel=1e-12)
 
 
 def test_centralized_computes_and_sends_nothing():

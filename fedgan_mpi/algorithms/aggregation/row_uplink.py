@@ -1,59 +1,20 @@
-"""The uplink of aggregation rules that need every participant's own vector."""
+"""The uplink of rules that need every participant's own vector."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from fedgan_mpi.algorithms.aggregation.attack import Attack
-from fedgan_mpi.algorithms.aggregation.rules import Rule, make_rule
-from fedgan_mpi.algorithms.aggregation.server_optimizer import ServerStep, make_server_optimizer
+from fedgan_mpi.algorithms.aggregation.rules import Rule
 from fedgan_mpi.algorithms.aggregation.transforms import UpdateTransform, Upload
 from fedgan_mpi.algorithms.aggregation.uplink import Uplink
 from fedgan_mpi.algorithms.local_metrics import LocalMetrics
 from fedgan_mpi.federation.device import Device
-from fedgan_mpi.federation.feedback import Feedback
+from fedgan_mpi.federation.flat_parameters import is_finite
 from fedgan_mpi.federation.rank import RankState
-
-
-def make_uplink(
-    rank_state: RankState,
-    vector: Tensor,
-    transforms: Sequence[UpdateTransform] = (),
-    last: Sequence[UpdateTransform] = (),
-    **options: Any,
-) -> Uplink:
-    """Return the uplink with the configured attack, rule and server optimizer. Collective.
-
-    The order: attack, `transforms`, rule, their part on the server, server optimizer, `last`. The
-    other arguments are those of `Uplink`.
-    """
-    config = rank_state.config
-    parameters = _parameters_in(rank_state, vector)
-    if config.attack.devices:
-        transforms = [Attack(config.attack, config.run.seed, parameters), *transforms]
-    optimizer = make_server_optimizer(config.aggregation)
-    if optimizer is not None:
-        transforms = [*transforms, ServerStep(optimizer, parameters, rank_state.server)]
-    transforms = [*transforms, *last]
-    rule = make_rule(config.aggregation)
-    if rule is None:
-        return Uplink(rank_state, vector, transforms, **options)
-    return RowUplink(rank_state, vector, transforms, rule)
-
-
-def _parameters_in(rank_state: RankState, vector: Tensor) -> list[Tensor]:
-    """Return θ, φ or both: those that the vector contains."""
-    start, flat = vector.storage_offset(), rank_state.pair.flat
-    stop = start + vector.numel()
-    return [
-        each
-        for each in (flat.theta.detach(), flat.phi.detach())
-        if start <= each.storage_offset() and each.storage_offset() + each.numel() <= stop
-    ]
 
 
 class RowUplink(Uplink):
@@ -67,47 +28,73 @@ class RowUplink(Uplink):
         rank_state: RankState,
         vector: Tensor,
         transforms: Sequence[UpdateTransform],
-        rule: Rule,
+        rule: Rule | None,
     ) -> None:
+        """rule: None for the weighted mean."""
         super().__init__(rank_state, vector, transforms)
         self._participation, self._rule = rank_state.participation, rule
-        self._vectors = Feedback(rank_state, vector.shape)
         self._hosted = [device.index for device in rank_state.devices]
+        everyone = range(1, rank_state.participation.devices + 1)
+        self._rows = self.make_rows(everyone if self.link.is_server else self._hosted)
+
+    def make_sums(self, count: int) -> Tensor:
+        return self.vector[:0]
+
+    def make_rows(self, devices: Sequence[int]) -> dict[int, Tensor]:
+        """Return memory for what each of these devices sends, 1-D."""
+        return {device: torch.zeros_like(self.vector) for device in devices}
 
     def begin(self, t: int) -> None:
         if self._round != t:
             for device in self._hosted:  # until `add`, a participant counts as absent
-                self._vectors.refuse(device)
+                self.refuse(device)
         super().begin(t)
+
+    def refuse(self, device: int) -> None:
+        """Mark a device as absent: NaN travels in place of its numbers."""
+        self._rows[device].fill_(math.nan)
 
     def add(self, device: Device, share: float, metrics: LocalMetrics) -> None:
         """Transform a participant's upload and keep it."""
         assert self._round is not None
-        upload = Upload(device, self._round, share, self.vector, self._received, metrics)
-        for transform in self.transforms:
-            transform.on_device(upload)
-        row = self._vectors[device.index]
+        self._transform(Upload(device, self._round, share, self.vector, self._received, metrics))
+        row = self._rows[device.index]
         row.copy_(self.vector)
         if device.residual is not None:
             self.link.wire.round_with_feedback(row, device.residual)
 
+    def is_valid(self, device: int) -> bool:
+        """Whether the numbers that a participant has sent are finite."""
+        return is_finite(self._rows[device])
+
+    def read(self, device: int, before: Tensor) -> Tensor:
+        """Return the vector that a participant has sent. before: the server's vector; read-only."""
+        return self._rows[device]
+
     def send(self, into: Tensor) -> None:
         assert self._round is not None
         self._prepare_server()
-        self.link.gather(self._vectors.vectors(self._participation.participants(self._round)))
+        present = self._participation.participants(self._round)
+        self.link.gather({k: row for k, row in self._rows.items() if k in present})
 
     def finish(self, into: Tensor) -> None:
         """Combine the vectors of the participants whose numbers are finite; with too few of them,
         the server's vector stays as it is."""
         assert self._round is not None
         shares = self._participation.shares(self._round)
-        valid = self._vectors.valid(list(shares))
-        if len(valid) >= self._rule.least_participants:
+        valid = [k for k in shares if self.is_valid(k)]
+        if len(valid) >= (1 if self._rule is None else self._rule.least_participants):
             weights = torch.tensor([shares[k] for k in valid], dtype=into.dtype, device=into.device)
-            vectors = torch.stack([self._vectors[k] for k in valid])
-            weights /= weights.sum()
-            if self._rule.takes_updates:
-                into.add_(self._rule.combine(vectors.sub_(into), weights))
-            else:
-                into.copy_(self._rule.combine(vectors, weights))
+            into.copy_(self._combine(valid, weights / weights.sum(), into))
         self._change_on_server()
+
+    def _combine(self, devices: Sequence[int], weights: Tensor, before: Tensor) -> Tensor:
+        if self._rule is None:
+            total = torch.zeros_like(before)
+            for device, weight in zip(devices, weights, strict=True):
+                total.add_(self.read(device, before) * weight)
+            return total
+        vectors = torch.stack([self.read(device, before) for device in devices])
+        if self._rule.takes_updates:
+            return before + self._rule.combine(vectors.sub_(before), weights)
+        return self._rule.combine(vectors, weights)

@@ -45,7 +45,7 @@ class Uplink:
 
         in_order = self.link.in_order
         hosted = -(-rank_state.participation.devices // max(1, self.link.device_ranks))
-        self.rows = self.link.rows(hosted if in_order else 1, vector)
+        self.rows = self.make_sums(hosted if in_order else 1)
         self._row_of = {
             device.index: row if in_order else 0 for row, device in enumerate(rank_state.devices)
         }
@@ -60,6 +60,14 @@ class Uplink:
         )
         self._received = vector.clone() if self._keeps_received else vector
         self._update = torch.zeros_like(vector) if sends_updates else None
+
+    def make_sums(self, count: int) -> Tensor:
+        """Collective. Return this rank's rows for sums, (count, n)."""
+        return self.link.rows(count, self.vector)
+
+    def bits(self, count: int, bits_per_number: int) -> int:
+        """Return the bits in which `count` parameters are sent."""
+        return count * bits_per_number
 
     def begin(self, t: int) -> None:
         """Start round t: remember the received vector. Further calls for round t do nothing."""
@@ -89,8 +97,7 @@ class Uplink:
         upload = Upload(
             device, self._round, share, self.vector, self._received, metrics, self._sends_updates
         )
-        for transform in self.transforms:
-            transform.on_device(upload)
+        self._transform(upload)
         self._shares_sum += upload.share
         place = self._row_of[device.index]
         row = self.rows[place]
@@ -102,6 +109,10 @@ class Uplink:
         self._stale.discard(place)
         if self.link.in_order and device.residual is not None:
             self._residuals.append((row, device.residual))
+
+    def _transform(self, upload: Upload) -> None:
+        for transform in self.transforms:
+            transform.on_device(upload)
 
     # ---------------------------------------------------------------- called by link.average
 
