@@ -43,10 +43,10 @@ def fedgan(G, D, shards, config, rounds, shares, nz, server_step=lambda name, be
                     d_loss = device.d_loss(real, (fake.detach(), z[1]))
                     g_loss = device.g_loss(call(device.D, fake, z[1])).mean()
                     g_loss = g_loss + device.proximal(device.G)
-                    d = torch.autograd.grad(d_loss, list(device.D.parameters()))
-                    g = torch.autograd.grad(g_loss, list(device.G.parameters()))
-                    for network, gradient in ((device.D, d), (device.G, g)):
-                        for p, value in zip(network.parameters(), gradient, strict=True):
+                    for network, loss in ((device.D, d_loss), (device.G, g_loss)):
+                        trained = [p for p in network.parameters() if p.requires_grad]
+                        gradient = torch.autograd.grad(loss, trained, retain_graph=True)
+                        for p, value in zip(trained, gradient, strict=True):
                             p.grad = value
                     device.opt_d.step()
                     device.opt_g.step()

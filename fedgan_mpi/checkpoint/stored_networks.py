@@ -20,9 +20,11 @@ from fedgan_mpi.config import ModelConfig
 from fedgan_mpi.config.model import default_discriminator_norm, default_width
 from fedgan_mpi.config.parsing import DEFAULTS
 from fedgan_mpi.federation.flat_parameters import FlatParameters, Player
+from fedgan_mpi.nn.freezing import freeze_layers
 from fedgan_mpi.nn.precision import prepare_network
 from fedgan_mpi.nn.stored_shapes import check_stored_shapes
 
+_FREEZE = "freeze_discriminator"
 State = dict[str, Tensor]
 """Name -> tensor, as `nn.Module.state_dict` returns it."""
 Shape = tuple[int, int, int]
@@ -130,11 +132,20 @@ def unpack_networks(
 
 
 def unpack_discriminator(
-    tensors: Mapping[str, Tensor], training: Mapping[str, Any], G: nn.Module, D: nn.Module
+    tensors: Mapping[str, Tensor],
+    fixed: Tensor,
+    training: Mapping[str, Any],
+    G: nn.Module,
+    D: nn.Module,
 ) -> State:
-    """Return the D in the state of a device that has kept it, as `unpack_networks` does."""
+    """Return the D in the state of a device that has kept it, as `unpack_networks` does.
+
+    fixed: the server's vector, which ends with the parameters that the other run did not train.
+    """
     own = tensors.get("own.0")
-    _fill(_pack(G, D, own, training).whole_discriminator, own)
+    flat = _pack(G, D, own, training)
+    _fill(flat.whole_discriminator, own)
+    flat.fixed.copy_(fixed[len(fixed) - len(flat.fixed) :])
     return _copy(D)
 
 
@@ -147,6 +158,7 @@ def _pack(
 ) -> FlatParameters:
     """Pack networks in one vector in the order of another run. like: of that run's dtype."""
     order = training.get("memory_format", DEFAULTS["training.memory_format"])
+    freeze_layers(D, training.get(_FREEZE, 0))
     for network in (G, D):
         if like is not None and like.is_floating_point():
             network.to(like.dtype)

@@ -14,6 +14,7 @@ from fedgan_mpi.federation.participation import check_count
 from fedgan_mpi.run.output import print_line
 from fedgan_mpi.training.digits import plan_digits
 from fedgan_mpi.training.preflight import check_manifest
+from fedgan_mpi.training.setup import check_networks
 
 
 def dry_run(link: Link, config: Config) -> None:
@@ -29,16 +30,15 @@ def dry_run(link: Link, config: Config) -> None:
 def _describe(link: Link, config: Config) -> str:
     from fedgan_mpi.algorithms.aggregation.compressors import upload_bits
     from fedgan_mpi.algorithms.registry import algorithm_class
+    from fedgan_mpi.nn.freezing import count_trained, freeze_layers
     from fedgan_mpi.nn.registry import build, count_parameters
     from fedgan_mpi.wireless.cost import payload_sizes
 
     dataset, images, image_shape, classes = _data_set(config)
-    if config.training.start is not None:
-        from fedgan_mpi.training.start import find_start
-
-        find_start(config, image_shape, classes, len(images))
+    check_networks(config, image_shape, classes, len(images))
     G, D = build(config.model, image_shape, classes if config.model.conditional else 0)
-    theta, phi = count_parameters(G), count_parameters(D)
+    fixed = freeze_layers(D, config.training.freeze_discriminator)
+    theta, phi = count_parameters(G), count_trained(D)
     sizes = payload_sizes(config, image_shape, theta, phi)
     algorithm = algorithm_class(config.algorithm.name)
     payload, memory = algorithm.payload(sizes), algorithm.memory(sizes, len(images))
@@ -69,7 +69,8 @@ def _describe(link: Link, config: Config) -> str:
         f"data set                {dataset}, {channels}×{height}×{width}, {sum(images):,} images",
         f"images per device       {', '.join(f'{n:,}' for n in images)}",
         f"parameters of G         {theta:,}",
-        f"parameters of D         {phi:,}",
+        f"parameters of D         {count_parameters(D):,}",
+        *([f"fixed layers of D       {', '.join(fixed)}"] if fixed else []),
         f"participants per round  {participants} of {len(images)}",
         *traffic,
         f"ranks                   {_describe_ranks(link, len(images))}",

@@ -38,6 +38,10 @@ class TrainingConfig:
     """Start both networks from another run of the same networks: from the last checkpoint of a run
     directory, from a checkpoint, or from a generator file (.safetensors). A generator file has no
     D, so that D starts anew. Moments and random streams always start anew. None: new networks."""
+    freeze_discriminator: int = 0
+    """First layers of D that no step changes (FreezeD, arXiv:2002.10964), to adapt a D from
+    training.start to few images. A layer is a module with parameters of its own, in the order of
+    D.modules(); --dry-run names them. Fixed parameters are not sent in rounds."""
     discriminator_steps: int = 1
     """Local steps per participant and round, n_d. fedgan, fegan, fess_gda: on both networks;
     others: on D."""
@@ -158,6 +162,8 @@ class TrainingConfig:
         images = self.augment_images
         require(images >= 1, "training.augment_images", images, "at least 1")
         require(self.rounds >= 1, "training.rounds", self.rounds, "at least 1")
+        layers = self.freeze_discriminator
+        require(layers >= 0, "training.freeze_discriminator", layers, "at least 0")
         require(self.accumulate >= 1, "training.accumulate", self.accumulate, "at least 1")
         valid = 0 <= self.warmup_rounds <= self.rounds
         right = "from 0 to training.rounds"

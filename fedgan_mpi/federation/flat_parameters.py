@@ -2,18 +2,19 @@
 
 The layout makes every transfer one slice:
 
-    statistics of G | moments of G | θ | φ | moments of D | statistics of D
+    statistics of G | moments of G | θ | φ | moments of D | statistics of D | fixed
 
 Statistics are the floating-point buffers: BatchNorm's running means and variances, and the singular
 vectors of spectral normalization. Integer counters stay in their modules. Sections of moments exist
-only if they are averaged. This file alone assigns `.data`: networks are moved and cast first, then
+only if they are averaged. Fixed parameters of D, which need no gradient, are never sent in rounds.
+This file alone assigns `.data`: networks are moved and cast first, then
 packed, and never moved again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import torch
@@ -29,6 +30,7 @@ class FlatParameters:
         `with_statistics`.
     whole_generator, whole_discriminator: Slices that always include statistics.
     theta, phi: The parameters alone, as nn.Parameter with a flat gradient, for optimizers.
+    fixed: The parameters of D that no step changes; they belong to no other slice.
     """
 
     def __init__(
@@ -39,10 +41,13 @@ class FlatParameters:
         with_statistics: bool = True,
         with_moments_of: Collection[Player] = (),
     ) -> None:
-        parameters = [*G.parameters(), *D.parameters()]
+        trained = [p for p in D.parameters() if p.requires_grad]
+        fixed = [p for p in D.parameters() if not p.requires_grad]
+        parameters = [*G.parameters(), *trained]
         like = parameters[0]
         size_theta = sum(p.numel() for p in G.parameters())
-        size_phi = sum(p.numel() for p in D.parameters())
+        size_phi = sum(p.numel() for p in trained)
+        size_fixed = sum(p.numel() for p in fixed)
         statistics_g, statistics_d = _statistics(G), _statistics(D)
         size_statistics_g = sum(b.numel() for b in statistics_g)
         size_statistics_d = sum(b.numel() for b in statistics_d)
@@ -51,16 +56,19 @@ class FlatParameters:
 
         sizes_g = [size_statistics_g, size_moments_g, size_theta]
         sizes_d = [size_phi, size_moments_d, size_statistics_d]
-        self.vector = torch.zeros(sum(sizes_g + sizes_d), dtype=like.dtype, device=like.device)
-        sections = self.vector.split(sizes_g + sizes_d)
+        sizes = [*sizes_g, *sizes_d, size_fixed]
+        self.vector = torch.zeros(sum(sizes), dtype=like.dtype, device=like.device)
+        sections = self.vector.split(sizes)
         self.statistics_of_generator, self.moments_of_generator, theta = sections[:3]
-        phi, self.moments_of_discriminator, self.statistics_of_discriminator = sections[3:]
+        phi, self.moments_of_discriminator, self.statistics_of_discriminator = sections[3:6]
+        self.fixed = sections[6]
         self.gradient = torch.zeros(size_theta + size_phi, dtype=like.dtype, device=like.device)
 
         _place(statistics_g, self.statistics_of_generator)
         _place(list(G.parameters()), theta)
-        _place(list(D.parameters()), phi)
+        _place(trained, phi)
         _place(statistics_d, self.statistics_of_discriminator)
+        _place(fixed, self.fixed)
         gradient = self.gradient
         for parameter in parameters:
             parameter.grad, gradient = _head(gradient, parameter)
@@ -72,10 +80,11 @@ class FlatParameters:
 
         middle = sum(sizes_g)
         start = 0 if with_statistics else size_statistics_g
-        stop = self.vector.numel() - (0 if with_statistics else size_statistics_d)
+        stop = sum(sizes_g + sizes_d) - (0 if with_statistics else size_statistics_d)
         self.gan = self.vector[start:stop]
         self.generator, self.discriminator = self.vector[start:middle], self.vector[middle:stop]
-        self.whole_generator, self.whole_discriminator = self.vector.split([middle, sum(sizes_d)])
+        self.whole_generator = self.vector[:middle]
+        self.whole_discriminator = self.vector[middle : middle + sum(sizes_d)]
         # BatchNorm's part of the statistics: [means | variances].
         self.batchnorm_of_generator = self.statistics_of_generator[: _batchnorm_size(G)]
         self.batchnorm_of_discriminator = self.statistics_of_discriminator[: _batchnorm_size(D)]
@@ -108,7 +117,7 @@ def _head(vector: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     return head.as_strided(like.shape, like.stride()), rest
 
 
-def _place(tensors: list[Tensor], vector: Tensor) -> None:
+def _place(tensors: Sequence[Tensor], vector: Tensor) -> None:
     """Copy tensors into the vector, one after the other, and make each a view of its slice."""
     for tensor in tensors:
         place, vector = _head(vector, tensor)

@@ -21,6 +21,7 @@ from fedgan_mpi.nn.augment import (
     make_augmentations,
 )
 from fedgan_mpi.nn.cuda_graphs import Recorder, make_recorder
+from fedgan_mpi.nn.freezing import freeze_layers
 from fedgan_mpi.nn.losses import Loss, make_loss, scale_discriminator
 from fedgan_mpi.nn.precision import prepare_network
 from fedgan_mpi.nn.registry import build, initialize
@@ -156,6 +157,7 @@ def pack_networks(
     class_shares: Tensor | None = None,
 ) -> NetworkPair:
     """Move and cast two networks, then make them views of one vector."""
+    freeze_layers(D, config.training.freeze_discriminator)
     dtype = getattr(torch, config.training.precision)
     G.to(torch_device, dtype).train()
     D.to(torch_device, dtype).train()

@@ -237,8 +237,11 @@ def _add_generator_gradient(D: nn.Module, loss: Loss, fake: Batch, weight: float
 @contextmanager
 def _frozen(D: nn.Module) -> Iterator[None]:
     """Exclude D's parameters from backpropagation."""
-    D.requires_grad_(False)
+    trained = [parameter for parameter in D.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
     try:
         yield
     finally:  # the step is repeated eagerly if its capture as a CUDA graph fails
-        D.requires_grad_(True)
+        for parameter in trained:
+            parameter.requires_grad_(True)

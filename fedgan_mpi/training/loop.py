@@ -43,6 +43,8 @@ def train_run(link: Link, context: RunContext, callbacks: Sequence[Callback] = (
     algorithm = build_algorithm(link, context)
     rank_state, config = algorithm.rank_state, context.config
     done, state = resume(rank_state, context) if context.resume else (0, TrainState())
+    if len(rank_state.pair.flat.fixed):  # of a checkpoint, the server alone has read them
+        link.broadcast_exact(rank_state.pair.flat.fixed)
     restore_learned(rank_state, state)
     record = open_record(rank_state, context, done, state)
     if context.resume:  # accepted

@@ -164,14 +164,35 @@ def _open_run(
         refuse_links(resume)
         acquire_lock(resume)
         return resume, None
-    start = None
-    if config.training.start is not None:
-        from fedgan_mpi.training.start import find_start
-
-        start = find_start(config, *data[1:])
+    start = check_networks(config, *data[1:])
     if replace:
         put_aside(config)
     return make_run_directory(config, data[0]), start
+
+
+def check_networks(
+    config: Config, image_shape: tuple[int, int, int], classes: int, devices: int
+) -> Start | None:
+    """Return the networks from which a new run starts; None for new ones.
+
+    classes: of the data; 0 without labels. Raises UserError if `training.start` has other networks,
+    or if D has fewer layers than are to be fixed.
+    """
+    training = config.training
+    if training.freeze_discriminator > 0:
+        import torch
+
+        from fedgan_mpi.nn.freezing import freeze_layers
+        from fedgan_mpi.nn.registry import build
+
+        with torch.device("meta"):  # takes no memory
+            _, D = build(config.model, image_shape, classes if config.model.conditional else 0)
+        freeze_layers(D, training.freeze_discriminator)
+    if training.start is None:
+        return None
+    from fedgan_mpi.training.start import find_start
+
+    return find_start(config, image_shape, classes, devices)
 
 
 def _read_data(

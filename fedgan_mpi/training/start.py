@@ -120,6 +120,12 @@ def _find_checkpoint(
             f"each of its {count} devices kept its own D, and this run has {devices} devices and "
             f"the algorithm {config.algorithm.name}; name its generator's file to start G without D"
         )
+    fixed = manifest.configuration.get("training", {}).get("freeze_discriminator", 0)
+    if keeps and config.training.freeze_discriminator > fixed:
+        raise OtherNetworksError(
+            f"each device's D has its own first layers, so that training.freeze_discriminator must "
+            f"be at most {fixed}"
+        )
     if keeps and manifest.lost:
         raise OtherNetworksError("the D of a device is lost, because its rank had died")
     return Start(
@@ -195,7 +201,8 @@ def load_owners(rank_state: RankState, start: Start, average: Tensor) -> None:
 def _load_discriminators(rank_state: RankState, start: Start) -> None:
     pair, checkpoint, config = rank_state.pair, start.checkpoint, rank_state.config
     assert checkpoint is not None
-    training, before = checkpoint.configuration["training"], pair.flat.whole_discriminator.clone()
+    training, vector = checkpoint.configuration["training"], pair.flat.vector
+    before, fixed = vector.clone(), read_tensors(checkpoint, SERVER)["vector"]
     places = [(device.index, device.local.own[0]) for device in rank_state.devices]
     kept = {} if rank_state.server is None else rank_state.server.kept
     for k in range(1, rank_state.participation.devices + 1):
@@ -205,8 +212,8 @@ def _load_discriminators(rank_state: RankState, start: Start) -> None:
         tensors = read_tensors(checkpoint, device_file(k))
         networks = build(config.model, pair.image_shape, pair.classes, config.run.seed)
         try:
-            pair.D.load_state_dict(unpack_discriminator(tensors, training, *networks))
+            pair.D.load_state_dict(unpack_discriminator(tensors, fixed, training, *networks))
         except OtherNetworksError as error:
             raise UserError(f"{_KEY} is {str(start.path)!r}, but {error}") from None
         place.copy_(pair.flat.whole_discriminator)
-    pair.flat.whole_discriminator.copy_(before)
+    vector.copy_(before)

@@ -74,9 +74,10 @@ def make_clock(
 def _count(
     config: Config, image_shape: tuple[int, int, int], classes: int
 ) -> tuple[Macs, int, int]:
-    """Return (multiply-accumulates, |G|, |D|) without allocating the networks."""
+    """Return (multiply-accumulates, |G|, |D| without fixed parameters). Allocates no networks."""
     import torch
 
+    from fedgan_mpi.nn.freezing import count_trained, freeze_layers
     from fedgan_mpi.nn.losses import make_loss
     from fedgan_mpi.nn.registry import build, count_parameters
     from fedgan_mpi.wireless.macs import count_macs
@@ -84,9 +85,10 @@ def _count(
     model, training = config.model, config.training
     with torch.device("meta"):
         G, D = build(model, image_shape, classes)
+    freeze_layers(D, training.freeze_discriminator)
     loss = make_loss(training.loss, training.loss_options)
     regularizer = config.regularizer(loss.has_penalty)
     macs = count_macs(
         G, D, loss, image_shape, nz=model.nz, classes=classes, regularizer=regularizer
     )
-    return macs, count_parameters(G), count_parameters(D)
+    return macs, count_parameters(G), count_trained(D)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 
-import numpy as np
 import oracle
-import oracle_algorithms
 import pytest
 import torch
+from oracle_runs import assert_server_equals, fix_layers, run_oracle
 from rounds import UNEQUAL, assert_close, oracle_shares, trained
 from toys import (
     NZ,
@@ -16,7 +15,6 @@ from toys import (
     play,
     toy_algorithm,
     toy_config,
-    toy_histogram,
     toy_networks,
     toy_shards,
 )
@@ -50,6 +48,8 @@ REN_CASES = {
     "round robin": {"participation": {"policy": "round_robin", "count": 2}},
     "random": {"participation": {"policy": "random", "count": 2}},
     "gather": {"link": {"average": "gather"}},
+    "frozen": {"training": {"freeze_discriminator": 1}},
+    "two frozen layers": {"training": {"freeze_discriminator": 2}},
 }
 
 
@@ -62,7 +62,7 @@ def test_ren_equals_its_oracle(comm, schedule, changes):
     shards = toy_shards(UNEQUAL)
     link = Link(comm)
     algorithm = toy_algorithm(link, config, shards)
-    G, D = toy_networks()
+    G, D = fix_layers(config, toy_networks())
     rounds = 4
     play(algorithm, rounds)
     expected_g, expected_d, local = oracle.ren(
@@ -113,6 +113,7 @@ CASES = {
         "algorithm": {"local_update": "alternating"},
     },
     "fedgan lecam": {"training": {"regularizer": "lecam", "regularizer_weight": 2.0}},
+    "fedgan frozen": {"training": {"freeze_discriminator": 2}},
     "fess_gda": {"algorithm": {"smoothing": 50.0}},
     "fess_gda sgd": {
         "algorithm": {"smoothing": 2.0, "smoothing_rate": 0.3},
@@ -137,6 +138,7 @@ CASES = {
     "mdgan reset": {"algorithm": {"moments": "reset"}},
     "mdgan round_robin": {"participation": {"policy": "round_robin", "count": 3}},
     "mdgan hinge": {"training": {"loss": "hinge"}},
+    "mdgan frozen": {"training": {"freeze_discriminator": 1}},
     "mdgan augmented": {"training": {"augment": ("flip", "color", "cutout")}},
     "mdgan zero_centered": {
         "training": {
@@ -155,6 +157,7 @@ CASES = {
     "uagan saturating": {"training": {"loss": "saturating"}},
     "uagan hinge": {"training": {"loss": "hinge"}, "algorithm": {"mode": "max"}},
     "uagan random": {"participation": {"policy": "random", "count": 2}},
+    "uagan frozen": {"training": {"freeze_discriminator": 1}},
     "uagan augmented": {"training": {"augment": ("color", "translation")}},
     "uagan preset": {"algorithm": {"preset": "ua_gan"}},
     "uagan conditional": {"model": {"conditional": True}},
@@ -171,6 +174,7 @@ CASES = {
     "ensemble uniform": {"algorithm": {"shares": "uniform"}},
     "ensemble reset": {"algorithm": {"moments": "reset"}},
     "ensemble random": {"participation": {"policy": "random", "count": 2}},
+    "ensemble frozen": {"training": {"freeze_discriminator": 1}},
     "ensemble augmented": {"training": {"augment": ("color", "translation")}},
     "ensemble zero_centered": {
         "training": {"regularizer": "zero_centered", "regularizer_weight": 5.0}
@@ -185,6 +189,10 @@ CASES = {
     "dp_fedavg_gan more noise": {"algorithm": {"clip": 0.01, "noise": 3.0}},
     "dp_fedavg_gan average": {"algorithm": {"clip": 0.001, "noise": 0.0, "batchnorm": "average"}},
     "dp_fedavg_gan round_robin": {"participation": {"policy": "round_robin", "count": 2}},
+    "dp_fedavg_gan frozen r1": {
+        "training": {"regularizer": "r1", "regularizer_weight": 5.0, "freeze_discriminator": 1},
+        "algorithm": {"noise": 0.0, "clip": 0.01},
+    },
     "dp_fedavg_gan augmented": {"training": {"augment": ("flip", "cutout")}},
     "dp_fedavg_gan proximal": {"algorithm": {"proximal": 30.0}},
     "dp_fedavg_gan r1": {
@@ -245,6 +253,7 @@ def test_ranks_equal_the_oracle(comm, case):
         ("mdgan", "mdgan zero_centered"),
         ("mdgan", "mdgan lecam"),
         ("uagan", "uagan preset"),
+        ("uagan", "uagan frozen"),
         ("mdgan", "mdgan augmented"),
         ("uagan", "uagan augmented"),
         ("dp_fedavg_gan", "dp_fedavg_gan augmented"),
@@ -277,67 +286,3 @@ def test_an_option_changes_the_generator(comm, case, other_case):
         results.append(trained(link, config, toy_shards(UNEQUAL), 7, networks=make_networks()))
     if link.is_server:
         assert (results[0][0] - results[1][0]).abs().max() > 1e-9
-
-
-# ---------------------------------------------------------------- oracles
-
-
-def assert_server_equals(algorithm, expected_g, expected_d) -> None:
-    """Compare the server's networks with states of the oracle, except for local statistics."""
-    if not algorithm.link.is_server:
-        return
-    pair, is_local = algorithm.rank_state.pair, algorithm.config.statistics_rule == "local"
-    for network, expected in ((pair.G, expected_g), (pair.D, expected_d)):
-        for key, value in network.state_dict().items():
-            if value.is_floating_point() and not (is_local and "running" in key):
-                assert_close(value, expected[key])
-
-
-def run_oracle(config, shards, networks, rounds):
-    """Return (state of G, state of D, {device: trainer}) of the configured algorithm."""
-    arguments = (*networks, shards, config, rounds)
-    if config.participation.policy == "balanced":
-        shares_of_round = None
-        participants = balanced_participants(config, shards)
-    else:
-        shares_of_round = oracle_shares(config, UNEQUAL)
-        participants = lambda t: sorted(shares_of_round(t))  # noqa: E731
-    name = config.algorithm.name
-    if name in ("fedgan", "fegan", "fess_gda"):
-        histograms = {k: np.array(toy_histogram(shard)) for k, shard in shards.items()}
-
-        def shares(t, players):
-            if name != "fegan":
-                return shares_of_round(t)
-            if config.algorithm.preset == "ifl" and players is not None:
-                return oracle_algorithms.ifl_shares(players)
-            return oracle_algorithms.kl_shares(
-                histograms, config.algorithm.kl_sign, participants(t)
-            )
-
-        plain_loop = oracle_algorithms.fess_gda if name == "fess_gda" else oracle_algorithms.fedgan
-        return plain_loop(*arguments, shares, NZ)
-    if name == "mdgan":
-        return oracle_algorithms.mdgan(*arguments, participants, NZ)
-    if name in ("uagan", "ensemble"):
-        plain_loop = getattr(oracle_algorithms, name)
-        return plain_loop(*arguments, shares_of_round, NZ)
-    return oracle_algorithms.dp_fedavg_gan(*arguments, participants, NZ)
-
-
-def balanced_participants(config, shards):
-    """Return t -> devices, by FeGAN's rule for class-balanced rounds."""
-    histograms = {k: toy_histogram(shard) for k, shard in shards.items()}
-    queue, images_seen, rounds = list(shards), [0, 0, 0], []
-    for _ in range(10):
-        chosen: list[int] = []
-        for _ in range(config.participation.count):
-            free = [k for k in queue if k not in chosen]
-            held = [c for c in range(3) if any(histograms[k][c] for k in free)]
-            rarest = min(held, key=lambda c: (images_seen[c], c))
-            device = next(k for k in free if histograms[k][rarest])
-            chosen.append(device)
-            images_seen = [a + b for a, b in zip(images_seen, histograms[device], strict=True)]
-            queue = [k for k in queue if k != device] + [device]
-        rounds.append(sorted(chosen))
-    return lambda t: rounds[t]

@@ -152,6 +152,24 @@ def test_discriminators_of_devices_do_not_become_others(kept):
         find(kept, algorithm={"name": "uagan"}, devices=3)
 
 
+def test_fixed_layers_are_the_other_runs(before, kept, tmp_path):
+    """Also where devices keep the rest of D."""
+    algorithm = {"name": "uagan"}
+    size, first = len(server_state(before)["average"]), 4 * 1 * 4 * 4
+    expected = server_state(before)["vector"][size : size + first]
+    start = before
+    for name in ("a", "b"):
+        training = {"freeze_discriminator": 1, "start": str(start)}
+        start = train(tmp_path, name, algorithm=algorithm, training=training)
+        assert torch.equal(server_state(start)["vector"][-first:], expected)
+    with pytest.raises(UserError, match=r"freeze_discriminator must be at most 1"):
+        find(start, algorithm=algorithm, training={"freeze_discriminator": 2})
+    training = {"start": str(start), "discriminator_steps": 0}
+    thawed = own_discriminators(train(tmp_path, "c", algorithm=algorithm, training=training))
+    for own, rest in zip(thawed, own_discriminators(start), strict=True):
+        assert torch.equal(own, torch.cat([expected, rest]))
+
+
 # ---------------------------------------------------------------- resume
 
 
