@@ -42,3 +42,16 @@ def prdc(real: np.ndarray, fake: np.ndarray, *, k: int) -> dict[str, float]:
         "density": np.sum(inside) / k / len(fake),
         "coverage": np.mean([any(row) for row in inside]),
     }
+
+
+def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
+    """Return the unbiased MMD² by means over pairs of different points."""
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> float:
+        return (float(a @ b) / len(a) + 1) ** 3
+
+    def within(points: np.ndarray) -> float:
+        pairs = [kernel(points[i], points[j]) for i in range(len(points)) for j in range(i)]
+        return float(np.mean(pairs))
+
+    return within(x) + within(y) - 2 * float(np.mean([[kernel(a, b) for b in y] for a in x]))

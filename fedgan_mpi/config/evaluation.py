@@ -31,10 +31,11 @@ class EvaluationConfig:
     metrics: tuple[str, ...] = ("frechet", "classes")
     """Scores, also installed ones or import strings. frechet: Fréchet distance between feature
     distributions. classes: number of classes generated and their total variation to the data; needs
-    the features of a classifier. kid: kernel distance. prdc: precision, recall, density, coverage.
-    kid and prdc send features of single real images to all ranks, one row for each of
-    evaluation.samples. The others send sums, which are the features of the image if a device has
-    only one."""
+    the features of a classifier. per_class: Fréchet distance of each class. kid: kernel distance.
+    kid_federated: its mean over devices. prdc: precision, recall, density, coverage. kid and prdc
+    send features of single real images to all ranks, one row for each of evaluation.samples.
+    kid_federated sends one number for each device. The others send sums, which are the features of
+    the image if a device has only one."""
     metric_options: dict[str, Any] = field(default_factory=dict, hash=False)
     """Own options of metrics that are not built in: a table for each, by its name in
     evaluation.metrics, of keywords of its constructor."""

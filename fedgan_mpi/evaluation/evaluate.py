@@ -19,7 +19,8 @@ from fedgan_mpi.comm.link import Link
 from fedgan_mpi.data.loading import scored_samples
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.generation import generate
-from fedgan_mpi.evaluation.metrics import make_metrics
+from fedgan_mpi.evaluation.image_classes import find_classes
+from fedgan_mpi.evaluation.metrics import make_metrics, need_classes
 from fedgan_mpi.evaluation.open_run import open_run, read_generator
 from fedgan_mpi.evaluation.scorer import Scorer
 from fedgan_mpi.files import explain_write_errors, sha256_of, write_complete
@@ -85,6 +86,14 @@ def evaluate(
     metrics_by_name = link.on_every_rank(
         lambda: make_metrics(evaluation.metrics, evaluation.metric_options)
     )
+    classes = find_classes(
+        link,
+        config,
+        opened.extractors,
+        is_needed=need_classes(metrics_by_name),
+        classes=opened.classes,
+        shards=opened.features,
+    )
     names = link.from_server(lambda: _find_generators(run))
     lines = link.from_server(lambda: _read_lines(run))
     scorer: Scorer | None = None
@@ -99,6 +108,7 @@ def evaluate(
                 metrics=metrics_by_name,
                 samples=samples,
                 seed=seed,
+                classes=classes,
             )
             generator = read_generator(link, opened.pair, run / name)
             images = partial(generate, opened.pair, generator, seed=seed, purpose=Purpose.SCORE)

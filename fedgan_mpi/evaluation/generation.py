@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -17,21 +17,33 @@ CHUNK = 64
 """Generated images per random stream. Each chunk has its own stream, whichever rank draws it."""
 
 
-class GenerateChunk(Protocol):
-    """Returns a chunk of images, uint8 (count, C, H, W), equal on every rank."""
+class Generated(NamedTuple):
+    """Generated images."""
 
-    def __call__(self, *, count: int, chunk: int) -> NDArray[np.uint8]: ...
+    images: NDArray[np.uint8]
+    """(count, C, H, W)"""
+    labels: NDArray[np.int64] | None = None
+    """(count,); None for unconditional networks."""
+
+
+class GenerateChunk(Protocol):
+    """Returns a chunk of `count` images, equal on every rank."""
+
+    def __call__(self, *, count: int, chunk: int) -> Generated: ...
 
 
 @torch.no_grad()
 def generate(
     pair: NetworkPair, generator: Tensor, *, seed: int, count: int, purpose: Purpose, chunk: int
-) -> NDArray[np.uint8]:
-    """Return images of G, uint8 (count, C, H, W), equal on every rank.
+) -> Generated:
+    """Return images of G, equal on every rank.
 
     generator: G's parameters and BatchNorm statistics as one vector. The networks of `pair` hold
     them only during the call.
     """
     stream = torch_stream(seed, purpose, chunk)
     with pair.generator(generator):
-        return to_pixels(pair.fakes(pair.noise(count, stream)).data)
+        noise = pair.noise(count, stream)
+        images = to_pixels(pair.fakes(noise).data)
+    codes = noise.classes
+    return Generated(images, None if codes is None else codes.argmax(1).cpu().numpy())

@@ -22,11 +22,11 @@ from fedgan_mpi.comm.link import Link
 from fedgan_mpi.data import Shard
 from fedgan_mpi.data.sizes import machine_memory
 from fedgan_mpi.errors import UserError
+from fedgan_mpi.evaluation.feature_stats import BLOCK
 from fedgan_mpi.evaluation.features import Extractor
 from fedgan_mpi.evaluation.generation import generate
 from fedgan_mpi.evaluation.open_run import OpenRun, open_run, read_generator
 from fedgan_mpi.evaluation.pairwise import Array, nearest
-from fedgan_mpi.evaluation.real_images import BLOCK
 from fedgan_mpi.files import explain_write_errors, write_complete
 from fedgan_mpi.random_streams import Purpose
 from fedgan_mpi.run.generator_file import find_generator
@@ -78,7 +78,9 @@ def measure_memorization(
     generator = read_generator(link, opened.pair, run / name)
     seed, features_of = opened.config.run.seed, opened.extractors[0]
     link.on_every_rank(lambda: _check_count(count, opened.config.model.nz, opened.heldout))
-    fakes = generate(opened.pair, generator, seed=seed, count=count, purpose=Purpose.GRID, chunk=0)
+    fakes = generate(
+        opened.pair, generator, seed=seed, count=count, purpose=Purpose.GRID, chunk=0
+    ).images
     heldout = opened.heldout.take(np.arange(min(len(opened.heldout), _HELDOUT_IMAGES)))
     points = _features(features_of, np.concatenate([fakes, heldout]))
 

@@ -15,7 +15,7 @@ from fedgan_mpi.config.options import check_options
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.feature_stats import ExtractorStats
 from fedgan_mpi.evaluation.frechet import Array, frechet_distance
-from fedgan_mpi.evaluation.pairwise import kernel_distance, prdc
+from fedgan_mpi.evaluation.pairwise import kernel_distance, mean_squared_mmd, prdc
 
 _KEY = "evaluation.metrics"
 COMMON = 0.01
@@ -31,6 +31,11 @@ class Metric(ABC):
     needs_features = False
     """Whether it needs the features of single images, `ExtractorStats.rows`. They are sent to all
     ranks."""
+    needs_own_features = False
+    """Whether it needs features of single images: the generated ones, `ExtractorStats.rows` of the
+    fakes, and those of this rank's devices, `ExtractorStats.own`, which are not sent."""
+    needs_classes = False
+    """Whether it needs `ExtractorStats.sums_of_classes`."""
     is_named_by_extractor = True
     """Whether the names in stats.jsonl end in the name and hash of the extractor."""
 
@@ -79,6 +84,39 @@ class KID(Metric):
         )
 
 
+class FederatedKID(Metric):
+    """Mean over devices of the kernel distance to each device's own images, by their numbers."""
+
+    needs_own_features = True
+
+    def compute(
+        self, fake: ExtractorStats, real: ExtractorStats, link: Link
+    ) -> Mapping[str, float]:
+        weighted = [
+            (own.images * mean_squared_mmd(own.rows, fake.rows), own.images)
+            for own in real.own
+            if len(own.rows) > 1  # the distance is not defined for one image
+        ]
+        total, weight = link.sum(np.array(weighted).reshape(-1, 2).sum(0))
+        return {"kid_federated": float(total / weight)} if weight else {}
+
+
+class PerClass(Metric):
+    """Fréchet distance between the real and the generated images of each class."""
+
+    needs_classes = True
+
+    def compute(
+        self, fake: ExtractorStats, real: ExtractorStats, link: Link
+    ) -> Mapping[str, float]:
+        pairs = zip(fake.sums_of_classes, real.sums_of_classes, strict=True)
+        return {
+            f"frechet_class_{n}": frechet_distance(a, b)
+            for n, (a, b) in enumerate(pairs)
+            if min(a.count, b.count) > 1  # fewer have no covariance
+        }
+
+
 class PRDC(Metric):
     """Precision, recall, density and coverage (Naeem et al. 2020, arXiv:2002.09797)."""
 
@@ -100,6 +138,11 @@ def make_metrics(names: Sequence[str], options: Mapping[str, Any]) -> dict[str, 
         code = plugins.load_class(_KEY, name, Metric)  # type: ignore[type-abstract]
         metrics[name] = code(**check_options(_KEY, name, options.get(name, {})))
     return metrics
+
+
+def need_classes(metrics: Mapping[str, Metric]) -> bool:
+    """Return whether a metric needs the classes of images."""
+    return any(metric.needs_classes for metric in metrics.values())
 
 
 def compute_metrics(

@@ -41,6 +41,10 @@ class OpenRun:
     extractors: list[Extractor]
     real: RealImages
     heldout: Shard
+    classes: int
+    """Classes of the shards."""
+    features: Path | None
+    """File of the extractor beside the shards."""
 
 
 def open_run(
@@ -96,6 +100,8 @@ def open_run(
             sha256=manifest.sha256,
         ),
         heldout=heldout,
+        classes=len(pooled_histogram),
+        features=features,
     )
 
 

@@ -53,6 +53,13 @@ def squared_mmd(x: Array, y: Array) -> float:
     return float(within_x + within_y - 2 * _kernel(x, y).mean())
 
 
+def mean_squared_mmd(x: Array, y: Array) -> float:
+    """Return the mean of the unbiased MMD² between x, (m, d), and each block of at most 1,000 rows
+    of y, (n, d)."""
+    blocks = np.array_split(y, -(-len(y) // SUBSET_SIZE))
+    return float(np.mean([squared_mmd(x, block) for block in blocks]))
+
+
 def _kernel(x: Array, y: Array) -> Array:
     values: Array = (x @ y.T / x.shape[1] + 1) ** 3
     return values

@@ -9,7 +9,9 @@ from fedgan_mpi.comm.link import Link
 from fedgan_mpi.evaluation.feature_stats import FeatureStats
 from fedgan_mpi.evaluation.features import Extractor
 from fedgan_mpi.evaluation.generation import CHUNK, GenerateChunk
+from fedgan_mpi.evaluation.image_classes import ImageClasses
 from fedgan_mpi.evaluation.metrics import Metric, compute_metrics
+from fedgan_mpi.evaluation.pairwise import SUBSET_SIZE
 from fedgan_mpi.evaluation.real_images import RealImages, heldout_stats, pooled_stats
 
 
@@ -29,16 +31,21 @@ class Scorer:
         metrics: Mapping[str, Metric],
         samples: int,
         seed: int,
+        classes: ImageClasses | None = None,
     ) -> None:
         """Compute the statistics of the real images and the floors. Collective.
 
-        metrics: by name, the Fréchet distance first. samples: generated images per score.
+        metrics: by name, the Fréchet distance first. samples: generated images per score. classes:
+        of the images, if a metric needs them.
         """
         self.link, self.extractors, self.metrics = link, extractors, metrics
-        self.samples = samples
-        self.rows = samples if any(each.needs_features for each in metrics.values()) else 0
-        self.real = pooled_stats(link, real, extractors, rows=self.rows, seed=seed)
-        heldout = heldout_stats(link, real, extractors, samples=samples, rows=self.rows)
+        self.samples, self.classes = samples, classes
+        real_rows = samples if any(each.needs_features for each in metrics.values()) else 0
+        own_rows = SUBSET_SIZE if any(each.needs_own_features for each in metrics.values()) else 0
+        self.rows = samples if real_rows or own_rows else 0
+        empty = FeatureStats.empty(extractors, real_rows, classes)
+        self.real = pooled_stats(link, real, empty, own_rows=own_rows, seed=seed)
+        heldout = heldout_stats(link, real, self.empty(), samples=samples)
         self.spread = 1.0
         """Spread of the features of the images that were scored last, as a share of the real one;
         with several extractors, the least."""
@@ -50,7 +57,7 @@ class Scorer:
         local = self.empty()
         for chunk in range(rank, -(-self.samples // CHUNK), size):
             count = min(CHUNK, self.samples - chunk * CHUNK)
-            local.accumulate(generate(count=count, chunk=chunk), row=chunk * CHUNK)
+            local.accumulate(*generate(count=count, chunk=chunk), row=chunk * CHUNK)
         return local
 
     def finish(self, local: FeatureStats) -> dict[str, float]:
@@ -66,16 +73,20 @@ class Scorer:
         return values
 
     def lines(self, round: int, values: Mapping[str, float]) -> list[dict[str, Any]]:
-        """Return the values of `finish` as lines of stats.jsonl."""
+        """Return the values of `finish` as lines of stats.jsonl.
+
+        A value without a floor is left out: too few held-out images have that class.
+        """
         return [
             {
                 "round": round,
                 "metric": name,
                 "value": value,
-                "floor": floor,
+                "floor": self.floors[name],
                 "samples": self.samples,
             }
-            for (name, value), floor in zip(values.items(), self.floors.values(), strict=True)
+            for name, value in values.items()
+            if name in self.floors
         ]
 
     def spread_line(self, round: int) -> dict[str, Any]:
@@ -90,4 +101,4 @@ class Scorer:
 
     def empty(self) -> FeatureStats:
         """Return the part of a rank without images."""
-        return FeatureStats.empty(self.extractors, self.rows)
+        return FeatureStats.empty(self.extractors, self.rows, self.classes)

@@ -15,9 +15,10 @@ import numpy as np
 
 from fedgan_mpi.data import MANIFEST
 from fedgan_mpi.data.npz import open_npz
-from fedgan_mpi.evaluation.feature_stats import ExtractorStats
+from fedgan_mpi.evaluation.feature_stats import FeatureStats
 from fedgan_mpi.evaluation.features import Extractor
 from fedgan_mpi.evaluation.frechet import Array
+from fedgan_mpi.evaluation.image_classes import ImageClasses
 from fedgan_mpi.files import read_regular_file, write_complete
 
 _BINDING = "binding"
@@ -32,13 +33,21 @@ class StatsCache:
     """
 
     def __init__(
-        self, directory: Path, shards_sha256: str, extractors: Sequence[Extractor]
+        self,
+        directory: Path,
+        shards_sha256: str,
+        extractors: Sequence[Extractor],
+        classes: ImageClasses | None = None,
     ) -> None:
         self._manifest = directory / MANIFEST
         self._names = [shards_sha256, *(extractor.sha256 for extractor in extractors)]
+        if classes is not None:
+            rule = classes.classifier.sha256 if classes.classifier else "labels"
+            self._names.append(f"{classes.number} classes by {rule}")
         key = hashlib.sha256(" ".join(self._names).encode()).hexdigest()[:16]
         self.path = directory / ".statistics" / f"{key}.npz"
-        self.lengths = [len(ExtractorStats(extractor, 0).pack_sums()) for extractor in extractors]
+        empty = FeatureStats.empty(extractors, 0, classes)
+        self.lengths = [len(stats.pack_sums()) for stats in empty.per_extractor]
 
     def read(self) -> list[Array] | None:
         """Return the packed sums of each extractor, or None if the file is missing, damaged or

@@ -72,6 +72,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "frechet": "fedgan_mpi.evaluation.metrics:Frechet",
         "classes": "fedgan_mpi.evaluation.metrics:Classes",
         "kid": "fedgan_mpi.evaluation.metrics:KID",
+        "kid_federated": "fedgan_mpi.evaluation.metrics:FederatedKID",
+        "per_class": "fedgan_mpi.evaluation.metrics:PerClass",
         "prdc": "fedgan_mpi.evaluation.metrics:PRDC",
     },
     "sources": {

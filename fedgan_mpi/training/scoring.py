@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fedgan_mpi.algorithms.privacy import epsilon
 from fedgan_mpi.data.loading import scored_samples
 from fedgan_mpi.evaluation.extractors import read_extractors
 from fedgan_mpi.evaluation.feature_stats import FeatureStats
-from fedgan_mpi.evaluation.generation import generate
-from fedgan_mpi.evaluation.metrics import make_metrics
+from fedgan_mpi.evaluation.generation import Generated, generate
+from fedgan_mpi.evaluation.image_classes import find_classes
+from fedgan_mpi.evaluation.metrics import make_metrics, need_classes
 from fedgan_mpi.evaluation.real_images import RealImages
 from fedgan_mpi.evaluation.scorer import Scorer
 from fedgan_mpi.federation.rank import RankState
@@ -58,6 +57,15 @@ class Scoring:
         device = str(rank_state.pair.torch_device)
         extractors = read_extractors(link, config.evaluation, manifest.image_shape, path, device)
         if extractors and samples:
+            metrics = make_metrics(config.evaluation.metrics, config.evaluation.metric_options)
+            classes = find_classes(
+                link,
+                config,
+                extractors,
+                is_needed=need_classes(metrics),
+                classes=len(manifest.class_names),
+                shards=path,
+            )
             self.scorer = Scorer(
                 link,
                 extractors,
@@ -69,9 +77,10 @@ class Scoring:
                     directory=context.directory,
                     sha256=manifest.sha256,
                 ),
-                metrics=make_metrics(config.evaluation.metrics, config.evaluation.metric_options),
+                metrics=metrics,
                 samples=samples,
                 seed=config.run.seed,
+                classes=classes,
             )
         else:
             missing = "no held-out images" if extractors else "no feature extractor"
@@ -95,7 +104,7 @@ class Scoring:
         if pending is None or self.scorer is None or (link.is_server and link.size > 1):
             return
 
-        def images(*, count: int, chunk: int) -> NDArray[np.uint8]:
+        def images(*, count: int, chunk: int) -> Generated:
             link.heartbeat()  # a score may take longer than link.deadline
             return generate(
                 self.rank_state.pair,

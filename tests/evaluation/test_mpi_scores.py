@@ -12,10 +12,13 @@ import torch
 from mpi4py import MPI
 
 from fedgan_mpi.comm.link import Link
+from fedgan_mpi.config import Config
+from fedgan_mpi.config.model import ModelConfig
 from fedgan_mpi.data import Shard
 from fedgan_mpi.evaluation.features import Classifier
-from fedgan_mpi.evaluation.generation import CHUNK
-from fedgan_mpi.evaluation.metrics import make_metrics
+from fedgan_mpi.evaluation.generation import CHUNK, Generated
+from fedgan_mpi.evaluation.image_classes import find_classes
+from fedgan_mpi.evaluation.metrics import make_metrics, need_classes
 from fedgan_mpi.evaluation.pairwise import K_NEAREST
 from fedgan_mpi.evaluation.real_images import RealImages
 from fedgan_mpi.evaluation.scorer import Scorer
@@ -33,24 +36,42 @@ def images(count: int, seed: int) -> np.ndarray:
     return coarse.repeat(3, 2).repeat(3, 3).astype(np.uint8)
 
 
-def fakes(*, count: int, chunk: int) -> np.ndarray:
-    return 255 - images(count, 1000 + chunk) // 2
+def labels(count: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 3, count)
+
+
+def fakes(*, count: int, chunk: int) -> Generated:
+    return Generated(255 - images(count, 1000 + chunk) // 2, labels(count, 1000 + chunk))
 
 
 def make_scorer(
-    link: Link, directory: Path, *, ranks: int, rank: int, heldout_everywhere: bool
+    link: Link,
+    directory: Path,
+    *,
+    ranks: int,
+    rank: int,
+    heldout_everywhere: bool,
+    metrics: tuple[str, ...] = ("frechet", "classes", "kid", "prdc"),
+    has_labels: bool = False,
 ) -> Scorer:
-    """A scorer on rank `rank` of `ranks`, which holds every `ranks`-th device."""
+    """A scorer on rank `rank` of `ranks`, which holds every `ranks`-th device.
+
+    has_labels: classes are those of the labels, not the classifier's.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(0)
         extractor = Classifier((1, 12, 12), 3).eval()
     extractor.sha256 = "0" * 64
     shards = {
-        device: Shard(path=directory, images=images(size, device), labels=None, sha256="")
+        device: Shard(
+            path=directory, images=images(size, device), labels=labels(size, device), sha256=""
+        )
         for device, size in enumerate(SIZES, start=1)
         if (device - 1) % ranks == rank
     }
-    heldout = Shard(path=directory, images=images(SAMPLES, 99), labels=None, sha256="")
+    heldout = Shard(
+        path=directory, images=images(SAMPLES, 99), labels=labels(SAMPLES, 99), sha256=""
+    )
     real = RealImages(
         shards=shards,
         images=SIZES,
@@ -59,8 +80,16 @@ def make_scorer(
         directory=directory,
         sha256="1" * 64,
     )
-    metrics = make_metrics(("frechet", "classes", "kid", "prdc"), {})
-    return Scorer(link, [extractor], real, metrics=metrics, samples=SAMPLES, seed=3)
+    made = make_metrics(metrics, {})
+    classes = find_classes(
+        link,
+        Config(model=ModelConfig(conditional=has_labels)),
+        [extractor],
+        is_needed=need_classes(made),
+        classes=3,
+        shards=None,
+    )
+    return Scorer(link, [extractor], real, metrics=made, samples=SAMPLES, seed=3, classes=classes)
 
 
 def score(scorer: Scorer) -> dict[str, float]:
@@ -80,8 +109,16 @@ def class_frequencies(extractor: Classifier, points: np.ndarray) -> np.ndarray:
 
 
 def all_fakes() -> np.ndarray:
-    chunks = [fakes(count=CHUNK, chunk=n) for n in range(2)]
-    return np.concatenate([*chunks, fakes(count=17, chunk=2)])
+    chunks = [fakes(count=CHUNK, chunk=n).images for n in range(2)]
+    return np.concatenate([*chunks, fakes(count=17, chunk=2).images])
+
+
+def all_labels() -> tuple[np.ndarray, np.ndarray]:
+    """Labels of all real images, and of all fakes."""
+    real = [labels(size, device) for device, size in enumerate(SIZES, start=1)]
+    return np.concatenate(real), np.concatenate(
+        [labels(count, 1000 + n) for n, count in enumerate((CHUNK, CHUNK, 17))]
+    )
 
 
 @pytest.mark.parametrize("heldout_everywhere", [False, True])
@@ -127,6 +164,64 @@ def test_scores_of_all_ranks_equal_plain_numpy(comm, tmp_path, heldout_everywher
         assert values[f"{name}_classifier-00000000"] == pytest.approx(value, abs=1e-9)
 
 
+@pytest.mark.parametrize("has_labels", [False, True])
+def test_the_distance_of_each_class_equals_plain_numpy(comm, tmp_path, has_labels):
+    scorer = make_scorer(
+        Link(comm), tmp_path, ranks=comm.size, rank=comm.rank, heldout_everywhere=False,
+        metrics=("frechet", "per_class"), has_labels=has_labels,
+    )  # fmt: skip
+    values, network = score(scorer), scorer.extractors[0]
+    pooled = np.concatenate([images(size, device) for device, size in enumerate(SIZES, start=1)])
+    real, fake = features(network, pooled), features(network, all_fakes())
+    of_real, of_fakes = all_labels()
+    if not has_labels:
+        of_real, of_fakes = (
+            network.logits(torch.from_numpy(each).float()).argmax(1).numpy()
+            for each in (real, fake)
+        )
+    expected = {
+        f"frechet_class_{n}_classifier-00000000": oracle_scores.frechet(
+            fake[of_fakes == n], real[of_real == n]
+        )
+        for n in range(3)
+        if min((of_real == n).sum(), (of_fakes == n).sum()) > 1
+    }
+    # The classifier finds one class in the fakes, and the others have no value.
+    assert len(expected) == (3 if has_labels else 1) and len(values) == 1 + len(expected)
+    for name, value in expected.items():
+        assert values[name] == pytest.approx(value, rel=1e-6), name
+    lines = scorer.lines(7, values)
+    assert {line["metric"] for line in lines} == set(values) & set(scorer.floors)
+    floors = {line["metric"]: line["floor"] for line in lines}
+    assert floors == {name: scorer.floors[name] for name in floors}
+
+
+def test_federated_kid_is_the_mean_of_the_devices_and_sends_no_features(
+    comm, tmp_path, monkeypatch
+):
+    link, sent = Link(comm), []
+    plain_sum = Link.sum
+    monkeypatch.setattr(
+        Link, "sum", lambda self, numbers: sent.append(numbers.copy()) or plain_sum(self, numbers)
+    )
+    scorer = make_scorer(
+        link, tmp_path, ranks=comm.size, rank=comm.rank, heldout_everywhere=False,
+        metrics=("frechet", "kid_federated"),
+    )  # fmt: skip
+    value = score(scorer)["kid_federated_classifier-00000000"]
+    network = scorer.extractors[0]
+    fake = features(network, all_fakes())
+    devices = [features(network, images(size, n)) for n, size in enumerate(SIZES, start=1)]
+    distances = [oracle_scores.squared_mmd(real, fake) for real in devices]
+    expected = np.average(distances, weights=SIZES)
+    assert value == pytest.approx(expected, rel=1e-9)
+    assert value != pytest.approx(np.mean(distances), rel=1e-3)
+    numbers = np.sort(np.concatenate(sent))
+    for rows, is_sent in ((np.concatenate(devices), False), (fake, True)):
+        nearest = numbers[np.searchsorted(numbers, rows[:, 0]).clip(0, len(numbers) - 1)]
+        assert np.isclose(nearest, rows[:, 0], rtol=1e-9, atol=0).any() == is_sent
+
+
 def test_a_score_does_not_depend_on_the_number_of_ranks(comm, tmp_path):
     from mpi4py import MPI
 
@@ -138,6 +233,14 @@ def test_a_score_does_not_depend_on_the_number_of_ranks(comm, tmp_path):
     )
     single = make_scorer(single_link, directory, ranks=1, rank=0, heldout_everywhere=False)
     values, expected = score(together), score(single)
+    own = [
+        make_scorer(
+            each, folder, ranks=each.size, rank=each.rank, heldout_everywhere=False,
+            metrics=("frechet", "kid_federated", "per_class"),
+        )
+        for each, folder in ((link, tmp_path), (single_link, directory))
+    ]  # fmt: skip
+    values, expected = values | score(own[0]), expected | score(own[1])
     for name, value in values.items():
         assert value == pytest.approx(expected[name], rel=1e-9, abs=1e-9), name
     assert values["kid_std_classifier-00000000"] > 0
