@@ -77,7 +77,8 @@ class FedGAN(AveragingAlgorithm):
 
     @staticmethod
     def payload(sizes: Sizes) -> Payload:
-        return Payload(down=sizes.theta + sizes.phi, up=sizes.theta + sizes.phi)
+        both = sizes.vectors * (sizes.theta + sizes.phi)
+        return Payload(down=both, up=both)
 
     @staticmethod
     def compute_cost(cost_model: CostModel) -> ComputeCost:
@@ -95,7 +96,7 @@ class FedGAN(AveragingAlgorithm):
 
     @staticmethod
     def wireless_seconds(cost_model: CostModel, radio: RadioRound, t: int) -> float:
-        both = cost_model.sizes.theta + cost_model.sizes.phi
+        both = FedGAN.payload(cost_model.sizes).up
         bits = partial(upload_bits, cost_model.config.aggregation)
         return (
             radio.broadcast(both)

@@ -71,7 +71,8 @@ class Ren(AveragingAlgorithm):
 
     @staticmethod
     def payload(sizes: Sizes) -> Payload:
-        return Payload(down=sizes.theta + sizes.phi, up=sizes.phi)
+        up = sizes.vectors * sizes.phi
+        return Payload(down=sizes.theta + up, up=up)
 
     @staticmethod
     def compute_cost(cost_model: CostModel) -> ComputeCost:
@@ -82,10 +83,11 @@ class Ren(AveragingAlgorithm):
 
     @staticmethod
     def wireless_seconds(cost_model: CostModel, radio: RadioRound, t: int) -> float:
-        down = radio.broadcast(cost_model.sizes.theta + cost_model.sizes.phi)
+        payload = Ren.payload(cost_model.sizes)
+        down = radio.broadcast(payload.down)
         bits = partial(upload_bits, cost_model.config.aggregation)
-        devices = radio.uploads(radio.device_seconds, cost_model.sizes.phi, bits)
-        average = radio.averaging(cost_model.sizes.phi)
+        devices = radio.uploads(radio.device_seconds, payload.up, bits)
+        average = radio.averaging(payload.up)
         if cost_model.config.algorithm.schedule == "serial":
             return down + devices + average + radio.server_seconds
         return down + max(devices, radio.server_seconds) + average

@@ -52,6 +52,10 @@ class AlgorithmConfig:
     proximal: float = 0.0
     """ren, dp_fedavg_gan, fedgan, fegan, fess_gda: weight μ of FedProx's proximal term in each
     local step, which pulls towards the received parameters (arXiv:1812.06127). 0: none."""
+    control_variates: bool = False
+    """ren, fedgan, fegan: SCAFFOLD's correction of each local step, which keeps devices with
+    different data from drifting apart (arXiv:1910.06378, option II). Needs training.optimizer sgd.
+    The control variates travel with the networks, in both directions."""
     epochs: int = 1
     """fedgan with fl_gan: passes over a shard per round. mdgan: passes over a shard between swaps
     of D; 0: no swaps."""

@@ -43,9 +43,19 @@ class AlgorithmTraits:
 
 
 TRAITS = {
-    "ren": AlgorithmTraits(keys=("schedule", "shares", "batchnorm", "proximal")),
+    "ren": AlgorithmTraits(
+        keys=("schedule", "shares", "batchnorm", "proximal", "control_variates")
+    ),
     "fedgan": AlgorithmTraits(
-        keys=("shares", "batchnorm", "preset", "local_update", "epochs", "proximal"),
+        keys=(
+            "shares",
+            "batchnorm",
+            "preset",
+            "local_update",
+            "epochs",
+            "proximal",
+            "control_variates",
+        ),
         preset="fl_gan",
         devices_train_generator=True,
     ),
@@ -75,7 +85,7 @@ TRAITS = {
         is_private=True,
     ),
     "fegan": AlgorithmTraits(
-        keys=("batchnorm", "preset", "local_update", "kl_sign", "proximal"),
+        keys=("batchnorm", "preset", "local_update", "kl_sign", "proximal", "control_variates"),
         preset="ifl",
         devices_train_generator=True,
         needs_classes=True,

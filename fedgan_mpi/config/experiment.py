@@ -64,6 +64,7 @@ class Config:
         self._check_importance()
         self._check_rule()
         self._check_compression()
+        self._check_control_variates()
         self._check_updates()
         self._check_steps()
         self._check_losses()
@@ -113,6 +114,25 @@ class Config:
         right = f"'none' when link.wire_dtype is {self.link.wire_dtype!r}, which rounds messages"
         valid = self.link.wire_dtype in ("float32", "float64")
         require(valid, "aggregation.compression", compression, right)
+
+    def _check_control_variates(self) -> None:
+        if not self.algorithm.control_variates:
+            return
+        for key, value, valid in (
+            ("training.optimizer", self.training.optimizer, ("sgd",)),
+            ("aggregation.rule", self.aggregation.rule, ("mean",)),
+            ("aggregation.compression", self.aggregation.compression, ("none",)),
+            ("link.wire_dtype", self.link.wire_dtype, ("float32", "float64")),
+            ("link.survive", self.link.survive, (False,)),
+            ("training.non_finite", self.training.non_finite, ("stop",)),
+        ):
+            right = " or ".join(map(repr, valid)) + " when algorithm.control_variates is True"
+            require(value in valid, key, value, right)
+        policy, preset = self.participation.policy, self.algorithm.preset
+        right = "another policy when algorithm.control_variates is True"
+        require(policy != "importance", "participation.policy", policy, right)
+        right = "left out when algorithm.control_variates is True, which needs fixed shares"
+        require(preset != "ifl", "algorithm.preset", preset, right)
 
     def _check_updates(self) -> None:
         algorithm, traits = self.algorithm, self.algorithm.traits

@@ -21,7 +21,8 @@ from fedgan_mpi.federation.early_start import EarlyStart, LocalRound
 from fedgan_mpi.federation.local_state import LocalState
 from fedgan_mpi.federation.local_steps import LocalSteps
 from fedgan_mpi.federation.networks import NetworkPair
-from fedgan_mpi.nn.optimizers import Optimizer, make_optimizer
+from fedgan_mpi.nn.control_variates import ControlVariates
+from fedgan_mpi.nn.optimizers import SGD, Optimizer, make_optimizer
 from fedgan_mpi.nn.proximal import Proximal
 from fedgan_mpi.nn.steps import Batch
 from fedgan_mpi.random_streams import Purpose, torch_stream
@@ -239,6 +240,11 @@ class Device:
             options=training.optimizer_options,
             moments=averaged if config.algorithm.moments == "averaged" else None,
         )
+        if config.algorithm.control_variates:
+            assert isinstance(optimizer, SGD)
+            flat = self.pair.flat
+            control = flat.control_of_generator if is_generator else flat.control_of_discriminator
+            optimizer = ControlVariates(optimizer, control)
         mu = config.algorithm.proximal
         return Proximal(optimizer, mu) if mu > 0 else optimizer
 

@@ -1,14 +1,15 @@
 """All numbers of both networks in one contiguous vector; the networks become views of it.
 
-The layout makes every transfer one slice:
+The layout makes every transfer one slice, here in two lines:
 
-    statistics of G | moments of G | θ | φ | moments of D | statistics of D | fixed
+    statistics of G | moments of G | controls of G | θ
+    φ | controls of D | moments of D | statistics of D | fixed
 
 Statistics are the floating-point buffers: BatchNorm's running means and variances, and the singular
 vectors of spectral normalization. Integer counters stay in their modules. Sections of moments exist
-only if they are averaged. Fixed parameters of D, which need no gradient, are never sent in rounds.
-This file alone assigns `.data`: networks are moved and cast first, then
-packed, and never moved again.
+only if they are averaged, those of control variates (controls) only with SCAFFOLD. Fixed parameters
+of D, which need no gradient, are never sent in rounds. This file alone assigns `.data`: networks are
+moved and cast first, then packed, and never moved again.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class FlatParameters:
         *,
         with_statistics: bool = True,
         with_moments_of: Collection[Player] = (),
+        with_controls_of: Collection[Player] = (),
     ) -> None:
         trained = [p for p in D.parameters() if p.requires_grad]
         fixed = [p for p in D.parameters() if not p.requires_grad]
@@ -53,15 +55,18 @@ class FlatParameters:
         size_statistics_d = sum(b.numel() for b in statistics_d)
         size_moments_g = 2 * size_theta if "G" in with_moments_of else 0
         size_moments_d = 2 * size_phi if "D" in with_moments_of else 0
+        size_control_g = size_theta if "G" in with_controls_of else 0
+        size_control_d = size_phi if "D" in with_controls_of else 0
 
-        sizes_g = [size_statistics_g, size_moments_g, size_theta]
-        sizes_d = [size_phi, size_moments_d, size_statistics_d]
+        sizes_g = [size_statistics_g, size_moments_g, size_control_g, size_theta]
+        sizes_d = [size_phi, size_control_d, size_moments_d, size_statistics_d]
         sizes = [*sizes_g, *sizes_d, size_fixed]
         self.vector = torch.zeros(sum(sizes), dtype=like.dtype, device=like.device)
         sections = self.vector.split(sizes)
-        self.statistics_of_generator, self.moments_of_generator, theta = sections[:3]
-        phi, self.moments_of_discriminator, self.statistics_of_discriminator = sections[3:6]
-        self.fixed = sections[6]
+        self.statistics_of_generator, self.moments_of_generator = sections[:2]
+        self.control_of_generator, theta, phi, self.control_of_discriminator = sections[2:6]
+        self.moments_of_discriminator, self.statistics_of_discriminator = sections[6:8]
+        self.fixed = sections[8]
         self.gradient = torch.zeros(size_theta + size_phi, dtype=like.dtype, device=like.device)
 
         _place(statistics_g, self.statistics_of_generator)

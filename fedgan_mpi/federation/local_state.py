@@ -56,6 +56,8 @@ class LocalState:
 
     def leave(self) -> None:
         """Copy the own sections back from the vector after a local round."""
+        for optimizer in self.optimizers:
+            optimizer.end_round()
         for section, own in zip(self.sections, self.own, strict=True):
             own.copy_(section)
 

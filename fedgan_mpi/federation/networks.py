@@ -168,7 +168,16 @@ def pack_networks(
     if config.algorithm.moments == "averaged" and config.training.optimizer == "adam":
         averaged = ("G", "D") if config.algorithm.traits.devices_train_generator else ("D",)
     with_statistics = config.algorithm.statistics_rule != "local"
-    flat = FlatParameters(G, D, with_statistics=with_statistics, with_moments_of=averaged)
+    controls: tuple[Player, ...] = ()
+    if config.algorithm.control_variates:
+        controls = ("G", "D") if config.algorithm.traits.devices_train_generator else ("D",)
+    flat = FlatParameters(
+        G,
+        D,
+        with_statistics=with_statistics,
+        with_moments_of=averaged,
+        with_controls_of=controls,
+    )
     regularizer = config.regularizer(loss.has_penalty)
     if config.algorithm.preset == "ua_gan":
         loss = scale_discriminator(loss, 0.1)

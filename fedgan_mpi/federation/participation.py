@@ -94,6 +94,11 @@ class Participation(Federation):
         """Return the devices that are not removed before round t."""
         return [k for k in range(1, self.devices + 1) if self._removed.get(k, t + 1) > t]
 
+    def part(self, t: int) -> float:
+        """Return the sum of the participants' shares among all devices."""
+        present, available = self.participants(t), self.available(t)
+        return sum(self.sizes[k - 1] for k in present) / sum(self.sizes[k - 1] for k in available)
+
     def inverse_probability(self, t: int) -> dict[int, float]:
         """Return the factor of each participant's update before the average with `shares`.
 
@@ -101,11 +106,10 @@ class Participation(Federation):
         unbiased over draws: with share w_k among all devices, an update has weight w_k / π_k
         (Horvitz and Thompson 1952).
         """
-        shares, available = self.shares(t), self.available(t)
+        shares, available, part = self.shares(t), self.available(t), self.part(t)
         probabilities = self._policy.probabilities(t, available)
         if probabilities is None:
             return dict.fromkeys(shares, 1.0)
-        part = sum(self.sizes[k - 1] for k in shares) / sum(self.sizes[k - 1] for k in available)
         return {k: part / probabilities[k] for k in shares}
 
     def _choose(self, t: int) -> list[int]:

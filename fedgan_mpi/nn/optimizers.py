@@ -49,6 +49,9 @@ class Optimizer:
     def begin_round(self) -> None:
         """Called before a local round, when the parameters are those that the device received."""
 
+    def end_round(self) -> None:
+        """Called after a local round."""
+
     def reset(self) -> None:
         """Set all moments and the step count to zero."""
 

@@ -23,6 +23,10 @@ class Proximal(Optimizer):
 
     def begin_round(self) -> None:
         self._received.copy_(self.vector)
+        self.inner.begin_round()
+
+    def end_round(self) -> None:
+        self.inner.end_round()
 
     def step(self) -> None:
         self.gradient.add_(self.vector, alpha=self.mu).sub_(self._received, alpha=self.mu)

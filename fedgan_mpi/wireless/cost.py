@@ -31,6 +31,8 @@ class Sizes:
     """Numbers in a batch of images, b·d."""
     batch: int
     """Images in a batch, b."""
+    vectors: int = 1
+    """Vectors that travel for each network that is averaged: 2 with control variates, else 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +94,9 @@ class CostFunctions(Protocol):
 def payload_sizes(config: Config, image_shape: tuple[int, int, int], theta: int, phi: int) -> Sizes:
     """Return the sizes for networks of theta (G) and phi (D) parameters."""
     batch = config.training.batch_size
-    return Sizes(theta=theta, phi=phi, batch=batch, fakes=batch * math.prod(image_shape))
+    vectors = 2 if config.algorithm.control_variates else 1
+    fakes = batch * math.prod(image_shape)
+    return Sizes(theta=theta, phi=phi, batch=batch, fakes=fakes, vectors=vectors)
 
 
 def macs_per_second(config: WirelessConfig, devices: int) -> list[float]:

@@ -74,6 +74,10 @@ UPDATES = {
     },
     "attack": {"attack": {"devices": (1, 3), "kind": "noise", "strength": 0.01}},
     "proximal": {"algorithm": {"proximal": 2.0}},
+    "control variates": {
+        "algorithm": {"control_variates": True},
+        "training": {"optimizer": "sgd", "discriminator_lr": 0.1},
+    },
     "top_k": {"aggregation": {"compression": "top_k", "compression_options": {"share": 0.1}}},
     "qsgd and median": {"aggregation": {"rule": "median", "compression": "qsgd"}},
 }  # fmt: skip

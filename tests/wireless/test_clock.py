@@ -206,6 +206,17 @@ def test_compressed_uploads_take_less_time(name, compression, bits):
         assert clock.seconds(0, [k]) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("name", ["ren", "fedgan"])
+def test_control_variates_double_the_transfers_of_averaged_networks(name):
+    sgd = {"optimizer": "sgd"}
+    plain = make(name, training=sgd)
+    clock = make(name, training=sgd, algorithm={"control_variates": True})
+    numbers = PHI if name == "ren" else THETA + PHI
+    broadcast, _, upload = transfers(plain, (2,))
+    more = broadcast(numbers) + upload(2, numbers) + numbers / SERVER
+    assert clock.seconds(0, [2]) == pytest.approx(plain.seconds(0, [2]) + more, rel=1e-12)
+
+
 def test_centralized_computes_and_sends_nothing():
     macs = 4 * 32 * 7e6 + 3 * 50 * 5e6
     assert make("centralized").seconds(0, [1]) == pytest.approx(macs / SERVER, rel=1e-12)

@@ -10,6 +10,7 @@ from torch import Tensor
 from fedgan_mpi.algorithms.aggregation.attack import Attack
 from fedgan_mpi.algorithms.aggregation.compressed_uplink import CompressedUplink
 from fedgan_mpi.algorithms.aggregation.compressors import make_compressor
+from fedgan_mpi.algorithms.aggregation.control_share import ControlShare
 from fedgan_mpi.algorithms.aggregation.row_uplink import RowUplink
 from fedgan_mpi.algorithms.aggregation.rules import make_rule
 from fedgan_mpi.algorithms.aggregation.server_optimizer import ServerStep, make_server_optimizer
@@ -31,9 +32,13 @@ def make_uplink(
     `last`. The other arguments are those of `Uplink`.
     """
     config = rank_state.config
-    parameters = _parameters_in(rank_state, vector)
+    flat = rank_state.pair.flat
+    parameters = _parts_of(vector, flat.theta, flat.phi)
     if config.attack.devices:
         transforms = [Attack(config.attack, config.run.seed, parameters), *transforms]
+    if config.algorithm.control_variates:
+        controls = _parts_of(vector, flat.control_of_generator, flat.control_of_discriminator)
+        transforms = [*transforms, ControlShare(rank_state.participation, controls)]
     optimizer = make_server_optimizer(config.aggregation)
     if optimizer is not None:
         transforms = [*transforms, ServerStep(optimizer, parameters, rank_state.server)]
@@ -47,13 +52,13 @@ def make_uplink(
     return RowUplink(rank_state, vector, transforms, rule)
 
 
-def _parameters_in(rank_state: RankState, vector: Tensor) -> list[Tensor]:
-    """Return θ, φ or both: those that the vector contains."""
-    start, flat = vector.storage_offset(), rank_state.pair.flat
+def _parts_of(vector: Tensor, *sections: Tensor) -> list[Tensor]:
+    """Return the sections that the vector contains."""
+    start = vector.storage_offset()
     stop = start + vector.numel()
     return [
-        each
-        for each in (flat.theta.detach(), flat.phi.detach())
+        each.detach()
+        for each in sections
         if start <= each.storage_offset() and each.storage_offset() + each.numel() <= stop
     ]
 
