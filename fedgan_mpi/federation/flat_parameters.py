@@ -8,8 +8,8 @@ The layout makes every transfer one slice, here in two lines:
 Statistics are the floating-point buffers: BatchNorm's running means and variances, and the singular
 vectors of spectral normalization. Integer counters stay in their modules. Sections of moments exist
 only if they are averaged, those of control variates (controls) only with SCAFFOLD. Fixed parameters
-of D, which need no gradient, are never sent in rounds. This file alone assigns `.data`: networks are
-moved and cast first, then packed, and never moved again.
+of D, which need no gradient, are never sent in rounds. This file alone assigns `.data`: networks
+are moved and cast first, then packed, and never moved again.
 """
 
 from __future__ import annotations
