@@ -23,6 +23,7 @@ from data_prep.decode import Decoder, decode_in_processes
 from data_prep.limits import Limits
 from data_prep.pictures.settings import PictureSettings
 from data_prep.sources import Source
+from data_prep.sources.base import Picture
 from data_prep.sources.image_file import decode_image_file
 from fedgan_mpi.testing.mutations import mutate
 
@@ -57,7 +58,7 @@ class Damaged(Source):
     def keys(self) -> range:  # type: ignore[override]
         return range(len(self))
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int) -> Picture:
         name = "a.tga" if index % 7 == 0 else "a.png"
         return decode_image_file(name, self.content(index), SETTINGS[index % 2])
 

@@ -129,6 +129,7 @@ def _prepare(command: argparse.Namespace, decode: Decode | None) -> Manifest:
             force=command.force,
             value_range=command.range,
             background=command.background,
+            depth=command.depth,
             limits=Limits(seconds=command.decode_seconds, memory=command.decode_memory),
             origin=str(command.source and command.source.resolve()),
             decode=decode,

@@ -23,8 +23,9 @@ def _find_problems(source: Source) -> Iterator[str]:
     name: Any = source.name
     if not isinstance(name, str) or not is_plain_name(name):
         yield f"its name is {name!r}, but must be usable as the name of a file"
-    if getattr(source, "channels", None) not in (1, 3):
-        yield f"its channels are {getattr(source, 'channels', None)}, but must be 1 or 3"
+    channels = getattr(source, "channels", None)
+    if not (isinstance(channels, int) and channels >= 1):
+        yield f"its channels are {channels}, but must be a number of at least 1"
     yield from _find_label_problems(source, count)
     yield from _find_heldout_problems(source.heldout, count)
     if isinstance(source, ArraySource):
@@ -72,8 +73,10 @@ def _find_array_problems(source: ArraySource) -> Iterator[str]:
     images: Any = getattr(source, "images", None)
     shape: Any = getattr(images, "shape", None)
     dtype = getattr(images, "dtype", type(images).__name__)
-    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
+    if not isinstance(images, np.ndarray) or images.dtype.kind not in "uif" or images.ndim != 4:
         yield f"its images are {dtype} {shape or ''}, but must be uint8 (N, C, H, W)"
+    if images.dtype != np.uint8 and not source.is_deep:
+        yield f"its images are {dtype} {shape}, but must be uint8 (N, C, H, W), or is_deep True"
     if shape[1] != source.channels:
         yield f"its images have {shape[1]} channels, but it says {source.channels}"
     if 0 in shape:

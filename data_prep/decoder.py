@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import pickle
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,23 +11,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from data_prep.limits import DEFAULT_LIMITS, Limits, TooSlow, limit_time
+from data_prep.pictures.deep_image import DeepImage
+from data_prep.pictures.samples import full_range, to_shades
 from data_prep.pictures.settings import NeedsRange
 from data_prep.plugins import describe_error, load
 from data_prep.resize import Fit, fit_image
 from data_prep.sources.base import ArraySource, BadImage, Indices, Source
 from data_prep.sources.image_file import SEVERAL_FRAMES
 from fedgan_mpi import plugins
+from fedgan_mpi.data import Images, PixelType, white
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.plugins.built_in import SOURCE_KEY
 
 _BLOCK_BYTES = 2**20
 _MAX_BLOCK_IMAGES = 256
 _NARROW = 0.05
-"""Share of the 256 shades below which an image has few of them."""
+"""Share of all shades below which an image has few of them."""
 _Started = Callable[[int], None] | None
 
 
@@ -34,7 +37,7 @@ _Started = Callable[[int], None] | None
 class DecodedBlock:
     """The readable images of a block, and one error message for each unreadable image."""
 
-    images: NDArray[np.uint8]
+    images: Images
     indices: Indices
     """Index of each readable image in the source."""
     errors: list[str] = field(default_factory=list)
@@ -62,6 +65,11 @@ class Decoder:
     limits: Limits = DEFAULT_LIMITS
     plugin: str | None = None
     """Name under which the source's class is loaded in another process. None: it is importable."""
+
+    @property
+    def dtype(self) -> PixelType:
+        """Type of the pixels."""
+        return "uint8" if self.source.pictures.depth == 8 else "uint16"
 
     def __reduce__(self) -> tuple[Any, ...]:
         try:
@@ -113,7 +121,7 @@ class Decoder:
             yield begin
 
     def _decode_all(self, indices: Indices, begin: Callable[[int], None]) -> DecodedBlock:
-        images = np.empty((len(indices), *self.image_shape), np.uint8)
+        images = np.empty((len(indices), *self.image_shape), self.dtype)
         readable: list[int] = []
         errors: list[str] = []
         several_frames = 0
@@ -147,22 +155,27 @@ class Decoder:
                     found.append((float(ends[0]), float(ends[1])))
         lows, highs = [low for low, _ in found], [high for _, high in found]
         return DecodedBlock(
-            images=np.empty((0, *self.image_shape), np.uint8),
+            images=np.empty((0, *self.image_shape), self.dtype),
             indices=indices,
             value_range=(min(lows), max(highs)) if found else None,
         )
 
-    def _decode(self, index: int) -> tuple[NDArray[np.uint8], bool]:
-        """Return one image, uint8 (C, H, W), and whether its file has more frames.
+    def _decode(self, index: int) -> tuple[Images, bool]:
+        """Return one image, (C, H, W), and whether its file has more frames.
 
         Raises BadImage for whatever is raised on the way, and NeedsRange.
         """
         try:
             image: Any = self.source.image(index)
-            if not isinstance(image, Image.Image) or image.mode not in ("L", "RGB"):
-                kind = getattr(image, "mode", type(image).__name__)
-                wrong = f"it is {kind}, but must be a PIL image of mode L or RGB"
-                raise BadImage(self._name_plugin(f"{self._key(index)}: {wrong}"))
+            if isinstance(image, np.ndarray):
+                image = self._to_image(index, image)
+            if not isinstance(image, DeepImage):
+                if not isinstance(image, Image.Image) or image.mode not in ("L", "RGB"):
+                    kind = getattr(image, "mode", type(image).__name__)
+                    wrong = f"it is {kind}, but must be a PIL image of mode L or RGB, or an array"
+                    raise self._bad_image(index, wrong)
+                if self.dtype == "uint16":
+                    image = self._to_image(index, np.asarray(image))
             several = SEVERAL_FRAMES in image.info
             channels, *size = self.image_shape
             target = None if self.size is None else (size[0], size[1])
@@ -189,8 +202,21 @@ class Decoder:
             f"{self.limits.memory:,} MiB (--decode-memory)"
         )
 
-    def _name_plugin(self, problem: str) -> str:
-        return f"{problem} (from DATASET {self.plugin!r})" if self.plugin else problem
+    def _to_image(self, index: int, values: Any) -> DeepImage:
+        """Return an array in the shades of the shards. Raises BadImage and NeedsRange."""
+        if values.ndim not in (2, 3) or values.dtype.kind not in "uif":
+            found = f"it is an array {values.dtype} {values.shape}"
+            raise self._bad_image(index, f"{found}, but must be numbers (H, W) or (H, W, C)")
+        is_deep = values.dtype != np.uint8
+        if is_deep and not self.source.is_deep:
+            raise self._bad_image(index, f"it is an array of {values.dtype}, but is_deep is False")
+        pictures = self.source.pictures
+        limits = pictures.range_for(is_deep=is_deep) or full_range(values.dtype)
+        return DeepImage(to_shades(values, limits, pictures.depth))
+
+    def _bad_image(self, index: int, problem: str) -> BadImage:
+        origin = f" (from DATASET {self.plugin!r})" if self.plugin else ""
+        return BadImage(f"{self._key(index)}: {problem}{origin}")
 
     def _key(self, index: int) -> str:
         try:
@@ -200,7 +226,7 @@ class Decoder:
 
     def blocks(self, indices: Indices) -> list[Indices]:
         """Split indices into consecutive blocks of about 1 MiB of pixels."""
-        images = _BLOCK_BYTES // int(np.prod(self.image_shape))
+        images = _BLOCK_BYTES // (math.prod(self.image_shape) * np.dtype(self.dtype).itemsize)
         size = min(max(images, 1), _MAX_BLOCK_IMAGES)
         return [indices[start : start + size] for start in range(0, len(indices), size)]
 
@@ -216,11 +242,11 @@ def _ignore(index: int) -> None:
     """Take no notice of the image that begins."""
 
 
-def _find_narrow(images: NDArray[np.uint8], indices: list[int]) -> list[tuple[int, int, int]]:
+def _find_narrow(images: Images, indices: list[int]) -> list[tuple[int, int, int]]:
     """Return index, darkest and brightest shade of the images with few shades."""
     if not len(images):
         return []
     flat = images.reshape(len(images), -1)
     low, high = flat.min(1).astype(int), flat.max(1).astype(int)
-    narrow = np.flatnonzero(high - low < _NARROW * 255).tolist()
+    narrow = np.flatnonzero(high - low < _NARROW * white(images.dtype)).tolist()
     return [(indices[n], int(low[n]), int(high[n])) for n in narrow]

@@ -45,7 +45,12 @@ def write_extractor(out: Path, manifest: Manifest, kind: str, force: bool) -> di
     if kind == "classifier" and not manifest.class_names:
         raise UserError("--features is classifier, but the images have no classes; use pca")
     shards = [
-        read_shard(out / shard_name(k), image_shape=manifest.image_shape, in_memory=False)
+        read_shard(
+            out / shard_name(k),
+            image_shape=manifest.image_shape,
+            dtype=manifest.dtype,
+            in_memory=False,
+        )
         for k in range(1, manifest.devices + 1)
     ]
     most = MAX_PCA_IMAGES if kind == "pca" else MAX_IMAGES
@@ -73,11 +78,12 @@ def write_extractor(out: Path, manifest: Manifest, kind: str, force: bool) -> di
 def sample_images(shards: Sequence[Shard], seed: int, most: int) -> tuple[Images, Labels | None]:
     """Sample at most `most` images and 64 MiB of all shards, in the order of the source."""
     indices = np.concatenate([shard.indices for shard in shards])
-    image_bytes = int(np.prod(shards[0].images.shape[1:]))
+    dtype = shards[0].images.dtype
+    image_bytes = int(np.prod(shards[0].images.shape[1:])) * dtype.itemsize
     count = min(len(indices), most, max(MAX_BYTES // image_bytes, 1))
     stream = numpy_stream(seed, Purpose.CLASSIFIER, 1)
     order = np.argsort(indices)[np.sort(stream.permutation(len(indices))[:count])]
-    images = np.empty((count, *shards[0].images.shape[1:]), np.uint8)
+    images = np.empty((count, *shards[0].images.shape[1:]), dtype)
     first = 0
     for shard in shards:
         rows = np.flatnonzero((order >= first) & (order < first + len(shard)))
@@ -92,7 +98,9 @@ def _check_accuracy(network: Any, path: Path, manifest: Manifest, force: bool) -
     """Return the held-out accuracy. Raises UserError if it is too low and `force` is not set."""
     from fedgan_mpi.evaluation.features import accuracy
 
-    heldout = read_shard(path, image_shape=manifest.image_shape, in_memory=False)
+    heldout = read_shard(
+        path, image_shape=manifest.image_shape, dtype=manifest.dtype, in_memory=False
+    )
     assert heldout.labels is not None
     count = min(len(heldout), MAX_IMAGES)
     stream = numpy_stream(manifest.seed, Purpose.CLASSIFIER, 2)

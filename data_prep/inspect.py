@@ -43,9 +43,10 @@ def format_table(directory: Path, manifest: Manifest) -> str:
     """Return one line per device: images, classes, bytes, and bars for the class histogram."""
     shape = "×".join(map(str, manifest.image_shape))
     partition = ", ".join(f"{key} {value}" for key, value in manifest.partition.items())
+    depth = ", 16 bits" if manifest.dtype == "uint16" else ""
     values = "" if manifest.range is None else ", values {:g} to {:g}".format(*manifest.range)
     lines = [
-        f"{manifest.dataset}, {shape}, seed {manifest.seed}{values}, partition: {partition}",
+        f"{manifest.dataset}, {shape}{depth}, seed {manifest.seed}{values}, partition: {partition}",
         f"{'device':>8} {'images':>9} {'classes':>8} {'bytes':>14}  images of each class",
     ]
     counts = zip(manifest.images, manifest.histograms, strict=True)
@@ -110,7 +111,9 @@ def find_problems(directory: Path, manifest: Manifest) -> Iterator[str]:
 
 def _read_verified(path: Path, manifest: Manifest, rows: int) -> Shard:
     """Open a shard and verify its pixels. Raises UserError if they changed."""
-    shard = read_shard(path, image_shape=manifest.image_shape, in_memory=False, rows=rows)
+    shard = read_shard(
+        path, image_shape=manifest.image_shape, dtype=manifest.dtype, in_memory=False, rows=rows
+    )
     try:
         check_pixels(shard)
     except OSError as error:

@@ -2,124 +2,32 @@
 
 from __future__ import annotations
 
-import argparse
-import math
 from typing import Any
-
-from PIL import ImageColor
 
 from data_prep.extractor import KINDS, MIN_GAP_CLOSED
 from data_prep.limits import Limits
+from data_prep.option_types import (
+    Table,
+    colour,
+    nonnegative,
+    own_option,
+    positive,
+    processes,
+    seconds,
+    share,
+    size,
+    umask,
+    value_range,
+)
 from data_prep.partitions import Classes, Dirichlet, Iid, Shards
 from data_prep.partitions.base import DEFAULT_DEVICES
 from data_prep.split import HELDOUT_SHARE
 from fedgan_mpi.config.paths import user_path
-from fedgan_mpi.files import PRIVATE, UMASK_FORM, is_umask
-
-_MAX_INTEGER = 2**53
-_MAX_SIZE = 2**14
-_MAX_PROCESSES = 1024
-
-
-def _positive(text: str) -> int:
-    return _integer(text, 1)
-
-
-def _nonnegative(text: str) -> int:
-    return _integer(text, 0)
-
-
-def _size(text: str) -> int | tuple[int, int]:
-    height, cross, width = text.partition("x")
-    if not cross:
-        return _integer(text, 1, _MAX_SIZE)
-    return _integer(height, 1, _MAX_SIZE), _integer(width, 1, _MAX_SIZE)
-
-
-def _processes(text: str) -> int:
-    return _integer(text, 1, _MAX_PROCESSES)
-
-
-def _integer(text: str, least: int, most: int = _MAX_INTEGER) -> int:
-    # Python refuses to convert thousands of digits, and knows more digits than 0 to 9.
-    if not (text.isascii() and text.isdigit() and len(text) < 100):
-        raise argparse.ArgumentTypeError(f"{text[:40]} must be an integer of at least {least}")
-    if int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text} must be an integer of at least {least}")
-    if int(text) > most:
-        raise argparse.ArgumentTypeError(f"{text} must be at most {most}")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} must be a number above 0")
-    return seconds
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 0 and below 1")
-    return share
-
-
-def _umask(text: str) -> str:
-    if not is_umask(text):
-        raise argparse.ArgumentTypeError(f"{text} must be {UMASK_FORM}")
-    return text
-
-
-def _range(text: str) -> tuple[float, float]:
-    try:
-        low, high = map(float, text.split(","))
-    except ValueError:
-        low = high = math.nan
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise argparse.ArgumentTypeError(f"{text} must be two numbers LOW,HIGH with LOW below HIGH")
-    return low, high
-
-
-def _colour(text: str) -> tuple[int, int, int]:
-    try:
-        red, green, blue = ImageColor.getrgb(text)[:3]
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text} must be the name of a colour or #rrggbb, such as white or #ffffff"
-        ) from None
-    return red, green, blue
-
-
-def _own_option(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not key.isidentifier():
-        raise argparse.ArgumentTypeError(f"{text} must have the form KEY=VALUE")
-    return key, value
-
-
-class _Table(argparse.Action):
-    """Collects KEY=VALUE arguments in a dict. A key may be given once."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any
-    ) -> None:
-        key, value = values
-        table = dict(getattr(namespace, self.dest))
-        if key in table:
-            raise argparse.ArgumentError(self, f"{key} is given twice")
-        setattr(namespace, self.dest, {**table, key: value})
-
+from fedgan_mpi.files import PRIVATE
 
 _OWN_OPTION: dict[str, Any] = {
-    "type": _own_option,
-    "action": _Table,
+    "type": own_option,
+    "action": Table,
     "default": {},
     "metavar": "KEY=VALUE",
 }
@@ -141,7 +49,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "help": "new directory for the shards",
         },
         "--umask": {
-            "type": _umask,
+            "type": umask,
             "default": PRIVATE,
             "metavar": "OCTAL",
             "help": "permissions that the shards lack; 077: only you can read them, 027: your "
@@ -154,7 +62,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "images": {
         "--size": {
-            "type": _size,
+            "type": size,
             "metavar": "PX|HxW",
             "help": "height and width in pixels, such as 64 or 48x64; images are resized with "
             "antialiasing (default: 64 if images differ in size, 16 for digits, else the original "
@@ -172,25 +80,32 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "help": "1 for gray, 3 for RGB (default: the channels of the data set)",
         },
         "--range": {
-            "type": _range,
+            "type": value_range,
             "metavar": "LOW,HIGH",
             "help": "values that become black and white, in Hounsfield units for CT; replaces a "
             "DICOM file's window (default: 0,255 for images of 8 bits; for others, the minimum "
             "and maximum over all images, found in a first pass)",
         },
+        "--depth": {
+            "type": int,
+            "choices": (8, 16),
+            "default": 8,
+            "help": "bits of a pixel in the shards; 16 keeps the shades of images of 12 and 16 "
+            "bits, and takes twice the space (default: 8)",
+        },
         "--background": {
-            "type": _colour,
+            "type": colour,
             "metavar": "COLOUR",
             "help": "colour below transparent pixels, a name or #rrggbb (default: white)",
         },
         "--heldout-share": {
-            "type": _share,
+            "type": share,
             "metavar": "SHARE",
             "help": "share of images to hold out if the data set has no official split "
             f"(default: {HELDOUT_SHARE})",
         },
         "--skip-bad": {
-            "type": _nonnegative,
+            "type": nonnegative,
             "default": 0,
             "metavar": "N",
             "help": "skip up to N unreadable images and list them in shards.json (default: 0)",
@@ -198,12 +113,12 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "partition": {
         "--devices": {
-            "type": _positive,
+            "type": positive,
             "metavar": "K",
             "help": f"number of devices, one shard each (default: {DEFAULT_DEVICES})",
         },
         "--seed": {
-            "type": _nonnegative,
+            "type": nonnegative,
             "default": 0,
             "help": "seed of the split and the features (default: 0)",
         },
@@ -277,19 +192,19 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "processes": {
         "--processes": {
-            "type": _processes,
+            "type": processes,
             "metavar": "N",
             "help": "number of decoding processes without mpirun; 1: decode in the command's own, "
             "which nothing bounds (default: one per core)",
         },
         "--decode-seconds": {
-            "type": _seconds,
+            "type": seconds,
             "default": Limits.seconds,
             "metavar": "S",
             "help": f"give an image up after S seconds (default: {Limits.seconds:g})",
         },
         "--decode-memory": {
-            "type": _positive,
+            "type": positive,
             "default": Limits.memory,
             "metavar": "MIB",
             "help": f"give an image up beyond this memory, MiB (default: {Limits.memory})",

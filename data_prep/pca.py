@@ -8,12 +8,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from fedgan_mpi.data import Images, white
+
 MAX_COMPONENTS = 64
 _PIXELS_AT_ONCE = 1024
 
 
-def fit_pca(images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-    """Fit principal components to uint8 images (N, C, H, W), scaled to [-1, 1].
+def fit_pca(images: Images) -> dict[str, NDArray[np.float32]]:
+    """Fit principal components to images (N, C, H, W), scaled to [-1, 1].
 
     Returns `mean` (pixels,) and `directions` (pixels, width), whose columns have unit norm. The
     width is 64, or N - 1 if that is smaller. Needs memory for an N×N matrix.
@@ -39,5 +41,5 @@ def fit_pca(images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
     return {"mean": mean, "directions": directions}
 
 
-def _scale(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return pixels.astype(np.float32) / np.float32(127.5) - 1
+def _scale(pixels: Images) -> NDArray[np.float32]:
+    return pixels.astype(np.float32) / np.float32(white(pixels.dtype) / 2) - 1

@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from fedgan_mpi.data import Images, Manifest, read_shard, shard_name
+from fedgan_mpi.data import Images, Manifest, read_shard, shard_name, to_8_bits
 from fedgan_mpi.files import explain_write_errors
 from fedgan_mpi.run.figures import label_text, new_figure, write_figure
 
@@ -75,15 +75,23 @@ def _plot_images(
     axis: matplotlib.axes.Axes, directory: Path, manifest: Manifest, device: int
 ) -> None:
     shard = read_shard(
-        directory / shard_name(device), image_shape=manifest.image_shape, in_memory=False
+        directory / shard_name(device),
+        image_shape=manifest.image_shape,
+        dtype=manifest.dtype,
+        in_memory=False,
     )
     chosen = np.linspace(0, len(shard) - 1, min(_SIDE**2, len(shard))).astype(np.int64)
-    axis.imshow(_tile(shard.take(chosen)), cmap="gray", vmin=0, vmax=255)
+    axis.imshow(_tile(to_8_bits(shard.take(chosen))), cmap="gray", vmin=0, vmax=255)
     axis.set_title(f"device {device}: {len(shard):,} images", fontsize=9)
 
 
 def _tile(images: Images) -> Images:
-    """Arrange images (N, C, H, W) in rows of three; return (H', W') for gray or (H', W', 3)."""
+    """Arrange images (N, C, H, W) in rows of three; return (H', W') for gray or (H', W', 3).
+
+    Other channels are gray panels side by side.
+    """
+    if images.shape[1] not in (1, 3):
+        images = np.concatenate(list(images.transpose(1, 0, 2, 3)), axis=2)[:, None]
     count, channels, height, width = images.shape
     factor = max(1, -(-_SMALLEST // max(height, width)))
     height, width = height * factor + _GAP, width * factor + _GAP

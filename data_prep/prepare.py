@@ -22,7 +22,7 @@ from data_prep.extractor import write_extractor
 from data_prep.limits import DEFAULT_LIMITS, Limits
 from data_prep.partitions import Iid, Partition
 from data_prep.partitions.base import recorded
-from data_prep.pictures.settings import NeedsRange
+from data_prep.pictures.settings import Depth, NeedsRange
 from data_prep.resize import Fit
 from data_prep.sources.base import ArraySource, Indices, Source
 from data_prep.split import assign_images
@@ -32,6 +32,7 @@ from fedgan_mpi.data import (
     HELDOUT,
     Block,
     Manifest,
+    PixelType,
     read_shard,
     shard_name,
     write_blocks,
@@ -57,6 +58,7 @@ def prepare(
     force: bool = False,
     value_range: tuple[float, float] | None = None,
     background: tuple[int, int, int] | None = None,
+    depth: Depth = 8,
     limits: Limits = DEFAULT_LIMITS,
     origin: str = "",
     decode: Decode = decode_serially,
@@ -69,14 +71,15 @@ def prepare(
     `size` (pixels of a square, or height and width) and `channels` default to the source's. `fit`
     goes to `fit_image`, `features` and `force` to `write_extractor`, and `background` to
     PictureSettings. `value_range` goes there too; without it, images of more than 8 bits get the
-    range of the data set. `skip_bad` is the largest number of unreadable images to skip. `limits`
-    bound the decoding of one image. `warn` is called with sentences about the images. `origin`
-    names the source's location; an interrupted run resumes only with the same origin. `plugin` is
-    the name under which `data_prep.plugins` loads the source's class in another process. Raises
-    UserError if `out` exists or cannot be written, or if the images do not allow the options.
+    range of the data set. `depth`: bits of a pixel. `skip_bad` is the largest number of unreadable
+    images to skip. `limits` bound the decoding of one image. `warn` is called with sentences about
+    the images. `origin` names the source's location; an interrupted run resumes only with the same
+    origin. `plugin` is the name under which `data_prep.plugins` loads the source's class in another
+    process. Raises UserError if `out` exists or cannot be written, or if the images do not allow
+    the options.
     """
     partition = partition or Iid()
-    set_pictures(source, value_range, background)
+    set_pictures(source, value_range, background, depth)
     parts, heldout = assign_images(
         source, devices=devices, seed=seed, partition=partition, heldout_share=heldout_share
     )
@@ -98,9 +101,9 @@ def prepare(
         "range": value_range,
         "background": background,
         "fit": fit,
+        "depth": depth,
         "cut_sha256": _sha256([*parts, heldout]),
     }
-    bytes_needed = sum(len(indices) for _, indices in contents.values()) * int(np.prod(shape))
     decoder = Decoder(
         source=source,
         size=size or source.default_size,
@@ -108,6 +111,9 @@ def prepare(
         fit=fit,
         limits=limits,
         plugin=plugin,
+    )
+    bytes_needed = sum(len(indices) for _, indices in contents.values()) * int(
+        np.prod(shape) * np.dtype(decoder.dtype).itemsize
     )
     with locked(out) as created:
         with output_directory(out, settings, bytes_needed, created=created):
@@ -122,7 +128,7 @@ def prepare(
         # An error below concerns the extractor alone. The shards remain, and the same command with
         # other --features resumes here.
         with explain_write_errors(out):
-            manifest = _describe_shards(out, common, contents, source.rejected)
+            manifest = _describe_shards(out, common, decoder.dtype, contents, source.rejected)
             manifest = replace(manifest, **write_extractor(out, manifest, features, force))
             manifest.write(out)
             mark_finished(out)
@@ -134,6 +140,11 @@ def image_shape(
 ) -> tuple[int, int, int]:
     """Return channels, height and width of the shards' images."""
     size = size or source.default_size
+    if channels not in (None, source.channels) and source.channels not in (1, 3):
+        raise UserError(
+            f"--channels is {channels}, but the images of {source.name} have {source.channels} "
+            "channels, neither gray nor RGB; remove --channels"
+        )
     channels = channels or source.channels
     if size is not None:
         return channels, *((size, size) if isinstance(size, int) else size)
@@ -175,6 +186,7 @@ def _write_shards(
                 _add_labels(own_blocks, decoder.source, skipped, errors, notes, bar),
                 rows=len(indices),
                 image_shape=decoder.image_shape,
+                dtype=decoder.dtype,
                 attributes={
                     **common,
                     "device": device,
@@ -244,13 +256,15 @@ def _range(path: Path) -> tuple[float, float] | None:
 def _describe_shards(
     out: Path,
     common: dict[str, Any],
+    dtype: PixelType,
     contents: dict[str, tuple[int, Indices]],
     rejected: Sequence[str],
 ) -> Manifest:
     """Build the manifest, without features, from the written shards."""
     shape, classes = common["image_shape"], len(common["class_names"])
     written = {
-        name: read_shard(out / name, image_shape=shape, in_memory=False) for name in contents
+        name: read_shard(out / name, image_shape=shape, dtype=dtype, in_memory=False)
+        for name in contents
     }
     heldout = written.pop(HELDOUT, None)
     shards = list(written.values())
@@ -259,6 +273,7 @@ def _describe_shards(
     return Manifest(
         format_version=FORMAT_VERSION,
         **common,
+        dtype=dtype,
         images=[len(shard) for shard in shards],
         histograms=[
             [] if shard.labels is None else np.bincount(shard.labels, minlength=classes).tolist()

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from data_prep.decode import Decode
 from data_prep.decoder import DecodedBlock, Decoder
-from data_prep.pictures.settings import PictureSettings
+from data_prep.pictures.settings import Depth, PictureSettings
 from data_prep.sources.base import Source
 from fedgan_mpi.errors import UserError
 
@@ -23,20 +23,28 @@ def set_pictures(
     source: Source,
     value_range: tuple[float, float] | None,
     background: tuple[int, int, int] | None,
+    depth: Depth = 8,
 ) -> None:
     """Set how the images of a source are decoded.
 
-    Raises UserError if the source does not decode files, so that an option would have no effect.
+    Raises UserError if an option would have no effect.
     """
-    for flag, value in (("--range", value_range), ("--background", background)):
-        if value is not None and not source.reads_pictures:
+    may_be_deep = source.reads_pictures or source.is_deep
+    for flag, is_given, has_effect, reason in (
+        ("--range", value_range is not None, may_be_deep, "have 8 bits"),
+        ("--depth 16", depth == 16, may_be_deep, "have 8 bits"),
+        ("--background", background is not None, source.reads_pictures, "have no transparency"),
+    ):
+        if is_given and not has_effect:
             raise UserError(
-                f"{flag} has no effect on {source.name}, whose images have 8 bits and no "
-                f"transparency; remove {flag}"
+                f"{flag} has no effect on {source.name}, whose images {reason}; remove {flag}"
             )
-    if source.reads_pictures:
+    if may_be_deep:
         settings = PictureSettings(
-            value_range=value_range, is_declared=value_range is not None, needs_range=True
+            value_range=value_range,
+            is_declared=value_range is not None,
+            needs_range=True,
+            depth=depth,
         )
         source.pictures = replace(settings, background=background) if background else settings
 
@@ -81,11 +89,13 @@ class Notes:
         if self._narrow:
             index, *shades = self._narrow[0]
             low, high = source.pictures.value_range or (0, 255)
-            least, greatest = (low + (high - low) * shade / 255 for shade in shades)
+            white = 2**source.pictures.depth - 1
+            least, greatest = (low + (high - low) * shade / white for shade in shades)
             found.append(
                 f"{len(self._narrow):,} of {self._images:,} images use less than 5 % of the range "
                 f"{low:g} to {high:g}, such as {source.keys[index]}, about {least:.4g} to "
-                f"{greatest:.4g}" + ("; --range LOW,HIGH names another" * source.reads_pictures)
+                f"{greatest:.4g}"
+                + ("; --range LOW,HIGH names another" * (source.reads_pictures or source.is_deep))
             )
         return found
 

@@ -61,7 +61,8 @@ def load_generator(
 ) -> TrainedGenerator:
     """Load a trained generator; needs no MPI.
 
-    Call the result with a number of images. It returns uint8 (N, C, H, W).
+    Call the result with a number of images. It returns (N, C, H, W), uint8 or uint16 as
+    in the shards.
 
     Args:
         path: A run directory, for its best generator, or a `.safetensors` file.

@@ -1,1 +1,1 @@
-"""Turns the content of image files into 8-bit pictures. Knows neither data sets nor devices."""
+"""Turns image files into pictures of 8 or 16 bits. Knows neither data sets nor devices."""

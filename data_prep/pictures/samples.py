@@ -15,6 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from data_prep.pictures.settings import Depth
+from fedgan_mpi.data import Images, PixelType, white
+
 _LOW_BYTES = {
     "RGB;16B": "RGB;16L",
     "RGB;16L": "RGB;16B",
@@ -94,15 +97,23 @@ def occurring_range(values: NDArray[Any]) -> tuple[float, float] | None:
     return float(values.min()), float(values.max())
 
 
-def to_shades(values: NDArray[Any], value_range: tuple[float, float]) -> NDArray[np.uint8]:
-    """Map a range of values to 0…255, and values beyond it to its ends. NaN becomes 0."""
+def to_shades(values: NDArray[Any], value_range: tuple[float, float], depth: Depth = 8) -> Images:
+    """Map a range of values to all shades, uint8 or uint16, and values beyond it to its ends.
+
+    NaN becomes 0.
+    """
     low, high = value_range
-    kind = np.float32 if values.dtype.itemsize <= 2 and values.dtype.kind != "f" else np.float64
+    dtype: PixelType = "uint8" if depth == 8 else "uint16"
+    if values.dtype == dtype and value_range == full_range(values.dtype):
+        return values
+    most = white(dtype)
+    is_short = values.dtype.itemsize <= 2 and values.dtype.kind != "f" and depth == 8
+    kind = np.float32 if is_short else np.float64
     shades: NDArray[Any] = values.astype(kind)
     shades -= kind(low)
-    shades *= kind(255 / (high - low) if high > low else 0)
-    np.nan_to_num(shades, copy=False, nan=0, posinf=255, neginf=0)
-    return np.rint(np.clip(shades, 0, 255, out=shades), out=shades).astype(np.uint8)
+    shades *= kind(most / (high - low) if high > low else 0)
+    np.nan_to_num(shades, copy=False, nan=0, posinf=most, neginf=0)
+    return np.rint(np.clip(shades, 0, most, out=shades), out=shades).astype(dtype)
 
 
 def _opacity(alpha: NDArray[Any]) -> NDArray[np.float32]:

@@ -1,10 +1,12 @@
-"""How the values of image files become the 256 shades of a shard."""
+"""How the values of image files become the shades of a shard."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 WHITE = (255, 255, 255)
+Depth = Literal[8, 16]
 
 
 class NeedsRange(Exception):
@@ -23,7 +25,9 @@ class PictureSettings:
     needs_range: bool = False
     """Whether an image of more than 8 bits raises NeedsRange instead, if there is no range."""
     background: tuple[int, int, int] = WHITE
-    """Colour below transparent pixels."""
+    """Colour below transparent pixels, of 8 bits."""
+    depth: Depth = 8
+    """Bits of a shade."""
 
     def range_for(self, *, is_deep: bool) -> tuple[float, float] | None:
         """Return the range of an image's values, or None for the range of its format.

@@ -10,16 +10,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from data_prep.pictures.deep_image import DeepImage
+from data_prep.pictures.samples import occurring_range
 from data_prep.pictures.settings import PictureSettings
 from fedgan_mpi.errors import UserError
 
 Indices = NDArray[np.int64]
+Picture = Image.Image | DeepImage | NDArray[Any]
+"""An image of mode L or RGB, or an array of numbers, (H, W) or (H, W, C)."""
 _LONGEST_REASON = 200  # characters
 
 
@@ -47,8 +51,10 @@ class Source(ABC):
     """Indices outside the official training set. None without an official split."""
     reads_pictures: ClassVar[bool] = False
     """Whether `pictures` has an effect on `image`."""
+    is_deep: bool = False
+    """Whether `image` may return arrays of other numbers than uint8. Their range becomes shades."""
     pictures: PictureSettings = PictureSettings()
-    """Range of values and background of the files, set before images are decoded."""
+    """Range of values, depth and background, set before images are decoded."""
     rejected: Sequence[str] = ()
     """Files that are not images, each with the reason. They have no index."""
     warnings: Sequence[str] = ()
@@ -70,14 +76,17 @@ class Source(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def image(self, index: int) -> Image.Image:
-        """Decode an image at its original size, mode L or RGB. Raises BadImage."""
+    def image(self, index: int) -> Picture:
+        """Decode an image at its original size. Raises BadImage."""
 
     def value_range(self, index: int) -> tuple[float, float] | None:
         """Return the least and the greatest value of an image of more than 8 bits; else None.
 
         Called for all images if one of them raises NeedsRange. May raise anything for a bad file.
         """
+        image = self.image(index) if self.is_deep else None
+        if isinstance(image, np.ndarray) and image.dtype != np.uint8:
+            return occurring_range(image)
         return None
 
     @property
@@ -99,9 +108,10 @@ class Source(ABC):
 
 
 class ArraySource(Source):
-    """A data set of equally shaped images in memory, uint8 (N, C, H, W)."""
+    """A data set of equally shaped images in memory, (N, C, H, W)."""
 
-    images: NDArray[np.uint8]
+    images: NDArray[Any]
+    """uint8, or other numbers if `is_deep`."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -114,11 +124,13 @@ class ArraySource(Source):
     def keys(self) -> Sequence[str]:
         return [str(index) for index in range(len(self))]
 
-    def image(self, index: int) -> Image.Image:
-        pixels = self.images[index]
-        if self.channels == 1:
-            return Image.fromarray(pixels[0])
-        return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    def image(self, index: int) -> Picture:
+        pixels = self.images[index].transpose(1, 2, 0)
+        if pixels.dtype != np.uint8 or self.channels not in (1, 3):
+            return pixels
+        return Image.fromarray(
+            np.ascontiguousarray(pixels[..., 0] if self.channels == 1 else pixels)
+        )
 
 
 def reason_of(error: BaseException) -> str:

@@ -8,9 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
 
-from data_prep.sources.base import Source, name_file_in_errors
+from data_prep.sources.base import Picture, Source, name_file_in_errors
 from data_prep.sources.files import Files, open_files, read_image
 from data_prep.sources.image_file import decode_image_file
 from fedgan_mpi.errors import UserError
@@ -128,7 +127,7 @@ class CelebA(Source):
         column = self._values[:, self._columns.index(name)]
         return [name if value else f"not {name}" for value in column]
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int) -> Picture:
         return decode_image_file(self._names[index], read_image(self._files, self._paths[index]))
 
 

@@ -1,4 +1,4 @@
-"""Decodes a DICOM file to 8-bit gray with the lookup tables or the window a viewer would apply."""
+"""Decodes a DICOM file to gray with the lookup tables or the window a viewer would apply."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_prep.limits import TooSlow
+from data_prep.pictures.deep_image import DeepImage, as_image
 from data_prep.pictures.samples import occurring_range, to_shades
-from data_prep.pictures.settings import NeedsRange, PictureSettings
+from data_prep.pictures.settings import Depth, NeedsRange, PictureSettings
 from data_prep.sources.base import BadImage, reason_of
+from fedgan_mpi.data import Images, white
 
 _OPTIONAL = (
     "ModalityLUTSequence",
@@ -30,8 +32,10 @@ _OPTIONAL = (
 """Attributes that may be absent, and that are treated so if they are empty."""
 
 
-def decode_dicom(name: str, content: bytes, settings: PictureSettings | None = None) -> Image.Image:
-    """Decode a file to mode L.
+def decode_dicom(
+    name: str, content: bytes, settings: PictureSettings | None = None
+) -> Image.Image | DeepImage:
+    """Decode a file to mode L, or to a gray DeepImage of 16 bits.
 
     A declared range holds for the values after rescaling (Hounsfield units, say), and replaces the
     file's VOI table or window. Values of more than 8 bits without either are scaled by the range of
@@ -39,7 +43,7 @@ def decode_dicom(name: str, content: bytes, settings: PictureSettings | None = N
     """
     try:
         file = _read(content)
-        return Image.fromarray(to_gray(file, file.pixel_array, settings or PictureSettings()))
+        return as_image(to_gray(file, file.pixel_array, settings or PictureSettings()))
     except (NeedsRange, MemoryError, TooSlow):
         raise
     except Exception as error:  # pydicom's errors for damaged files have no common type
@@ -68,8 +72,8 @@ def read_tag(content: bytes, tag: str) -> str:
     return str(file.get(tag) or "unknown")
 
 
-def to_gray(file: Any, stored: NDArray, settings: PictureSettings) -> NDArray[np.uint8]:
-    """Convert stored values (H, W) to uint8 according to the file's header.
+def to_gray(file: Any, stored: NDArray, settings: PictureSettings) -> Images:
+    """Convert stored values (H, W) to shades according to the file's header.
 
     Raises ValueError if the file is not one gray image, and NeedsRange.
     """
@@ -80,7 +84,7 @@ def to_gray(file: Any, stored: NDArray, settings: PictureSettings) -> NDArray[np
         raise ValueError(f"its PhotometricInterpretation is {kind}, not MONOCHROME1 or 2")
     gray = _to_shades(file, stored, settings)
     is_inverse = str(file.get("PresentationLUTShape", "")).upper() == "INVERSE"
-    return 255 - gray if kind == "MONOCHROME1" or is_inverse else gray
+    return white(gray.dtype) - gray if kind == "MONOCHROME1" or is_inverse else gray
 
 
 def _read(content: bytes) -> Any:
@@ -156,41 +160,43 @@ def _entries_of_16_bits(table: Any) -> Iterator[int]:
         table.LUTDescriptor = descriptor
 
 
-def _to_shades(file: Any, stored: NDArray, settings: PictureSettings) -> NDArray[np.uint8]:
+def _to_shades(file: Any, stored: NDArray, settings: PictureSettings) -> Images:
+    depth = settings.depth
     if settings.is_declared and settings.value_range is not None:
-        return to_shades(_rescale(file, stored), settings.value_range)
+        return to_shades(_rescale(file, stored), settings.value_range, depth)
     if "VOILUTSequence" in file:
-        return _apply_voi_table(file, _rescale(file, stored))
+        return _apply_voi_table(file, _rescale(file, stored), depth)
     if "WindowCenter" in file:
-        return _apply_window(file, _rescale(file, stored))
+        return _apply_window(file, _rescale(file, stored), depth)
     if (
         not _shades_are_known(file)
         and (value_range := settings.range_for(is_deep=True)) is not None
     ):
-        return to_shades(_rescale(file, stored), value_range)
+        return to_shades(_rescale(file, stored), value_range, depth)
     values = _rescale(file, stored)
     if "ModalityLUTSequence" in file:
-        return to_shades(values, (0, 2 ** int(file.ModalityLUTSequence[0].LUTDescriptor[2]) - 1))
+        most = 2 ** int(file.ModalityLUTSequence[0].LUTDescriptor[2]) - 1
+        return to_shades(values, (0, most), depth)
     if stored.dtype.kind == "f":
-        return to_shades(values, occurring_range(values) or (0, 1))
+        return to_shades(values, occurring_range(values) or (0, 1), depth)
     bits = int(file.BitsStored)
     if bits == 8 and file.PixelRepresentation == 0 and file.get("RescaleSlope", 1) >= 0:
-        return stored.astype(np.uint8, copy=False)
+        return to_shades(stored.astype(np.uint8, copy=False), (0, 255), depth)
     low = -(2 ** (bits - 1)) if file.PixelRepresentation else 0
     ends = _rescale(file, np.array([low, low + 2**bits - 1]))
-    return to_shades(values, (float(ends.min()), float(ends.max())))
+    return to_shades(values, (float(ends.min()), float(ends.max())), depth)
 
 
-def _apply_voi_table(file: Any, values: NDArray) -> NDArray[np.uint8]:
+def _apply_voi_table(file: Any, values: NDArray, depth: Depth) -> Images:
     """Look values up in the first table of VOILUTSequence (DICOM PS3.3, C.11.2.1.1)."""
     from pydicom.pixels import apply_voi_lut
 
-    with _entries_of_16_bits(file.VOILUTSequence[0]) as depth:
+    with _entries_of_16_bits(file.VOILUTSequence[0]) as bits:
         looked_up = apply_voi_lut(np.rint(values).astype(np.int64), file, prefer_lut=True)
-    return to_shades(looked_up, (0, 2**depth - 1))
+    return to_shades(looked_up, (0, 2**bits - 1), depth)
 
 
-def _apply_window(file: Any, values: NDArray) -> NDArray[np.uint8]:
+def _apply_window(file: Any, values: NDArray, depth: Depth) -> Images:
     """Apply the file's window (DICOM PS3.3, C.11.2.1.2)."""
     from pydicom import Dataset
     from pydicom.pixels import apply_voi_lut
@@ -201,4 +207,4 @@ def _apply_window(file: Any, values: NDArray) -> NDArray[np.uint8]:
     header.BitsStored, header.PixelRepresentation = 16, 0
     header.WindowCenter, header.WindowWidth = _window(file) or (0, 1)
     header.VOILUTFunction = _function(file)
-    return to_shades(apply_voi_lut(values, header), (0, 65535))
+    return to_shades(apply_voi_lut(values, header), (0, 65535), depth)

@@ -9,11 +9,10 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
 from data_prep.pictures.formats import EXTENSIONS, START_BYTES, describe, is_picture
 from data_prep.sources import leftovers
-from data_prep.sources.base import Source, reason_of
+from data_prep.sources.base import Picture, Source, reason_of
 from data_prep.sources.files import Files, open_files, read_image
 from data_prep.sources.image_file import decode_image_file, range_of_image_file
 from data_prep.sources.splits import find_splits
@@ -73,7 +72,7 @@ class ImageFolder(Source):
     def keys(self) -> Sequence[str]:
         return self._names
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int) -> Picture:
         name = self._names[index]
         return decode_image_file(name, read_image(self._files, name), self.pictures)
 

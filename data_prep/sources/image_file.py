@@ -6,8 +6,10 @@ import numpy as np
 from PIL import Image
 
 from data_prep.limits import TooSlow
+from data_prep.pictures.deep_image import DeepImage, as_image
 from data_prep.pictures.formats import NotAPicture, is_dicom, open_picture
 from data_prep.pictures.samples import (
+    Samples,
     full_range,
     is_deep,
     occurring_range,
@@ -17,6 +19,7 @@ from data_prep.pictures.samples import (
 from data_prep.pictures.settings import NeedsRange, PictureSettings
 from data_prep.sources.base import BadImage, reason_of
 from data_prep.sources.dicom import decode_dicom, range_of_dicom
+from fedgan_mpi.data import white
 
 SEVERAL_FRAMES = "several_frames"
 """Key in `image.info` of a decoded image whose file has more frames or pages."""
@@ -35,8 +38,10 @@ _GRAY_MODES = ("1", "L", "LA", "La")
 
 def decode_image_file(
     name: str, content: bytes, settings: PictureSettings | None = None
-) -> Image.Image:
+) -> Image.Image | DeepImage:
     """Decode a picture or a DICOM file to mode L or RGB, upright, without transparency.
+
+    With a depth of 16 bits, decodes it to a DeepImage of 1 or 3 channels.
 
     Raises BadImage, whatever the file makes a library raise, and NeedsRange.
     """
@@ -69,22 +74,40 @@ def range_of_image_file(name: str, content: bytes) -> tuple[float, float] | None
     return occurring_range(read_samples(image, content).values) if is_deep(image) else None
 
 
-def _decode(image: Image.Image, content: bytes, settings: PictureSettings) -> Image.Image:
+def _decode(
+    image: Image.Image, content: bytes, settings: PictureSettings
+) -> Image.Image | DeepImage:
     if not is_deep(image):
         image.load()
-        return _decode_8_bits(image, settings)
-    value_range = settings.range_for(is_deep=True)
-    samples = read_samples(image, content)
-    shades = to_shades(samples.values, value_range or full_range(samples.values.dtype))
+        if settings.depth == 8:
+            return _decode_8_bits(image, settings)
+        value_range = None if image.mode == "1" else settings.range_for(is_deep=False)
+        samples = _samples_of_8_bits(image)
+    else:
+        value_range = settings.range_for(is_deep=True)
+        samples = read_samples(image, content)
+    limits = value_range or full_range(samples.values.dtype)
+    shades = to_shades(samples.values, limits, settings.depth)
     if samples.alpha is None:
-        return Image.fromarray(shades)
-    background = np.array(settings.background, np.float32)
+        return as_image(shades)
+    background = np.array(settings.background, np.float32) * (white(shades.dtype) // 255)
     if shades.ndim == 2 and len(set(settings.background)) == 1:
         alpha, background = samples.alpha, background[0]
     else:
         shades = np.repeat(shades[..., None], 3, 2) if shades.ndim == 2 else shades
         alpha = samples.alpha[..., None]
-    return Image.fromarray(np.rint(alpha * shades + (1 - alpha) * background).astype(np.uint8))
+    composed = np.rint(alpha * shades + (1 - alpha) * background)
+    return as_image(composed.astype(shades.dtype))
+
+
+def _samples_of_8_bits(image: Image.Image) -> Samples:
+    """Return the samples of a loaded image of at most 8 bits a channel."""
+    mode = "L" if image.mode in _GRAY_MODES else "RGB"
+    if not image.has_transparency_data:
+        return Samples(np.asarray(image.convert(mode)))
+    layers = np.asarray(image.convert("RGBA"))
+    values = layers[..., 0] if mode == "L" else layers[..., :3]
+    return Samples(values, (layers[..., 3] / np.float32(255)).astype(np.float32))
 
 
 def _decode_8_bits(image: Image.Image, settings: PictureSettings) -> Image.Image:

@@ -16,7 +16,7 @@ _PARTS = ("train", "val", "test")
 
 
 class Npz(ArraySource):
-    """Any .npz file like MedMNIST's: {train,val,test}_images, uint8 N×H×W (or ×3), and _labels."""
+    """Any .npz file like MedMNIST's: {train,val,test}_images, N×H×W or N×H×W×C, and _labels."""
 
     name = "npz"
 
@@ -42,10 +42,11 @@ class Npz(ArraySource):
             raise UserError(
                 f"{path} has labels for only some of {', '.join(parts)}; add the others"
             )
-        if len({part.shape[1:] for part in images}) > 1:
-            raise UserError(f"{path}: the images of {', '.join(parts)} differ in shape")
+        if len({(part.shape[1:], part.dtype) for part in images}) > 1:
+            raise UserError(f"{path}: the images of {', '.join(parts)} differ in shape or type")
         self.images = np.concatenate(images)
         self.channels = self.images.shape[1]
+        self.is_deep = self.images.dtype != np.uint8
         self.class_names = []
         if labels:
             # Labels may be identifiers with gaps of millions. The classes are those that occur.
@@ -55,17 +56,22 @@ class Npz(ArraySource):
         self.heldout = np.arange(len(images[0]), len(self.images)) if len(parts) > 1 else None
 
 
-def _images(path: Path, key: str, images: NDArray) -> NDArray[np.uint8]:
-    """Convert an array to uint8 (N, C, H, W). Raises UserError if its dtype or shape is wrong."""
-    if images.dtype != np.uint8:
-        raise UserError(f"{path}: {key} are {images.dtype}, but must be uint8")
+def _images(path: Path, key: str, images: NDArray) -> NDArray[Any]:
+    """Convert an array to (N, C, H, W). Raises UserError if its dtype or shape is wrong."""
+    if images.dtype.kind not in "uif":
+        raise UserError(f"{path}: {key} are {images.dtype}, but must be integers or floats")
     if 0 in images.shape[1:]:
         raise UserError(f"{path}: {key} have shape {images.shape}, so the images have no pixels")
     if images.ndim == 3:
         return images[:, None]
-    if images.ndim == 4 and images.shape[3] in (1, 3):
+    if images.ndim == 4 and images.shape[2] == images.shape[3] != images.shape[1]:
+        raise UserError(
+            f"{path}: {key} have shape {images.shape}, which looks like N×C×H×W, but must be "
+            "N×H×W×C; transpose them"
+        )
+    if images.ndim == 4:
         return images.transpose(0, 3, 1, 2)
-    raise UserError(f"{path}: {key} have shape {images.shape}, but must be N×H×W or N×H×W×3")
+    raise UserError(f"{path}: {key} have shape {images.shape}, but must be N×H×W or N×H×W×C")
 
 
 def _labels(path: Path, key: str, labels: NDArray, images: int) -> NDArray[Any]:

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
 
-from data_prep.sources.base import Source, name_file_in_errors
+from data_prep.sources.base import Picture, Source, name_file_in_errors
 from data_prep.sources.dicom import decode_dicom, range_of_dicom, read_tag
 from data_prep.sources.files import Files, open_files, read_image
 from fedgan_mpi.errors import UserError
@@ -123,7 +122,7 @@ class Rsna(Source):
                 values.append(read_tag(self._files.read(self._file(index)), _TAGS[name]))
         return values
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int) -> Picture:
         name = self._file(index)
         return decode_dicom(name, read_image(self._files, name), self.pictures)
 

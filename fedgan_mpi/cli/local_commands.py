@@ -95,7 +95,8 @@ def _parse_sample(arguments: list[str]) -> Sample:
         "--out",
         type=str,
         default="samples.png",
-        help="PNG file to write; a FIFO or /dev/stdout gets the same bytes",
+        help="PNG file to write, or .npz file for the array `images`, (N, H, W, C); a FIFO or "
+        "/dev/stdout gets the same bytes",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the latent vectors")
     parser.add_argument(

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from fedgan_mpi.data.batches import Batches
 from fedgan_mpi.data.manifest import HELDOUT, MANIFEST, Manifest
+from fedgan_mpi.data.pixels import Images, PixelType, to_8_bits, white
 from fedgan_mpi.data.shard import (
     FORMAT_VERSION,
-    Images,
     Labels,
     OnDisk,
     Shard,
@@ -31,11 +31,14 @@ __all__ = [
     "Labels",
     "Manifest",
     "OnDisk",
+    "PixelType",
     "Shard",
     "check_pixels",
     "read_shard",
     "shard_name",
+    "to_8_bits",
     "union",
+    "white",
     "write_blocks",
     "write_shard",
 ]

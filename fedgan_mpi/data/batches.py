@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fedgan_mpi.data.shard import Images, Shard
+from fedgan_mpi.data.pixels import Images
+from fedgan_mpi.data.shard import Shard
 from fedgan_mpi.random_streams import Purpose, numpy_stream
 
 
@@ -24,7 +25,7 @@ class Batches:
         self._order: NDArray[np.int64] = np.empty(0, np.int64)
 
     def draw(self) -> Images:
-        """Return the images of the next batch, uint8 (size, C, H, W)."""
+        """Return the images of the next batch, (size, C, H, W)."""
         return self.shard.take(self.next())
 
     def next(self) -> NDArray[np.int64]:

@@ -39,6 +39,7 @@ def read_shards(
         shards[device] = read_shard(
             path,
             image_shape=manifest.image_shape,
+            dtype=manifest.dtype,
             in_memory=in_memory,
             rows=manifest.images[device - 1],
         )
@@ -57,8 +58,7 @@ def keeps_in_memory(
     if config.data.read != "auto":
         return config.data.read == "memory"
     images = sum(manifest.images[device - 1] for device in devices)
-    channels, height, width = manifest.image_shape
-    nbytes = images * channels * height * width
+    nbytes = images * manifest.bytes_per_image
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return nbytes * local_ranks <= memory / 4
 
@@ -73,7 +73,7 @@ def read_heldout(config: Config, directory: Path, manifest: Manifest) -> Shard |
         return None
     path = Path(config.data.heldout) if config.data.heldout else directory / str(manifest.heldout)
     rows = None if config.data.heldout else manifest.heldout_images
-    heldout = read_shard(path, image_shape=manifest.image_shape, rows=rows)
+    heldout = read_shard(path, image_shape=manifest.image_shape, dtype=manifest.dtype, rows=rows)
     if config.data.heldout is None:
         manifest.check_heldout(heldout)
     check_samples(config, len(heldout), path)

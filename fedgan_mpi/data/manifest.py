@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
+from fedgan_mpi.data.pixels import PixelType
 from fedgan_mpi.data.shard import FORMAT_VERSION, Shard
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import write_complete
@@ -57,10 +59,17 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """SHA-256 of the feature extractor's file."""
     features_accuracy: Annotated[float, Meta(ge=0, le=1)] | None = None
     """Accuracy of the extractor's classifier on held-out images, 0 to 1."""
+    dtype: PixelType = "uint8"
+    """Type of the pixels. 0 is black, the largest value of the type is white."""
     range: tuple[float, float] | None = None
     """Values of the original images that are black and white here. None: 0 and 255 of 8 bits."""
     skipped: list[str] = []
     """Unreadable images that were skipped, each with the reason."""
+
+    @property
+    def bytes_per_image(self) -> int:
+        """Bytes of the pixels of one image."""
+        return math.prod(self.image_shape) * np.dtype(self.dtype).itemsize
 
     def write(self, directory: Path) -> None:
         """Write shards.json to a directory, complete or not at all.

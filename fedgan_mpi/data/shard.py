@@ -15,12 +15,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from fedgan_mpi.data.pixels import Images, PixelType
 from fedgan_mpi.data.sizes import check_sizes
 from fedgan_mpi.errors import UserError
 
 FORMAT_VERSION = 1
 
-Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
 
@@ -40,12 +40,13 @@ class OnDisk:
     offset: int
     """Position of the first pixel in the file, bytes."""
     shape: tuple[int, ...]
+    dtype: np.dtype[Any]
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows: Any) -> Images:
-        return np.array(np.memmap(self.path, np.uint8, "r", self.offset, self.shape)[rows])
+        return np.array(np.memmap(self.path, self.dtype, "r", self.offset, self.shape)[rows])
 
 
 @dataclass(kw_only=True)
@@ -64,7 +65,7 @@ class Shard:
         return int(self.images.shape[0])
 
     def take(self, indices: NDArray[np.int64]) -> Images:
-        """Return images by index, uint8 (len(indices), C, H, W). Indices may repeat."""
+        """Return images by index, (len(indices), C, H, W). Indices may repeat."""
         if not isinstance(self.images, h5py.Dataset):
             return self.images[indices]
         # HDF5 requires strictly increasing indices.
@@ -76,6 +77,7 @@ def read_shard(
     path: Path,
     *,
     image_shape: tuple[int, int, int],
+    dtype: PixelType = "uint8",
     in_memory: bool = True,
     rows: int | None = None,
 ) -> Shard:
@@ -99,7 +101,7 @@ def read_shard(
         raise UserError(f"{path} is {reason}") from None
     shard: Shard | None = None
     try:
-        shard = _check_shard(path, file, image_shape, in_memory, rows)
+        shard = _check_shard(path, file, image_shape, dtype, in_memory, rows)
         return shard
     except MemoryError:
         raise UserError(f"{path} does not fit into the memory of this machine") from None
@@ -111,7 +113,12 @@ def read_shard(
 
 
 def _check_shard(
-    path: Path, file: h5py.File, image_shape: tuple[int, ...], in_memory: bool, rows: int | None
+    path: Path,
+    file: h5py.File,
+    image_shape: tuple[int, ...],
+    dtype: PixelType,
+    in_memory: bool,
+    rows: int | None,
 ) -> Shard:
     version = file.attrs.get("format_version")
     if version != FORMAT_VERSION:
@@ -128,8 +135,8 @@ def _check_shard(
     images = file.get("images")
     if not isinstance(images, h5py.Dataset):
         raise UserError(f"{path} has no dataset 'images'")
-    if images.dtype != np.uint8:
-        raise UserError(f"{path}: images are {images.dtype}, but must be uint8")
+    if images.dtype != dtype:
+        raise UserError(f"{path}: images are {images.dtype}, but must be {dtype}")
     if images.ndim != 4 or images.shape[1:] != image_shape:
         expected = "×".join(map(str, image_shape))
         raise UserError(f"{path}: images have shape {images.shape}, but must be N×{expected}")
@@ -150,7 +157,7 @@ def _check_shard(
         shard.images = images[...]
         check_pixels(shard)
     elif offset is not None:
-        shard.images = OnDisk(path=path, offset=offset, shape=images.shape)
+        shard.images = OnDisk(path=path, offset=offset, shape=images.shape, dtype=images.dtype)
         shard.images[:1]  # fails if the file is too short
     return shard
 

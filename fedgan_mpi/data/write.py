@@ -15,7 +15,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from fedgan_mpi.data.shard import FORMAT_VERSION, Images, Labels, slices
+from fedgan_mpi.data.pixels import Images, PixelType
+from fedgan_mpi.data.shard import FORMAT_VERSION, Labels, slices
 from fedgan_mpi.files import complete_or_absent
 
 _LIBVER = ("v108", "latest")
@@ -44,11 +45,18 @@ def write_shard(
 ) -> str:
     """Write one shard and return the SHA-256 of its pixels.
 
-    `images`: uint8 (N, C, H, W). `labels` and `indices` into the source: int64 (N,).
+    `images`: uint8 or uint16, (N, C, H, W). `labels` and `indices` into the source: int64 (N,).
     """
     block = Block(images=images, labels=labels, indices=indices)
     shape = (images.shape[1], images.shape[2], images.shape[3])
-    return write_blocks(path, [block], rows=len(images), image_shape=shape, attributes=attributes)
+    return write_blocks(
+        path,
+        [block],
+        rows=len(images),
+        image_shape=shape,
+        dtype="uint16" if images.dtype == np.uint16 else "uint8",
+        attributes=attributes,
+    )
 
 
 def write_blocks(
@@ -57,6 +65,7 @@ def write_blocks(
     *,
     rows: int,
     image_shape: tuple[int, int, int],
+    dtype: PixelType = "uint8",
     attributes: dict[str, Any],
 ) -> str:
     """Write one shard from consecutive blocks and return the SHA-256 of its pixels.
@@ -65,9 +74,9 @@ def write_blocks(
     `attributes` are written last, so the producer of the blocks may still change them.
     """
     with complete_or_absent(path) as temporary:
-        written, sha256 = _write_arrays(temporary, blocks, rows, image_shape)
+        written, sha256 = _write_arrays(temporary, blocks, rows, image_shape, dtype)
         if written < rows:
-            _truncate(temporary, written, image_shape)
+            _truncate(temporary, written, image_shape, dtype)
         with h5py.File(temporary, "r+", locking=False, libver=_LIBVER) as file:
             file.attrs["format_version"] = FORMAT_VERSION
             for key, value in {"pixels_sha256": sha256, **attributes}.items():
@@ -88,17 +97,23 @@ def _write_attribute(file: h5py.File, key: str, value: Any) -> None:
 
 
 def _write_arrays(
-    path: Path, blocks: Iterable[Block], rows: int, image_shape: tuple[int, int, int]
+    path: Path,
+    blocks: Iterable[Block],
+    rows: int,
+    image_shape: tuple[int, int, int],
+    dtype: PixelType,
 ) -> tuple[int, str]:
     """Write the blocks to a new file. Return the number of images and the SHA-256 of the pixels."""
     digest, written = hashlib.sha256(), 0
     labels: list[Labels] = []
     indices = [np.empty(0, np.int64)]
-    _reserve(path, rows * (math.prod(image_shape) + 16) + _METADATA_BYTES)
+    _reserve(
+        path, rows * (math.prod(image_shape) * np.dtype(dtype).itemsize + 16) + _METADATA_BYTES
+    )
     # No lock: the temporary name is unique, and a process forked now would keep holding the lock.
     with h5py.File(path, "r+", locking=False, libver=_LIBVER) as file:
         # Without a `chunks` argument the dataset is contiguous.
-        images = file.create_dataset("images", (rows, *image_shape), np.uint8)
+        images = file.create_dataset("images", (rows, *image_shape), dtype)
         for block in blocks:
             images[written : written + len(block.images)] = block.images
             digest.update(np.ascontiguousarray(block.images).data)
@@ -123,7 +138,7 @@ def _reserve(path: Path, size: int) -> None:
             os.posix_fallocate(file.fileno(), 0, size)
 
 
-def _truncate(path: Path, rows: int, image_shape: tuple[int, int, int]) -> None:
+def _truncate(path: Path, rows: int, image_shape: tuple[int, int, int], dtype: PixelType) -> None:
     """Rewrite a shard with only its first rows, because a contiguous dataset cannot shrink."""
     shorter = path.with_name(f"{path.name}.less")
     try:
@@ -137,7 +152,7 @@ def _truncate(path: Path, rows: int, image_shape: tuple[int, int, int]) -> None:
                 )
                 for part in slices(rows)
             )
-            _write_arrays(shorter, blocks, rows, image_shape)
+            _write_arrays(shorter, blocks, rows, image_shape, dtype)
         os.replace(shorter, path)
     finally:
         shorter.unlink(missing_ok=True)

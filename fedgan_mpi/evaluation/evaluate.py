@@ -111,7 +111,14 @@ def evaluate(
                 classes=classes,
             )
             generator = read_generator(link, opened.pair, run / name)
-            images = partial(generate, opened.pair, generator, seed=seed, purpose=Purpose.SCORE)
+            images = partial(
+                generate,
+                opened.pair,
+                generator,
+                seed=seed,
+                purpose=Purpose.SCORE,
+                dtype=opened.dtype,
+            )
             values = scorer.finish(scorer.accumulate(images, rank=link.rank, size=link.size))
             round = link.from_server(partial(_round_of, run / name))
             lines += [{**line, "of": key} for line in scorer.lines(round, values)]

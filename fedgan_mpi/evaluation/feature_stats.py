@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fedgan_mpi.comm.link import Link
+from fedgan_mpi.data import Images
 from fedgan_mpi.evaluation.features import Classifier, Extractor
 from fedgan_mpi.evaluation.frechet import Array, FeatureSums
 from fedgan_mpi.evaluation.image_classes import ImageClasses, Labels
@@ -61,7 +61,7 @@ class ExtractorStats:
         self.sums, *self.sums_of_classes = unpacked
 
     def accumulate(
-        self, images: NDArray[np.uint8], classes: Labels | None, *, row: int | None, sums: bool
+        self, images: Images, classes: Labels | None, *, row: int | None, sums: bool
     ) -> None:
         """Add images; see `FeatureStats.accumulate`."""
         features = self.extractor.compute(images)
@@ -102,13 +102,13 @@ class FeatureStats:
     @torch.no_grad()
     def accumulate(
         self,
-        images: NDArray[np.uint8],
+        images: Images,
         labels: Labels | None = None,
         *,
         row: int | None = None,
         sums: bool = True,
     ) -> None:
-        """Add images, uint8 (N, C, H, W).
+        """Add images, (N, C, H, W).
 
         labels: of the images, int64 (N,), if they have any. row: position of the first image among
         the stored rows; None stores no rows. sums: whether to add the features to the sums.
@@ -117,7 +117,7 @@ class FeatureStats:
         for stats in self.per_extractor:
             stats.accumulate(images, classes, row=row, sums=sums)
 
-    def keep(self, images: NDArray[np.uint8], *, of: int) -> None:
+    def keep(self, images: Images, *, of: int) -> None:
         """Add features of single images of a device, which stay on this rank.
 
         of: number of all its images.

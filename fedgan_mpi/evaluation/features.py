@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fedgan_mpi.data import Images, to_8_bits
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.extractor_file import METADATA_KEY, Metadata, read_metadata, write_arrays
 from fedgan_mpi.federation.flat_parameters import FlatParameters
@@ -36,7 +37,7 @@ _TRAINING_IMAGES = 30_000  # over 3 to 8 epochs; about 4 s for images of 28 pixe
 
 
 class Extractor(nn.Module, ABC):
-    """Maps uint8 images (B, C, H, W) to features, float32 (B, width)."""
+    """Maps images (B, C, H, W) to features, float32 (B, width)."""
 
     kind: str
     image_shape: tuple[int, int, int]
@@ -45,6 +46,8 @@ class Extractor(nn.Module, ABC):
     """The number of classes that it predicts; 0 if it is no classifier."""
     sha256 = ""
     """The hash of its file."""
+    reads_uint16 = False
+    """Whether it takes uint16 images; otherwise they are rounded to uint8."""
     device = torch.device("cpu")
 
     @abstractmethod
@@ -57,9 +60,11 @@ class Extractor(nn.Module, ABC):
         self.device = torch.device(device)
 
     @torch.no_grad()
-    def compute(self, images: NDArray[np.uint8]) -> Tensor:
-        """Return the features of images, uint8 (B, C, H, W), computed on the extractor's device in
+    def compute(self, images: Images) -> Tensor:
+        """Return the features of images (B, C, H, W), computed on the extractor's device in
         full float32."""
+        if not self.reads_uint16:
+            images = to_8_bits(images)
         with without_tf32():
             return self.features(torch.from_numpy(images).to(self.device))
 
@@ -74,6 +79,7 @@ class Classifier(Extractor):
 
     kind = "classifier"
     width = FEATURES
+    reads_uint16 = True
 
     def __init__(self, image_shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()
@@ -106,6 +112,7 @@ class PCA(Extractor):
     """Projects images on their first principal directions, (B, width). data_prep computes them."""
 
     kind = "pca"
+    reads_uint16 = True
     mean: Tensor
     directions: Tensor
 
@@ -121,14 +128,14 @@ class PCA(Extractor):
 
 
 def _scale(images: Tensor) -> Tensor:
-    """Convert uint8 to float32 in [-1, 1]."""
-    return images.to(torch.float32).div_(127.5).sub_(1)
+    """Convert uint8 or uint16 to float32 in [-1, 1]."""
+    return images.to(torch.float32).div_(torch.iinfo(images.dtype).max / 2).sub_(1)
 
 
 def train_classifier(
-    images: NDArray[np.uint8], labels: NDArray[np.int64], *, classes: int, seed: int
+    images: Images, labels: NDArray[np.int64], *, classes: int, seed: int
 ) -> Classifier:
-    """Train a classifier on images, uint8 (N, C, H, W), and labels, int64 (N,).
+    """Train a classifier on images, (N, C, H, W), and labels, int64 (N,).
 
     Use a single thread; this takes a few seconds for images of 28 pixels.
     """
@@ -164,9 +171,7 @@ def _single_thread() -> Iterator[None]:
 
 
 @torch.no_grad()
-def accuracy(
-    network: Classifier, parts: Iterable[tuple[NDArray[np.uint8], NDArray[np.int64]]]
-) -> float:
+def accuracy(network: Classifier, parts: Iterable[tuple[Images, NDArray[np.int64]]]) -> float:
     """Return the classifier's accuracy over all parts of (images, labels)."""
     correct = total = 0
     for images, labels in parts:

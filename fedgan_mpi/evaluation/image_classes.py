@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fedgan_mpi.comm.link import Link
 from fedgan_mpi.config import Config
+from fedgan_mpi.data import Images
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.features import Classifier, Extractor, read_extractor
 
@@ -29,7 +30,7 @@ class ImageClasses:
     classifier: Classifier | None
     """None: images have labels."""
 
-    def of(self, images: NDArray[np.uint8], labels: Labels | None) -> Labels:
+    def of(self, images: Images, labels: Labels | None) -> Labels:
         """Return the class of each image. labels: needed without a classifier."""
         if self.classifier is None:
             assert labels is not None

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedgan_mpi.comm.link import Link
-from fedgan_mpi.data import Shard
+from fedgan_mpi.data import Images, Shard
 from fedgan_mpi.data.sizes import machine_memory
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.feature_stats import BLOCK
@@ -37,12 +37,12 @@ _CLOSE = 0.05  # quantile of held-out images' distances; a fake below it counts 
 _HELDOUT_IMAGES = 1000
 
 Indices = NDArray[np.int64]
-Pixels = NDArray[np.uint8]
 
 
 def _check_count(count: int, nz: int, heldout: Shard) -> None:
     """Raise UserError if `count` generated images do not fit into memory."""
-    most = machine_memory() // 4 // (math.prod(heldout.images.shape[1:]) + 4 * nz)
+    image = math.prod(heldout.images.shape[1:]) * heldout.images.dtype.itemsize
+    most = machine_memory() // 4 // (image + 4 * nz)
     if count > most:
         right = f"at most {most}: more images do not fit into the memory of this machine"
         raise UserError(f"--count is {count}, but must be {right}")
@@ -79,7 +79,13 @@ def measure_memorization(
     seed, features_of = opened.config.run.seed, opened.extractors[0]
     link.on_every_rank(lambda: _check_count(count, opened.config.model.nz, opened.heldout))
     fakes = generate(
-        opened.pair, generator, seed=seed, count=count, purpose=Purpose.GRID, chunk=0
+        opened.pair,
+        generator,
+        seed=seed,
+        count=count,
+        purpose=Purpose.GRID,
+        chunk=0,
+        dtype=opened.dtype,
     ).images
     heldout = opened.heldout.take(np.arange(min(len(opened.heldout), _HELDOUT_IMAGES)))
     points = _features(features_of, np.concatenate([fakes, heldout]))
@@ -119,7 +125,7 @@ def measure_memorization(
     link.from_server(write_report)
 
 
-def _features(extractor: Extractor, images: Pixels) -> Array:
+def _features(extractor: Extractor, images: Images) -> Array:
     blocks = [images[start : start + BLOCK] for start in range(0, len(images), BLOCK)]
     features = [extractor.compute(block).double().cpu().numpy() for block in blocks]
     return np.concatenate(features)
@@ -153,7 +159,7 @@ def _nearest_on_rank(extractor: Extractor, points: Array, shards: Mapping[int, S
     return found
 
 
-def _collect_images(link: Link, opened: OpenRun, devices: Indices, local: _Nearest) -> Pixels:
+def _collect_images(link: Link, opened: OpenRun, devices: Indices, local: _Nearest) -> Images:
     """Return the nearest training image of each fake, on every rank. Collective.
 
     devices: the device that holds each image.
@@ -162,10 +168,10 @@ def _collect_images(link: Link, opened: OpenRun, devices: Indices, local: _Neare
     for n, device in enumerate(devices):
         if device in opened.real.shards:
             pixels[n] = opened.real.shards[device].take(local.indices[n : n + 1])[0]
-    return link.sum(pixels.ravel()).reshape(pixels.shape).astype(np.uint8)
+    return link.sum(pixels.ravel()).reshape(pixels.shape).astype(opened.dtype)
 
 
-def _draw(path: Path, fakes: Pixels, originals: Pixels | None) -> None:
+def _draw(path: Path, fakes: Images, originals: Images | None) -> None:
     """Draw the fakes. Place the nearest training image, if given, to the right of each."""
     images, columns = fakes, None
     if originals is not None:

@@ -21,7 +21,7 @@ from fedgan_mpi.checkpoint.format import read_generator_parameters
 from fedgan_mpi.comm.link import Link
 from fedgan_mpi.config import Config
 from fedgan_mpi.config.io import check_same_shards, read_config
-from fedgan_mpi.data import Manifest, Shard
+from fedgan_mpi.data import Manifest, PixelType, Shard
 from fedgan_mpi.data.loading import read_heldout, read_shards
 from fedgan_mpi.errors import AgreedError, UserError
 from fedgan_mpi.evaluation.extractors import read_extractors
@@ -41,6 +41,8 @@ class OpenRun:
     extractors: list[Extractor]
     real: RealImages
     heldout: Shard
+    dtype: PixelType
+    """Of the pixels of all images."""
     classes: int
     """Classes of the shards."""
     features: Path | None
@@ -100,6 +102,7 @@ def open_run(
             sha256=manifest.sha256,
         ),
         heldout=heldout,
+        dtype=manifest.dtype,
         classes=len(pooled_histogram),
         features=features,
     )

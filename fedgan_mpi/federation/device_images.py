@@ -1,16 +1,14 @@
-"""A device's images on its torch device: resident as uint8 if a GPU has room, otherwise read batch
-by batch from the shard."""
+"""A device's images on its torch device: resident as integers if a GPU has room, otherwise read
+batch by batch from the shard."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedgan_mpi.data import Shard
+from fedgan_mpi.data import Shard, white
 
 MEMORY_SHARE = 0.25  # of a GPU's free memory that one shard may take
 
@@ -22,10 +20,11 @@ class Images:
         """like: batches get its dtype and torch device. resident: keep the shard there; None: if it
         is a GPU with enough free memory."""
         self.shard, self.dtype, self.torch_device = shard, like.dtype, like.device
+        self._step = 2 / white(shard.images.dtype)
         if resident is None:
             resident = self._fit()
         self.resident: Tensor | None = None
-        """The whole shard, uint8 (N, C, H, W); None if not resident."""
+        """The whole shard, uint8 or uint16 (N, C, H, W); None if not resident."""
         if resident:
             self.resident = torch.from_numpy(np.asarray(shard.images[...])).to(like.device)
 
@@ -36,14 +35,14 @@ class Images:
         else:
             chosen = to_device(torch.from_numpy(indices), self.torch_device)
             pixels = self.resident.index_select(0, chosen)
-        return pixels.to(self.dtype).mul_(2 / 255).sub_(1)
+        return pixels.to(self.dtype).mul_(self._step).sub_(1)
 
     def _fit(self) -> bool:
-        in_memory = isinstance(self.shard.images, np.ndarray)
-        if self.torch_device.type != "cuda" or not in_memory:
+        images = self.shard.images
+        if self.torch_device.type != "cuda" or not isinstance(images, np.ndarray):
             return False
         free, _ = torch.cuda.mem_get_info(self.torch_device)
-        return math.prod(self.shard.images.shape) <= MEMORY_SHARE * free
+        return images.nbytes <= MEMORY_SHARE * free
 
 
 def to_device(tensor: Tensor, torch_device: torch.device) -> Tensor:

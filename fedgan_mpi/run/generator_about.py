@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from fedgan_mpi.data import PixelType
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.schema import Count, SchemaError, check, parse_json, read_bounded
 
@@ -31,6 +32,10 @@ class GeneratorAbout(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Generators of version 0.1.0 and earlier have size and channels instead."""
     size: Size | None = None
     channels: Size | None = None
+    dtype: PixelType = "uint8"
+    """Type of the pixels of the shards."""
+    range: tuple[float, float] | None = None
+    """As in shards.json."""
     nz: Size
     width: Size | None = None
     """None for networks of a plug-in."""

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
 from fedgan_mpi import plugins
+from fedgan_mpi.data import Images, PixelType, white
 from fedgan_mpi.data.sizes import machine_memory
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import explain_write_errors, write_complete
@@ -50,8 +50,8 @@ class TrainedGenerator:
     2019, arXiv:1809.11096). None: z is not truncated."""
 
     @torch.no_grad()
-    def __call__(self, count: int, *, seed: int = 0, label: int | None = None) -> NDArray[np.uint8]:
-        """Return generated images, (count, C, H, W). Equal seeds give equal images.
+    def __call__(self, count: int, *, seed: int = 0, label: int | None = None) -> Images:
+        """Return generated images, `dtype` (count, C, H, W). Equal seeds give equal images.
 
         label: the class of all images; None: classes as frequent as in the data. Raises UserError
         if the generator has no such class.
@@ -61,18 +61,28 @@ class TrainedGenerator:
         noise = self._noise(count, stream).split(_BATCH)
         classes = self._one_hot_batches(count, stream, label)
         batches = [Batch(z, y) for z, y in zip(noise, classes, strict=True)]
-        return np.concatenate([to_pixels(batch.through(self.network)) for batch in batches])
+        return np.concatenate([self._to_pixels(batch) for batch in batches])
 
     def check_count(self, count: int) -> None:
         """Raise UserError if `count` images do not fit into memory."""
         classes = len(self.about.get("class_shares") or ())
-        image = 2 * math.prod(shape_of(self.about)) + 4 * self.about["nz"] + 16 * classes
+        pixels = math.prod(shape_of(self.about)) * np.dtype(self.dtype).itemsize
+        image = 2 * pixels + 4 * self.about["nz"] + 16 * classes
         most = machine_memory() // 2 // image
         if count > most:
             raise UserError(
                 f"count is {count}, but must be at most {most}: more images do not fit into the "
                 "memory of this machine"
             )
+
+    @property
+    def dtype(self) -> PixelType:
+        """Type of the pixels, as in the shards of the training."""
+        dtype: PixelType = self.about.get("dtype", "uint8")
+        return dtype
+
+    def _to_pixels(self, batch: Batch) -> Images:
+        return to_pixels(batch.through(self.network), self.dtype)
 
     @property
     def class_names(self) -> list[str]:
@@ -83,7 +93,7 @@ class TrainedGenerator:
         return names
 
     @torch.no_grad()
-    def interpolate(self, rows: int, columns: int, *, seed: int = 0) -> NDArray[np.uint8]:
+    def interpolate(self, rows: int, columns: int, *, seed: int = 0) -> Images:
         """Return rows of images between two noise vectors each, (rows · columns, C, H, W).
 
         Spherical interpolation: the vectors of a row are on the great circle through its ends, so
@@ -100,7 +110,7 @@ class TrainedGenerator:
             t = torch.linspace(0, 1, columns)[:, None]
             z = ((1 - t) * angle).sin() * a + (t * angle).sin() * b
             y = classes[row].expand(columns, -1) if classes is not None else None
-            images.append(to_pixels(Batch(z / angle.sin(), y).through(self.network)))
+            images.append(self._to_pixels(Batch(z / angle.sin(), y)))
         return np.concatenate(images)
 
     @torch.no_grad()
@@ -151,11 +161,11 @@ class TrainedGenerator:
         return list(nn.functional.one_hot(labels, len(shares)).float().split(_BATCH))
 
 
-def to_pixels(images: torch.Tensor) -> NDArray[np.uint8]:
-    """Convert images in [-1, 1] to uint8, rounded to the nearest value."""
-    pixels: NDArray[np.uint8] = (
-        images.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
-    )
+def to_pixels(images: torch.Tensor, dtype: PixelType) -> Images:
+    """Convert images in [-1, 1] to a type of pixels, rounded to the nearest value."""
+    most = white(dtype)
+    rounded = images.add(1).mul(most / 2).round().clamp(0, most)
+    pixels: Images = rounded.to(getattr(torch, dtype)).cpu().numpy()
     return pixels
 
 

@@ -1,4 +1,4 @@
-"""Writes grids of images as PNG files and as an animated GIF."""
+"""Writes generated images: as grids in PNG files, as an animated GIF, and as arrays."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from fedgan_mpi.data import Images, to_8_bits, white
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import complete_or_absent, read_regular_file
+from fedgan_mpi.run.png import encode_png
 
 if TYPE_CHECKING:  # it imports torch, which is slow
     from fedgan_mpi.run.generator_file import TrainedGenerator
@@ -22,15 +23,15 @@ if TYPE_CHECKING:  # it imports torch, which is slow
 _MAX_FRAMES = 60
 _FRAME_MILLISECONDS = 200
 _GAP = 2  # pixels between and around enlarged images
-_BACKGROUND = 40
+_BACKGROUND = 40 / 255  # between black, 0, and white, 1
 _MIN_SIZE = 64  # pixels; smaller images are enlarged by a whole factor to at least this size
 _COLUMNS = 10  # of interpolations
 _MAX_PICTURE = 2**30  # pixels
 _GRID = re.compile(r"round_(\d{6,})\.png")
 
 
-def grid(images: NDArray[np.uint8], *, columns: int | None = None) -> Image.Image:
-    """Return images as one picture, row by row.
+def grid(images: Images, *, columns: int | None = None) -> Images:
+    """Return images as one picture, row by row: (H, W) in gray, or (H, W, 3).
 
     images: (N, C, H, W). Channels are colours if C = 3, and grey panels side by side otherwise.
     columns: None for a nearly square grid.
@@ -43,22 +44,23 @@ def grid(images: NDArray[np.uint8], *, columns: int | None = None) -> Image.Imag
     factor = max(1, math.ceil(_MIN_SIZE / max(height, width)))
     large = images.repeat(factor, axis=2).repeat(factor, axis=3)
     down, right = height * factor + _GAP, width * factor + _GAP
-    canvas = np.full((channels, rows * down + _GAP, columns * right + _GAP), _BACKGROUND, np.uint8)
+    shape = (channels, rows * down + _GAP, columns * right + _GAP)
+    canvas = np.full(shape, round(_BACKGROUND * white(images.dtype)), images.dtype)
     for n, image in enumerate(large):
         y, x = (n // columns) * down + _GAP, (n % columns) * right + _GAP
         canvas[:, y : y + height * factor, x : x + width * factor] = image
-    return Image.fromarray(canvas[0] if channels == 1 else canvas.transpose(1, 2, 0))
+    return canvas[0] if channels == 1 else canvas.transpose(1, 2, 0)
 
 
 def write_grid(
-    path: Path, images: NDArray[np.uint8], *, columns: int | None = None, stream: bool = False
+    path: Path, images: Images, *, columns: int | None = None, stream: bool = False
 ) -> None:
-    """Write images (N, C, H, W) as one PNG.
+    """Write images (N, C, H, W) as one PNG of their depth.
 
     columns: None for a nearly square grid. stream: see `complete_or_absent`.
     """
     with complete_or_absent(path, stream=stream) as temporary:
-        grid(images, columns=columns).save(temporary, format="PNG")
+        temporary.write_bytes(encode_png(grid(images, columns=columns)))
 
 
 def write_samples(
@@ -70,7 +72,8 @@ def write_samples(
     seed: int,
     label: int | None,
 ) -> None:
-    """Write a grid of generated images to a file, a FIFO or a device.
+    """Write generated images to a file, a FIFO or a device: a grid, or the array `images`,
+    (N, H, W, C), if its name ends with .npz.
 
     style: `grid` of independent samples, `interpolation` between two noise vectors per row, or
     `classes`, one per row. label: the class of a `grid`; None: classes as frequent as in the data.
@@ -78,7 +81,7 @@ def write_samples(
     """
     generator.check_count(count)
     most = _MAX_PICTURE // (_MIN_SIZE + _GAP) ** 2
-    if count > most:
+    if count > most and path.suffix != ".npz":
         raise UserError(f"count is {count}, but must be at most {most}, for one picture")
     columns: int | None = None
     if style == "interpolation":
@@ -91,7 +94,11 @@ def write_samples(
         images = np.concatenate(rows)
     else:
         images = generator(count, seed=seed, label=label)
-    write_grid(path, images, columns=columns, stream=True)
+    if path.suffix == ".npz":
+        with complete_or_absent(path, stream=True) as temporary, temporary.open("wb") as file:
+            np.savez(file, images=images.transpose(0, 2, 3, 1))
+    else:
+        write_grid(path, images, columns=columns, stream=True)
 
 
 def grids_of(run: Path) -> list[Path]:
@@ -140,4 +147,4 @@ def _open_grid(path: Path) -> Image.Image:
         frame.load()
     except Exception:  # Pillow raises many types for a damaged file
         raise UserError(f"{path} is not a PNG file that can be read") from None
-    return frame
+    return Image.fromarray(to_8_bits(np.asarray(frame))) if frame.mode == "I;16" else frame

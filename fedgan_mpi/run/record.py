@@ -14,9 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from fedgan_mpi.data import Images
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import explain_write_errors, remove_temporary_files, write_complete
 from fedgan_mpi.run.image_grids import write_grid
@@ -82,7 +80,7 @@ class Record:
             self._postfix["score"] = f"{score['value']:.1f}"
             self._bar.set_postfix(self._postfix, refresh=False)
 
-    def grid(self, round: int, images: NDArray[np.uint8]) -> None:
+    def grid(self, round: int, images: Images) -> None:
         """Write samples/round_NNNNNN.png, if that is possible. images: (N, C, H, W)."""
         if self.run is None:
             return

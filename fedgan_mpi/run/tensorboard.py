@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from fedgan_mpi.data import Images, to_8_bits
 from fedgan_mpi.run.image_grids import grid
 
 
@@ -31,9 +29,9 @@ class TensorBoard:
         """Add a score."""
         self._writer.add_scalar(f"score/{score['metric']}", score["value"], score["round"])
 
-    def grid(self, round: int, images: NDArray[np.uint8]) -> None:
+    def grid(self, round: int, images: Images) -> None:
         """Add a grid of images (N, C, H, W)."""
-        pixels = np.asarray(grid(images))
+        pixels = to_8_bits(grid(images))
         layout = "HWC" if pixels.ndim == 3 else "HW"
         self._writer.add_image("samples", pixels, round, dataformats=layout)
 

@@ -79,6 +79,8 @@ def read_configuration(run: Path) -> Config:
 def read_shards(run: Path) -> Shard:
     """Read the manifest and the first shard, and check one against the other."""
     manifest = Manifest.read(run / "shards")
-    shard = read_shard(run / "shards" / "device_0001.h5", image_shape=manifest.image_shape)
+    shard = read_shard(
+        run / "shards" / "device_0001.h5", image_shape=manifest.image_shape, dtype=manifest.dtype
+    )
     manifest.check_shard(shard, 1)
     return shard

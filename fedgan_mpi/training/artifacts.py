@@ -33,6 +33,8 @@ def export(
         "architecture": model.architecture,
         "options": model.options,
         "image_shape": list(context.manifest.image_shape),
+        "dtype": context.manifest.dtype,
+        "range": context.manifest.range,
         "size": sides[0],
         "channels": channels,
         "nz": model.nz,

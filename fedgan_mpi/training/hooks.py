@@ -237,6 +237,7 @@ class TrainingHooks:
                 count=GRID_IMAGES,
                 purpose=Purpose.GRID,
                 chunk=0,
+                dtype=self.context.manifest.dtype,
             ).images
             with self.rank_state.link.shows_activity():
                 self.record.grid(round, images)

@@ -113,6 +113,7 @@ class Scoring:
                 count=count,
                 purpose=Purpose.SCORE,
                 chunk=chunk,
+                dtype=self.context.manifest.dtype,
             )
 
         part, parts = max(link.rank - 1, 0), max(link.device_ranks, 1)

@@ -130,5 +130,6 @@ def shards_of(tmp_path: Path, contents: dict[str, bytes], *more: str) -> tuple[n
     options = ["--devices=1", "--heldout-share=0", *SERIAL, *more]
     assert main(["imagefolder", "--source", str(folder), "--out", str(out), *options]) == 0
     manifest = Manifest.read(out)
-    shard = read_shard(out / "device_0001.h5", image_shape=manifest.image_shape)
+    shape, dtype = manifest.image_shape, manifest.dtype
+    shard = read_shard(out / "device_0001.h5", image_shape=shape, dtype=dtype)
     return shard.images, json.loads((out / "shards.json").read_text())

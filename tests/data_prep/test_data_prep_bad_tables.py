@@ -74,8 +74,9 @@ def test_rsna_tables(tmp_path, capsys):
     ("arrays", "reason"),
     [
         ({"images": originals.noise(9, 4, 4)}, "has no train_images; it has images"),
-        ({"train_images": np.zeros((9, 4, 4))}, "train_images are float64, but must be uint8"),
-        ({"train_images": originals.noise(9, 4, 4, 2)}, "must be N×H×W or N×H×W×3"),
+        ({"train_images": np.zeros((9, 4, 4), "c8")}, "complex64, but must be integers or floats"),
+        ({"train_images": originals.noise(9, 4)}, "must be N×H×W or N×H×W×C"),
+        ({"train_images": originals.noise(9, 5, 8, 8)}, "looks like N×C×H×W"),
         (
             {"train_images": originals.noise(9, 4, 4), "train_labels": np.zeros(8, int)},
             "one integer for each of 9 images",

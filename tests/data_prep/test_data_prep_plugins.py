@@ -304,7 +304,10 @@ def test_an_error_in_the_middle_names_the_plug_in(cwd, capsys, where, processes)
     assert main(["parts.py:Sick", "--out", "out", *arguments]) == 1
     error = capsys.readouterr().err
     assert "DATASET 'parts.py:Sick'" in error and error.count("\n") == 1
-    expected = {"array": "17: it is ndarray, but must be", "mode": "17: it is RGBA, but must be"}
+    expected = {
+        "array": "17: it is an array of int16, but is_deep is",
+        "mode": "17: it is RGBA, but must be",
+    }
     assert expected.get(where, "boom") in error
     if where not in expected:
         assert f"{cwd / 'parts.py'} line" in error
