@@ -11,6 +11,7 @@ from typing import Any
 
 import common
 
+from fedgan_mpi.report.history import History, read_history
 from fedgan_mpi.run.stats import read_stats
 
 
@@ -52,6 +53,10 @@ class Study:
     def rounds(self, name: str) -> list[dict[str, Any]]:
         """Return the lines of rounds in the `stats.jsonl` of the first seed."""
         return read_stats(self._run(name, 0))[0]
+
+    def histories(self, name: str) -> list[History]:
+        """Return the history of each seed."""
+        return [read_history(self._run(name, seed)) for seed in range(self._args.seeds)]
 
     def megabytes(self, name: str) -> float:
         """Return the megabytes that a participant sends and receives in a run."""

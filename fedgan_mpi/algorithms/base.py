@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 
 from fedgan_mpi.algorithms.aggregation.uplink import Uplink
 from fedgan_mpi.algorithms.local_metrics import LocalMetrics
+from fedgan_mpi.config import Config
 from fedgan_mpi.config.algorithm_traits import AlgorithmTraits
 from fedgan_mpi.federation.device import Device
 from fedgan_mpi.federation.flat_parameters import is_finite
@@ -18,6 +19,7 @@ from fedgan_mpi.federation.rank import RankState
 from fedgan_mpi.run.stats import AUGMENT_SIGN, ROUND_KEYS
 from fedgan_mpi.wireless.cell import RadioRound
 from fedgan_mpi.wireless.cost import ComputeCost, CostModel, Memory, Payload, Sizes
+from fedgan_mpi.wireless.timeline import Timeline
 
 
 class Algorithm(ABC):
@@ -29,6 +31,8 @@ class Algorithm(ABC):
 
     traits: ClassVar[AlgorithmTraits] = AlgorithmTraits()
     """Properties that the program depends on."""
+    timeline: Timeline | None = None
+    """Times of the rounds if uploads may arrive late; replaces the wireless clock."""
 
     def __init__(self, rank_state: RankState) -> None:
         self.rank_state, self.link = rank_state, rank_state.link
@@ -58,7 +62,7 @@ class Algorithm(ABC):
         return None
 
     @staticmethod
-    def memory(sizes: Sizes, devices: int) -> Memory | None:
+    def memory(config: Config, sizes: Sizes, devices: int) -> Memory | None:
         """Return the memory that grows with the networks and the devices; None: not stated."""
         return None
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedgan_mpi.algorithms.base import Algorithm
 from fedgan_mpi.algorithms.mixture import loss_and_gradient
+from fedgan_mpi.config import Config
 from fedgan_mpi.config.algorithm_traits import TRAITS
 from fedgan_mpi.federation.device import Device
 from fedgan_mpi.federation.rank import RankState
@@ -104,7 +105,7 @@ class Ensemble(Algorithm):
         return Payload(down=sizes.theta, up=sizes.phi)
 
     @staticmethod
-    def memory(sizes: Sizes, devices: int) -> Memory:
+    def memory(config: Config, sizes: Sizes, devices: int) -> Memory:
         return Memory(server=devices * sizes.phi, shared=sizes.theta)
 
     @staticmethod

@@ -15,16 +15,24 @@ from fedgan_mpi.algorithms.aggregation.recalibration import BatchNormRecalibrati
 from fedgan_mpi.algorithms.aggregation.transforms import UpdateTransform
 from fedgan_mpi.algorithms.aggregation.uplink import Uplink
 from fedgan_mpi.algorithms.base import AveragingAlgorithm
+from fedgan_mpi.algorithms.staleness import make_timeline
+from fedgan_mpi.config import Config
 from fedgan_mpi.config.algorithm_traits import TRAITS
 from fedgan_mpi.federation.device import Device
+from fedgan_mpi.federation.rank import RankState
 from fedgan_mpi.wireless.cell import RadioRound
-from fedgan_mpi.wireless.cost import ComputeCost, CostModel, Payload, Sizes
+from fedgan_mpi.wireless.cost import ComputeCost, CostModel, Memory, Payload, Sizes
 
 
 class Ren(AveragingAlgorithm):
     """The method of the paper; choices that it leaves open are options."""
 
     traits = TRAITS["ren"]
+
+    def __init__(self, rank_state: RankState) -> None:
+        if rank_state.config.algorithm.staleness > 0:
+            self.timeline = make_timeline(rank_state, type(self))
+        super().__init__(rank_state)
 
     @property
     def trains_generator_last(self) -> bool:
@@ -65,7 +73,8 @@ class Ren(AveragingAlgorithm):
             passes = 2 * self.training.discriminator_steps
             statistics = self.flat.batchnorm_of_discriminator
             transforms.append(BatchNormRecalibration(self.rank_state.pair.D, statistics, passes))
-        return make_uplink(self.rank_state, self.flat.discriminator, transforms)
+        vector = self.flat.discriminator
+        return make_uplink(self.rank_state, vector, transforms, timeline=self.timeline)
 
     # ---------------------------------------------------------------- costs
 
@@ -73,6 +82,12 @@ class Ren(AveragingAlgorithm):
     def payload(sizes: Sizes) -> Payload:
         up = sizes.vectors * sizes.phi
         return Payload(down=sizes.theta + up, up=up)
+
+    @staticmethod
+    def memory(config: Config, sizes: Sizes, devices: int) -> Memory | None:
+        if config.algorithm.staleness == 0:
+            return None
+        return Memory(server=devices * sizes.phi, shared=sizes.theta + sizes.phi)
 
     @staticmethod
     def compute_cost(cost_model: CostModel) -> ComputeCost:

@@ -41,7 +41,7 @@ def _describe(link: Link, config: Config) -> str:
     theta, phi = count_parameters(G), count_trained(D)
     sizes = payload_sizes(config, image_shape, theta, phi)
     algorithm = algorithm_class(config.algorithm.name)
-    payload, memory = algorithm.payload(sizes), algorithm.memory(sizes, len(images))
+    payload, memory = algorithm.payload(sizes), algorithm.memory(config, sizes, len(images))
     bytes_per_number = {"float32": 4, "float64": 8}.get(config.link.wire_dtype, 2)
     participants = config.participation.participants(len(images))
     if payload is None:

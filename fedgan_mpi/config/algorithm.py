@@ -30,6 +30,10 @@ class AlgorithmConfig:
     schedule: Literal["serial", "parallel"] = "serial"
     """ren, ensemble: order of a round. serial: the server trains G after the devices, against the
     new D. parallel: at the same time as the devices, against the D of the round before."""
+    staleness: int = 0
+    """ren: s, the number of rounds by which a device's upload may be late in the simulated cell. A
+    round then ends without waiting for it. 0: every round waits for all of its devices. Above 0
+    needs wireless.on."""
     shares: Literal["data", "batch", "uniform"] | None = None
     """ren, fedgan, fess_gda, uagan, ensemble: weight of a device in the average or in the mixture.
     data: number of images. batch: batch size. uniform: equal. None: uniform for the preset fl_gan,
@@ -143,6 +147,7 @@ class AlgorithmConfig:
         valid = self.mode == "softmax" or self.sharpness == 1
         right = "left out unless algorithm.mode is 'softmax'"
         require(valid, "algorithm.sharpness", self.sharpness, right)
+        require(self.staleness >= 0, "algorithm.staleness", self.staleness, "at least 0")
         valid = 0 <= self.smoothing < math.inf
         require(valid, "algorithm.smoothing", self.smoothing, "at least 0 and finite")
         rate = self.smoothing_rate

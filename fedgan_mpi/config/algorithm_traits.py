@@ -44,7 +44,7 @@ class AlgorithmTraits:
 
 TRAITS = {
     "ren": AlgorithmTraits(
-        keys=("schedule", "shares", "batchnorm", "proximal", "control_variates")
+        keys=("schedule", "staleness", "shares", "batchnorm", "proximal", "control_variates")
     ),
     "fedgan": AlgorithmTraits(
         keys=(

@@ -66,6 +66,7 @@ class Config:
         self._check_compression()
         self._check_control_variates()
         self._check_updates()
+        self._check_staleness()
         self._check_steps()
         self._check_losses()
         self._check_survive()
@@ -144,6 +145,30 @@ class Config:
         require(valid, "aggregation.server_optimizer", optimizer, right)
         mu = algorithm.proximal
         require(0 <= mu < math.inf, "algorithm.proximal", mu, "at least 0 and finite")
+
+    def _check_staleness(self) -> None:
+        staleness, algorithm = self.algorithm.staleness, self.algorithm
+        if staleness == 0:
+            return
+        right = "0 unless wireless.on is true: the cell decides when uploads arrive"
+        require(self.wireless.on, "algorithm.staleness", staleness, right)
+        for key, value, refused in (
+            ("wireless.compute", self.wireless.compute, "measured"),
+            ("wireless.multiplexing", self.wireless.multiplexing, "tdma"),
+            ("participation.policy", self.participation.policy, "importance"),
+            ("algorithm.moments", algorithm.moments, "averaged"),
+            ("algorithm.batchnorm", algorithm.batchnorm, "recalibrate"),
+            ("algorithm.control_variates", algorithm.control_variates, True),
+            ("link.survive", self.link.survive, True),
+        ):
+            right = f"0 when {key} is {value!r}"
+            require(value != refused, "algorithm.staleness", staleness, right)
+        for key, value, only in (
+            ("aggregation.rule", self.aggregation.rule, "mean"),
+            ("aggregation.compression", self.aggregation.compression, "none"),
+        ):
+            right = f"0 unless {key} is {only!r}"
+            require(value == only, "algorithm.staleness", staleness, right)
 
     def _check_steps(self) -> None:
         name, steps = self.algorithm.name, self.training.generator_steps

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from fedgan_mpi import plugins
@@ -51,6 +51,8 @@ class Participation(Federation):
         self.sizes = sizes[shares]  # an algorithm may overwrite it
         self.update_norms = [0.0] * self.devices
         self._name, self._options = config.policy, self._check_options(config)
+        self.busy: Callable[[int], Sequence[int]] = lambda t: ()
+        """t -> devices that still work on an earlier round."""
         self._removed: dict[int, int] = {}
         self._policy, self._remembered = self._start_policy(), list[list[int]]()
 
@@ -91,8 +93,10 @@ class Participation(Federation):
         return {device: self.sizes[device - 1] / total for device in devices}
 
     def available(self, t: int) -> list[int]:
-        """Return the devices that are not removed before round t."""
-        return [k for k in range(1, self.devices + 1) if self._removed.get(k, t + 1) > t]
+        """Return the devices that are neither removed before round t nor busy in it."""
+        busy = self.busy(t)
+        everyone = range(1, self.devices + 1)
+        return [k for k in everyone if self._removed.get(k, t + 1) > t and k not in busy]
 
     def part(self, t: int) -> float:
         """Return the sum of the participants' shares among all devices."""

@@ -58,7 +58,7 @@ def retime(run: History, wireless: WirelessConfig) -> History:
     """Return the run with the wireless seconds that its rounds take in another cell.
 
     Training does not depend on the cell, so the stored participants suffice. Raises UserError
-    without devices.json, if the participation policy used the channels of the original cell, or if
+    without devices.json, if training depended on the original cell (policy or staleness), or if
     `wireless.compute` is "measured".
     """
     data, policy = run.device_data, run.experiment.participation.policy
@@ -68,6 +68,11 @@ def retime(run: History, wireless: WirelessConfig) -> History:
         raise UserError(
             f"{run.path} cannot be timed in another cell: participation.policy is {policy!r}, "
             "which depends on the cell"
+        )
+    if run.experiment.algorithm.staleness > 0:
+        raise UserError(
+            f"{run.path} cannot be timed in another cell: algorithm.staleness is above 0, so that "
+            "training depends on the cell"
         )
     if wireless.compute == "measured":
         raise UserError("wireless.compute is 'measured', but must be 'macs' to time a stored run")

@@ -35,6 +35,7 @@ from fedgan_mpi.training.setup import RunContext, describe_run
 from fedgan_mpi.training.start import load_networks, load_owners
 from fedgan_mpi.training.state import TrainState
 from fedgan_mpi.wireless.clock import Clock, make_clock
+from fedgan_mpi.wireless.timeline import Timeline
 
 
 def train_run(link: Link, context: RunContext, callbacks: Sequence[Callback] = ()) -> Result:
@@ -103,7 +104,9 @@ def train_run(link: Link, context: RunContext, callbacks: Sequence[Callback] = (
 class Loop:
     """The rounds of one run."""
 
-    def __init__(self, algorithm: Algorithm, hooks: TrainingHooks, clock: Clock | None) -> None:
+    def __init__(
+        self, algorithm: Algorithm, hooks: TrainingHooks, clock: Clock | Timeline | None
+    ) -> None:
         """Collective."""
         self.algorithm, self.hooks, self.clock = algorithm, hooks, clock
         self.overlap = Overlap(algorithm)
@@ -157,7 +160,7 @@ def run_round(
     on_computed: Callable[[int], None] = lambda round: None,
     flags: NDArray[np.float64] | None = None,
     overlap: Callable[[], None] = lambda: None,
-    clock: Clock | None = None,
+    clock: Clock | Timeline | None = None,
 ) -> dict[str, Any]:
     """Run round t and return its line of stats.jsonl. Collective.
 
@@ -248,11 +251,13 @@ def make_affinity(algorithm: Algorithm) -> Affinity:
     return Affinity(cores, rank=link.rank)
 
 
-def make_clock_of(algorithm: Algorithm, context: RunContext) -> Clock | None:
+def make_clock_of(algorithm: Algorithm, context: RunContext) -> Clock | Timeline | None:
     """Return the wireless clock, on the server of a run with `wireless.on`."""
     config = context.config
     if not config.wireless.on or not algorithm.link.is_server:
         return None
+    if algorithm.timeline is not None:
+        return algorithm.timeline
     classes = len(context.pooled_histogram) if config.model.conditional else 0
     images, _ = context.images_and_histograms
     return make_clock(config, type(algorithm), context.manifest.image_shape, images, classes)

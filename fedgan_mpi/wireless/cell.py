@@ -140,17 +140,28 @@ class RadioRound:
         """Return the seconds until the server has this many numbers from each participant.
 
         bits: (numbers, bits of a number) -> bits of the message.
-        Participant k starts at `ready[k]`. With ofdma: max_k (ready_k + U_k). With tdma
-        participants send one after the other, in the order of their start times.
+        """
+        return max(self.arrivals(ready, numbers, bits).values())
+
+    def arrivals(
+        self,
+        ready: Mapping[int, float],
+        numbers: int,
+        bits: Callable[[int, int], int] = lambda numbers, each: numbers * each,
+    ) -> dict[int, float]:
+        """Return the arrival time of each participant's upload, which starts at `ready[k]`.
+
+        With ofdma, all participants share the band: ready_k + U_k. With tdma they send one after
+        the other, in the order of their start times.
         """
         rates, each = self.cell.uplink_rates(len(self.participants)), self._bits(1)
         seconds = self._unicast(rates, bits(numbers, each))
         if self.cell.config.multiplexing == "ofdma":
-            return max(ready[k] + seconds[k] for k in self.participants)
-        finished = 0.0
-        for k in sorted(self.participants, key=lambda k: ready[k]):
-            finished = max(finished, ready[k]) + seconds[k]
-        return finished
+            return {k: ready[k] + seconds[k] for k in ready}
+        arrivals, finished = {}, 0.0
+        for k in sorted(ready, key=lambda k: ready[k]):
+            arrivals[k] = finished = max(finished, ready[k]) + seconds[k]
+        return arrivals
 
     def averaging(self, numbers: int) -> float:
         """Return the seconds in which the server sums all participants' numbers."""

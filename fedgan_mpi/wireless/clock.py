@@ -7,6 +7,7 @@ algorithm; this package imports none.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fedgan_mpi.config import Config
@@ -39,19 +40,22 @@ class Clock:
         `measured` holds the compute seconds of each participant and of the server. It is required
         if `wireless.compute` is "measured".
         """
-        device_seconds = {k: self._device_seconds[k - 1] for k in participants}
-        server_seconds = self._server_seconds
+        radio = self.radio_round(participants)
         if self._cost_model.config.wireless.compute == "measured":
             assert measured is not None
             times, server_seconds = measured
             device_seconds = {k: times[k] for k in participants}
-        radio = RadioRound(
+            radio = replace(radio, device_seconds=device_seconds, server_seconds=server_seconds)
+        return self._algorithm.wireless_seconds(self._cost_model, radio, t)
+
+    def radio_round(self, participants: Sequence[int]) -> RadioRound:
+        """Return the compute and transfer times of these participants, without measured ones."""
+        return RadioRound(
             cell=self.cell,
             participants=participants,
-            device_seconds=device_seconds,
-            server_seconds=server_seconds,
+            device_seconds={k: self._device_seconds[k - 1] for k in participants},
+            server_seconds=self._server_seconds,
         )
-        return self._algorithm.wireless_seconds(self._cost_model, radio, t)
 
 
 def make_clock(

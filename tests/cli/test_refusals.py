@@ -155,6 +155,43 @@ WRONG_FLAGS = {
         ["--algorithm.name=dp_fedavg_gan", "--algorithm.delta=1"],
         "algorithm.delta is 1.0, but must be between 0 and 1",
     ),
+    "negative staleness": (
+        ["--algorithm.staleness=-1"],
+        "algorithm.staleness is -1, but must be at least 0",
+    ),
+    "staleness without a cell": (
+        ["--algorithm.staleness=2"],
+        "algorithm.staleness is 2, but must be 0 unless wireless.on is true: the cell decides",
+    ),
+    **{
+        f"staleness with {flag}": (
+            ["--algorithm.staleness=2", "--wireless.on=true", f"--{flag}", *more],
+            f"algorithm.staleness is 2, but must be 0 {right}",
+        )
+        for flag, right, *more in (
+            ("wireless.compute=measured", "when wireless.compute is 'measured'"),
+            ("wireless.multiplexing=tdma", "when wireless.multiplexing is 'tdma'"),
+            (
+                "participation.policy=importance",
+                "when participation.policy is 'importance'",
+                "--participation.count=2",
+            ),
+            ("algorithm.moments=averaged", "when algorithm.moments is 'averaged'"),
+            ("algorithm.batchnorm=recalibrate", "when algorithm.batchnorm is 'recalibrate'"),
+            (
+                "algorithm.control_variates=true",
+                "when algorithm.control_variates is True",
+                "--training.optimizer=sgd",
+            ),
+            ("link.survive=true", "when link.survive is True"),
+            ("aggregation.rule=median", "unless aggregation.rule is 'mean'"),
+            ("aggregation.compression=top_k", "unless aggregation.compression is 'none'"),
+        )
+    },
+    "staleness for fedgan": (
+        ["--algorithm.name=fedgan", "--algorithm.staleness=1"],
+        "algorithm.staleness is 1, but must be left out for fedgan; it belongs to ren",
+    ),
     "negative smoothing": (
         ["--algorithm.name=fess_gda", "--algorithm.smoothing=-1"],
         "algorithm.smoothing is -1.0, but must be at least 0 and finite",

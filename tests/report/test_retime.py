@@ -54,6 +54,13 @@ def test_a_run_whose_policy_used_its_cell_is_not_timed_in_another(tmp_path):
         retime(read_history(run), WirelessConfig())
 
 
+def test_a_run_with_late_uploads_is_not_timed_in_another_cell(tmp_path):
+    flags = ["--wireless.on=true", "--algorithm.staleness=2"]
+    run = add_devices(make_run(tmp_path / "a", {0: 9, 40: 5}, *flags), (1, 2))
+    with pytest.raises(UserError, match=r"a cannot be timed in another cell: algorithm\.staleness"):
+        retime(read_history(run), WirelessConfig())
+
+
 def test_runs_without_devices_and_measured_times_are_refused(tmp_path):
     run = make_run(tmp_path / "b", {0: 9, 40: 5})
     with pytest.raises(UserError, match=r"b/devices.json is missing"):

@@ -92,6 +92,20 @@ def test_a_run_with_changed_updates_resumes_bitwise(comm, name, changes):
     assert_equal(*train_and_resume(Link(comm), config, config))
 
 
+@pytest.mark.parametrize("schedule", ["serial", "parallel"])
+def test_a_run_with_uploads_in_flight_resumes_bitwise(comm, schedule):
+    """Device 1 is so slow that its upload waits on the server when the checkpoint is written."""
+    config = toy_config(
+        algorithm={"schedule": schedule, "staleness": 4},
+        participation={"policy": "random", "count": 4},
+        wireless={"on": True, "device_macs_per_second": (1e5, 1e7, 1e7, 5e6, 1e7)},
+    )
+    link = Link(comm)
+    algorithm = toy_algorithm(link, config, toy_shards(UNEQUAL))
+    assert algorithm.timeline.busy(CHECKPOINT)
+    assert_equal(*train_and_resume(link, config, config))
+
+
 @pytest.mark.parametrize("transport", ["mpi", "shared_memory"])
 @pytest.mark.parametrize("name", FEDERATED)
 @pytest.mark.parametrize("overlap", [True, False], ids=["on-off", "off-on"])

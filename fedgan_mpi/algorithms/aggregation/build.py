@@ -14,9 +14,11 @@ from fedgan_mpi.algorithms.aggregation.control_share import ControlShare
 from fedgan_mpi.algorithms.aggregation.row_uplink import RowUplink
 from fedgan_mpi.algorithms.aggregation.rules import make_rule
 from fedgan_mpi.algorithms.aggregation.server_optimizer import ServerStep, make_server_optimizer
+from fedgan_mpi.algorithms.aggregation.stale_uplink import StaleUplink
 from fedgan_mpi.algorithms.aggregation.transforms import UpdateTransform
 from fedgan_mpi.algorithms.aggregation.uplink import Uplink
 from fedgan_mpi.federation.rank import RankState
+from fedgan_mpi.wireless.timeline import Timeline
 
 
 def make_uplink(
@@ -24,12 +26,13 @@ def make_uplink(
     vector: Tensor,
     transforms: Sequence[UpdateTransform] = (),
     last: Sequence[UpdateTransform] = (),
+    timeline: Timeline | None = None,
     **options: Any,
 ) -> Uplink:
     """Return the uplink with the configured attack, rule and server optimizer. Collective.
 
     The order: attack, `transforms`, compressor, rule, their part on the server, server optimizer,
-    `last`. The other arguments are those of `Uplink`.
+    `last`. timeline: of uploads that may arrive late. The other arguments are those of `Uplink`.
     """
     config = rank_state.config
     flat = rank_state.pair.flat
@@ -43,6 +46,8 @@ def make_uplink(
     if optimizer is not None:
         transforms = [*transforms, ServerStep(optimizer, parameters, rank_state.server)]
     transforms = [*transforms, *last]
+    if timeline is not None:
+        return StaleUplink(rank_state, vector, transforms, timeline)
     rule, compressor = make_rule(config.aggregation), make_compressor(config.aggregation)
     if compressor is not None:
         whole = (rank_state, vector, transforms, rule, compressor, _together(vector, parameters))

@@ -46,8 +46,9 @@ class RowUplink(Uplink):
 
     def begin(self, t: int) -> None:
         if self._round != t:
-            for device in self._hosted:  # until `add`, a participant counts as absent
-                self.refuse(device)
+            for device in self._participation.participants(t):
+                if device in self._hosted:  # until `add`, it counts as absent
+                    self.refuse(device)
         super().begin(t)
 
     def refuse(self, device: int) -> None:
