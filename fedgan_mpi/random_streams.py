@@ -40,6 +40,7 @@ class Purpose(IntEnum):
     ATTACK = 16  # round, device
     STANDING = 17
     ROUNDING = 18  # round, device
+    DETECTOR = 19  # round
 
 
 def _sequence(seed: int, purpose: Purpose, path: tuple[int, ...]) -> np.random.SeedSequence:

@@ -1,5 +1,5 @@
 """Third-party networks, algorithm, loss, optimizer, augmentation, policy, rule, compressor,
-extractor and metric."""
+detector, extractor and metric."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fedgan_mpi.algorithms.aggregation.compressors import Compressor
+from fedgan_mpi.algorithms.aggregation.detectors import Detector
 from fedgan_mpi.algorithms.aggregation.rules import Rule
 from fedgan_mpi.algorithms.aggregation.server_optimizer import ServerOptimizer
 from fedgan_mpi.algorithms.aggregation.uplink import Uplink
@@ -176,6 +177,13 @@ class Signs(Compressor):
 
     def decode(self, message, update):
         update.copy_(message).sub_(1).mul_(self.scale)
+
+
+class Highest(Detector):
+    """The highest loss."""
+
+    def outliers(self, t, losses, stream):
+        return [max(losses, key=losses.get)]
 
 
 class Odd(Policy):

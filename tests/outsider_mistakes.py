@@ -128,6 +128,14 @@ WRONG = {
         named("aggregation.compression", "Odd"),
         "subclass of fedgan_mpi.algorithms.aggregation.compressors.Compressor",
     ),
+    "no detector": (
+        named("aggregation.detector", "Odd"),
+        "subclass of fedgan_mpi.algorithms.aggregation.detectors.Detector",
+    ),
+    "wrong option of a detector": (
+        {"aggregation": {"detector": "loss_outliers", "detector_options": {"decay": 0.0}}},
+        "aggregation.detector_options.decay is 0.0, but must be above 0 and at most 1",
+    ),
     "attackers that do not exist": (
         {"attack": {"devices": [2, 4]}},
         "attack.devices is [2, 4], but must be from 1 to 3, the number of devices",

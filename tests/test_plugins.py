@@ -42,6 +42,8 @@ ALL = {
     "aggregation.server_options.part": "0.75",
     "aggregation.compression": "Signs",
     "aggregation.compression_options.scale": "0.001",
+    "aggregation.detector": "Highest",
+    "aggregation.detector_options.decay": "0.5",
     "evaluation.extractor": "cells",
     "evaluation.extractor_options.side": "3",
     "evaluation.metrics": "MeanGap",

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar, Literal
 
+from fedgan_mpi.algorithms.aggregation.detectors import Detector, make_detector
 from fedgan_mpi.algorithms.aggregation.uplink import Uplink
 from fedgan_mpi.algorithms.local_metrics import LocalMetrics
 from fedgan_mpi.config import Config
@@ -41,6 +42,8 @@ class Algorithm(ABC):
         self.config = rank_state.config.algorithm
         self.training = rank_state.config.training
         self.metrics = LocalMetrics()
+        self.detector: Detector | None = None
+        """Finds dishonest devices (`aggregation.detector`)."""
         self._player: int | None = 0 if self.server else None  # whose value `log` takes
 
     @abstractmethod
@@ -185,6 +188,7 @@ class AveragingAlgorithm(Algorithm):
 
     def __init__(self, rank_state: RankState) -> None:
         super().__init__(rank_state)
+        self.detector = make_detector(rank_state.config.aggregation)
         self.uplink = self.make_uplink()
 
     @abstractmethod

@@ -40,10 +40,19 @@ class AggregationConfig:
     0.01. qsgd: bucket, the numbers that share a scale, default 512. Both: residual, error feedback,
     default true."""
 
+    detector: str = "none"
+    """Detector of dishonest devices, which lowers their shares from the next round on; also an
+    installed one or an import string. loss_outliers: devices whose loss of G stands out, or of D if
+    they train no G (FedDetect, arXiv:2210.10886). It needs scikit-learn."""
+    detector_options: dict[str, Any] = field(default_factory=dict, hash=False)
+    """Options of the detector: keywords of its constructor. loss_outliers: decay, the factor of a
+    share, default 0.9; warmup, rounds before the first search, default 10."""
+
     def __post_init__(self) -> None:
         plugins.find("aggregation.rule", self.rule)
         plugins.find("aggregation.server_optimizer", self.server_optimizer)
         plugins.find("aggregation.compression", self.compression)
+        plugins.find("aggregation.detector", self.detector)
 
     @property
     def is_plain(self) -> bool:
@@ -58,5 +67,6 @@ class AggregationConfig:
     @property
     def is_default(self) -> bool:
         """Whether no part of it needs a check of its options."""
-        no_options = not self.options and not self.compression_options
-        return no_options and self.is_plain and self.compression == "none"
+        options = self.options or self.compression_options or self.detector_options
+        named = (self.compression, self.detector)
+        return not options and self.is_plain and named == ("none", "none")

@@ -21,6 +21,9 @@ from fedgan_mpi.config.run import RunConfig
 from fedgan_mpi.config.training import Regularizer, TrainingConfig
 from fedgan_mpi.config.wireless import WirelessConfig
 
+_WITHOUT_SHARES = ("median", "trimmed_mean", "krum", "multi_krum")
+"""Rules that count each device once."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -64,6 +67,7 @@ class Config:
         self._check_importance()
         self._check_rule()
         self._check_compression()
+        self._check_detector()
         self._check_control_variates()
         self._check_updates()
         self._check_staleness()
@@ -115,6 +119,26 @@ class Config:
         right = f"'none' when link.wire_dtype is {self.link.wire_dtype!r}, which rounds messages"
         valid = self.link.wire_dtype in ("float32", "float64")
         require(valid, "aggregation.compression", compression, right)
+
+    def _check_detector(self) -> None:
+        detector, algorithm = self.aggregation.detector, self.algorithm
+        if detector == "none":
+            return
+        rule, policy = self.aggregation.rule, self.participation.policy
+        right = f"'none' for {algorithm.name}, whose devices send no networks to average"
+        if algorithm.traits.is_private:
+            right = f"'none' for {algorithm.name}, because ε assumes equal shares"
+        valid = algorithm.traits.averages_networks
+        require(valid, "aggregation.detector", detector, right)
+        for key, value in (
+            ("aggregation.rule", rule),
+            ("participation.policy", policy),
+            ("algorithm.preset", algorithm.preset),
+            ("algorithm.control_variates", algorithm.control_variates),
+        ):
+            right = f"'none' when {key} is {value!r}, which has its own weights or none"
+            valid = value not in (*_WITHOUT_SHARES, "importance", "ifl", True)
+            require(valid, "aggregation.detector", detector, right)
 
     def _check_control_variates(self) -> None:
         if not self.algorithm.control_variates:

@@ -143,6 +143,7 @@ OPTIONS = {
     "aggregation.rule": "aggregation.options",
     "aggregation.server_optimizer": "aggregation.server_options",
     "aggregation.compression": "aggregation.compression_options",
+    "aggregation.detector": "aggregation.detector_options",
     "evaluation.extractor": "evaluation.extractor_options",
     "evaluation.metrics": "evaluation.metric_options",
 }

@@ -49,6 +49,8 @@ class Participation(Federation):
         self.images, self.histograms = images, histograms
         sizes = {"data": images, "batch": batch_sizes, "uniform": [1] * self.devices}
         self.sizes = sizes[shares]  # an algorithm may overwrite it
+        self.weights = [1.0] * self.devices
+        """Factors of the sizes, which a detector of dishonest devices lowers."""
         self.update_norms = [0.0] * self.devices
         self._name, self._options = config.policy, self._check_options(config)
         self.busy: Callable[[int], Sequence[int]] = lambda t: ()
@@ -89,8 +91,9 @@ class Participation(Federation):
 
     def shares_of(self, devices: Sequence[int]) -> dict[int, float]:
         """Return each of these devices' share among them; shares sum to 1."""
-        total = sum(self.sizes[device - 1] for device in devices)
-        return {device: self.sizes[device - 1] / total for device in devices}
+        sizes = {device: self.sizes[device - 1] * self.weights[device - 1] for device in devices}
+        total = sum(sizes.values())
+        return {device: size / total for device, size in sizes.items()}
 
     def available(self, t: int) -> list[int]:
         """Return the devices that are neither removed before round t nor busy in it."""

@@ -64,6 +64,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "top_k": "fedgan_mpi.algorithms.aggregation.compressors:TopK",
         "qsgd": "fedgan_mpi.algorithms.aggregation.compressors:QSGD",
     },
+    "detectors": {
+        "none": "fedgan_mpi.algorithms.aggregation.detectors:NoDetector",
+        "loss_outliers": "fedgan_mpi.algorithms.aggregation.detectors:LossOutliers",
+    },
     "extractors": {
         "shards": "fedgan_mpi.evaluation.features:read_extractor",
         "imagenet": "fedgan_mpi.evaluation.imagenet:read_imagenet",
@@ -108,6 +112,7 @@ KEYS = {
     "aggregation.rule": "rules",
     "aggregation.server_optimizer": "server_optimizers",
     "aggregation.compression": "compressors",
+    "aggregation.detector": "detectors",
     "evaluation.extractor": "extractors",
     "evaluation.metrics": "metrics",
 }

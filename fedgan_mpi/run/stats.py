@@ -22,6 +22,7 @@ ROUND_KEYS = frozenset(
         "seconds_local", "seconds_uplink", "seconds_server", "wireless_seconds", "bytes_down",
         "bytes_up", "bytes_down_other", "bytes_up_other", "images_seen", "metric", "value",
         "samples", "floor", "augment_probability", AUGMENT_SIGN,
+        "outliers", "device_weights",
     )
 )  # fmt: skip
 """Keys of the lines of rounds and scores; an algorithm logs under other names."""
@@ -43,6 +44,8 @@ class _Round(msgspec.Struct):
     bytes_up: Number
     wireless_seconds: Number | None = None
     skipped: list[Positive] = []
+    outliers: list[Positive] = []
+    device_weights: list[Number] = []
 
 
 class _Score(msgspec.Struct):

@@ -26,6 +26,7 @@ from fedgan_mpi.nn.schedules import rate_factor
 from fedgan_mpi.run.record import Record, rewind_record
 from fedgan_mpi.run.result import Result
 from fedgan_mpi.run.stats import AUGMENT_SIGN
+from fedgan_mpi.training.detection import detect, set_weights
 from fedgan_mpi.training.hooks import TrainingHooks
 from fedgan_mpi.training.overlap import Overlap
 from fedgan_mpi.training.recovery import Recovery
@@ -46,7 +47,7 @@ def train_run(link: Link, context: RunContext, callbacks: Sequence[Callback] = (
     done, state = resume(rank_state, context) if context.resume else (0, TrainState())
     if len(rank_state.pair.flat.fixed):  # of a checkpoint, the server alone has read them
         link.broadcast_exact(rank_state.pair.flat.fixed)
-    restore_learned(rank_state, state)
+    restore_learned(algorithm, state)
     record = open_record(rank_state, context, done, state)
     if context.resume:  # accepted
         link.from_server(lambda: describe_run(context, link))
@@ -71,7 +72,7 @@ def train_run(link: Link, context: RunContext, callbacks: Sequence[Callback] = (
             if recovery is not None and not complete:
                 hooks.record.close()
                 done, state = recovery.rollback()
-                restore_learned(rank_state, state)
+                restore_learned(algorithm, state)
                 hooks.rollback(open_record(rank_state, context, done, state), state)
                 complete = True
             loop.run(done, recovery)
@@ -200,6 +201,8 @@ def run_round(
     if adaptive is not None and stats.get(AUGMENT_SIGN) is not None:
         adaptive.update(stats[AUGMENT_SIGN], metrics.images)
         state.augment_probability = adaptive.p
+    if algorithm.detector is not None:
+        stats |= detect(algorithm.detector, rank_state, t, metrics, state)
     return stats
 
 
@@ -263,8 +266,11 @@ def make_clock_of(algorithm: Algorithm, context: RunContext) -> Clock | Timeline
     return make_clock(config, type(algorithm), context.manifest.image_shape, images, classes)
 
 
-def restore_learned(rank_state: RankState, state: TrainState) -> None:
-    """Restore what the rounds before have taught: update norms and p of adaptive augmentation."""
+def restore_learned(algorithm: Algorithm, state: TrainState) -> None:
+    """Restore what the rounds before have taught: update norms, outliers and p of adaptive
+    augmentation."""
+    rank_state = algorithm.rank_state
+    set_weights(algorithm.detector, rank_state, state)
     norms = state.update_norms or [0.0] * rank_state.participation.devices
     rank_state.participation.update_norms = list(norms)
     if rank_state.pair.adaptive is not None:

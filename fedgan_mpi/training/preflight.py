@@ -41,6 +41,11 @@ def check_machine(config: Config) -> None:
             "record.tensorboard is True, but the package tensorboard is not installed; "
             "install it with `pip install tensorboard`"
         )
+    if config.aggregation.detector == "loss_outliers" and find_spec("sklearn") is None:
+        raise UserError(
+            "aggregation.detector is 'loss_outliers', but the package scikit-learn is not "
+            "installed; install it with `pip install scikit-learn`"
+        )
 
 
 def check_plugins(config: Config) -> None:
@@ -58,6 +63,7 @@ def check_plugins(config: Config) -> None:
             ("aggregation.rule", config.aggregation.rule),
             ("aggregation.server_optimizer", config.aggregation.server_optimizer),
             ("aggregation.compression", config.aggregation.compression),
+            ("aggregation.detector", config.aggregation.detector),
             ("evaluation.extractor", config.evaluation.extractor),
             *(("training.augment", name) for name in training.augment),
             *(("evaluation.metrics", name) for name in config.evaluation.metrics),
@@ -67,6 +73,7 @@ def check_plugins(config: Config) -> None:
     if not named and config.aggregation.is_default:
         return
     from fedgan_mpi.algorithms.aggregation.compressors import make_compressor
+    from fedgan_mpi.algorithms.aggregation.detectors import make_detector
     from fedgan_mpi.algorithms.aggregation.rules import make_rule
     from fedgan_mpi.algorithms.aggregation.server_optimizer import make_server_optimizer
     from fedgan_mpi.algorithms.registry import algorithm_class, check_algorithm_options
@@ -81,6 +88,7 @@ def check_plugins(config: Config) -> None:
     make_rule(config.aggregation)
     make_server_optimizer(config.aggregation)
     make_compressor(config.aggregation)
+    make_detector(config.aggregation)
     make_loss(training.loss, training.loss_options)
     optimizer, _ = check_optimizer(training.optimizer, training.optimizer_options)
     if training.has_lr_schedule and not optimizer.follows_schedule:

@@ -28,6 +28,8 @@ class TrainState:
     """Whether `evaluation.patience` is exhausted."""
     update_norms: list[float] | None = None
     """Norm of each device's last update, if the participation policy depends on it."""
+    outlier_counts: list[int] | None = None
+    """In how many rounds each device was an outlier, if `aggregation.detector` is on."""
     augment_probability: float | None = None
     """p of adaptive augmentation, if it is on."""
     spread: float | None = None
@@ -36,7 +38,7 @@ class TrainState:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object for `from_json`."""
         table = asdict(self)
-        for optional in ("update_norms", "augment_probability", "spread"):
+        for optional in ("update_norms", "outlier_counts", "augment_probability", "spread"):
             if table[optional] is None:
                 del table[optional]
         return table
@@ -45,11 +47,12 @@ class TrainState:
     def from_json(cls, table: Mapping[str, Any], devices: int) -> TrainState:
         """Raises SchemaError unless `table` is a result of `to_json` for this number of devices."""
         progress = check(dict(table), _Progress)
-        norms = progress.update_norms
-        if norms is not None and len(norms) != devices:
-            raise SchemaError(
-                f"progress.update_norms has {len(norms)} entries for {devices} devices"
-            )
+        for name in ("update_norms", "outlier_counts"):
+            values = getattr(progress, name)
+            if values is not None and len(values) != devices:
+                raise SchemaError(
+                    f"progress.{name} has {len(values)} entries for {devices} devices"
+                )
         return cls(**{name: table[name] for name in cls.__dataclass_fields__ if name in table})
 
 
@@ -75,5 +78,6 @@ class _Progress(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     scores_since_best: Count
     ended_early: bool
     update_norms: list[Annotated[float, Meta(ge=0, le=sys.float_info.max)]] | None = None
+    outlier_counts: list[Count] | None = None
     augment_probability: Annotated[float, Meta(ge=0, le=1)] | None = None
     spread: Annotated[float, Meta(ge=0, le=sys.float_info.max)] | None = None

@@ -256,6 +256,22 @@ WRONG_FLAGS = {
         [*SCAFFOLD, "--algorithm.name=dp_fedavg_gan"],
         "algorithm.control_variates is True, but must be left out for dp_fedavg_gan; it belongs to",
     ),
+    "detector with a rule without shares": (
+        ["--aggregation.detector=loss_outliers", "--aggregation.rule=median"],
+        "aggregation.detector is 'loss_outliers', but must be 'none' when aggregation.rule is 'med",
+    ),
+    "detector of private updates": (
+        ["--aggregation.detector=loss_outliers", "--algorithm.name=dp_fedavg_gan"],
+        "aggregation.detector is 'loss_outliers', but must be 'none' for dp_fedavg_gan, because ε",
+    ),
+    "detector with importance": (
+        [
+            "--aggregation.detector=loss_outliers",
+            "--participation.policy=importance",
+            "--participation.count=2",
+        ],
+        "must be 'none' when participation.policy is 'importance', which has its own weights",
+    ),
     "sharpness without softmax": (
         ["--algorithm.name=uagan", "--algorithm.sharpness=2"],
         "algorithm.sharpness is 2.0, but must be left out unless algorithm.mode is 'softmax'",
