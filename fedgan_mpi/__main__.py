@@ -17,7 +17,7 @@ if __name__ == "__main__":
     signals.install()  # before slow imports: a job may be asked to stop while it starts
 
 from fedgan_mpi import log, plugins
-from fedgan_mpi.cli.commands import Evaluate, Memorization, MpiCommand, is_local, parse
+from fedgan_mpi.cli.commands import Evaluate, Memorization, MpiCommand, Score, is_local, parse
 from fedgan_mpi.cli.completion import is_completing
 from fedgan_mpi.cli.local_commands import (
     Compare,
@@ -132,7 +132,9 @@ def _run_with_mpi(arguments: list[str]) -> int:
                 link.leave(status)
             return 0
         signals.restore_defaults()
-        if isinstance(command, Evaluate | Memorization):
+        if isinstance(command, Score):
+            _score(link, command)
+        elif isinstance(command, Evaluate | Memorization):
             with umask(link.from_server(partial(umask_of, command.run))):
                 _run_on_every_rank(link, command)
     except AgreedError as error:  # on every rank: the server prints it
@@ -154,6 +156,13 @@ def _run_with_mpi(arguments: list[str]) -> int:
         logger.error("%s", _describe(error))
         link.abort()
     return 0
+
+
+def _score(link: Link, command: Score) -> None:
+    with importing():
+        from fedgan_mpi.score.command import score
+
+    score(link, **vars(command))
 
 
 def _run_on_every_rank(link: Link, command: Evaluate | Memorization) -> None:

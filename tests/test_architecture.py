@@ -29,7 +29,7 @@ LAYERS = [
     {"checkpoint"},
     {"algorithms", "evaluation"},
     {"data_prep", "report"},
-    {"training"},
+    {"score", "training"},
     {"cli"},
     {"__init__", "__main__"},
     {"testing"},

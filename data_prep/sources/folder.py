@@ -30,7 +30,7 @@ class ImageFolder(Source):
     def __init__(self, path: Path, *, splits: Literal["auto", "ignore"] = "auto") -> None:
         """splits: auto holds out the images below folders such as val and test beside train."""
         self._files = open_files(path)
-        self._names, self.rejected, left_out = _find_images(self._files)
+        self._names, self.rejected, left_out = find_images(self._files)
         self.warnings = leftovers.describe(self._files.left_out + left_out)
         if not self._names:
             raise UserError(f"{path} holds no images")
@@ -81,7 +81,7 @@ class ImageFolder(Source):
         return range_of_image_file(name, self._files.read(name))
 
 
-def _find_images(files: Files) -> tuple[list[str], list[str], Counter[str]]:
+def find_images(files: Files) -> tuple[list[str], list[str], Counter[str]]:
     """Return the images, the files that are no images with reasons, and the documents by name.
 
     A file is opened only if its name does not identify its type.

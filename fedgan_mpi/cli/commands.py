@@ -1,4 +1,4 @@
-"""Parses the command line: its command, and the flags of `evaluate` and `memorization`."""
+"""Parses the command line: its command, and the flags of commands that run on MPI ranks."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from fedgan_mpi.cli.parser import (
     parse_train,
 )
 from fedgan_mpi.config import check_metrics
+from fedgan_mpi.config.evaluation import least_samples
 from fedgan_mpi.config.parsing import Parser
 from fedgan_mpi.config.paths import user_path
 from fedgan_mpi.schema import MAX_INTEGER
@@ -51,7 +52,22 @@ class Memorization:
     extractor: str | None
 
 
-MpiCommand = Train | Evaluate | Memorization
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """The command `score`."""
+
+    a: Path
+    b: Path
+    samples: int | None
+    metrics: tuple[str, ...]
+    imagenet_size: int
+    inception_weights: str | None
+    out: Path | None
+    networks: str | None
+    extractor: str | None
+
+
+MpiCommand = Train | Evaluate | Memorization | Score
 """Commands that all ranks of an MPI world execute."""
 
 
@@ -150,6 +166,60 @@ def _parse_memorization(arguments: list[str]) -> Memorization:
     )
 
 
+def _parse_score(arguments: list[str]) -> Score:
+    parser = new_parser(
+        "score A B [flags]",
+        "Score the images A against the reference B, on 1 or more ranks. Each is a folder or an "
+        "archive of pictures, a directory of shards, a shard's .h5 file, a generator's file "
+        "(.safetensors), or a run directory.",
+    )
+    parser.add_argument("a", type=str, help="images to score")
+    parser.add_argument("b", type=str, help="reference")
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=None,
+        help="images of each set; if omitted, all, and a generator draws as many as the other set "
+        "has, at most 10,000; a directory of shards always counts as a whole",
+    )
+    parser.add_argument(
+        "--metrics",
+        type=str,
+        default="frechet",
+        help="comma-separated list, as evaluation.metrics",
+    )
+    parser.add_argument(
+        "--imagenet-size",
+        type=int,
+        default=224,
+        help="as evaluation.imagenet_size",
+    )
+    parser.add_argument(
+        "--inception-weights",
+        type=str,
+        default=None,
+        help="file weights-inception-2015-12-05-6726825d.pth; adds fid_inception",
+    )
+    parser.add_argument("--out", type=str, default=None, help="JSON file to write")
+    add_architecture(parser)
+    add_extractor(parser)
+    args = parse_flags(parser, arguments)
+    metrics = _parse_metrics(args.metrics)
+    if args.samples is not None:
+        check_range("--samples", args.samples, least_samples(metrics), MAX_INTEGER)
+    return Score(
+        a=user_path(args.a),
+        b=user_path(args.b),
+        samples=args.samples,
+        metrics=metrics,
+        imagenet_size=args.imagenet_size,
+        inception_weights=args.inception_weights,
+        out=optional_path(args.out),
+        networks=args.model.architecture,
+        extractor=args.evaluation.extractor,
+    )
+
+
 def _add_run_and_shards(parser: Parser) -> None:
     parser.add_argument("run", type=str, help="run directory")
     shards_help = "directory of the run's shards, if it has moved"
@@ -162,5 +232,6 @@ _MPI_PARSERS: dict[str, Callable[[list[str]], MpiCommand]] = {
     "train": parse_train,
     "evaluate": _parse_evaluate,
     "memorization": _parse_memorization,
+    "score": _parse_score,
     "neighbours": _parse_memorization,  # former name
 }

@@ -39,6 +39,7 @@ COMMANDS = """commands:
   train --resume RUN          continue from the newest checkpoint of a run directory
   evaluate RUN [flags]        score the checkpoints and generators of a run, on 1 or more ranks
   memorization RUN            compare generated images with their nearest training images
+  score A B [flags]           score two folders, shards or generators against each other
   compare RUN RUN …           table, curves and HTML page of several runs (without MPI)
   watch RUN                   follow a running job (without MPI)
   sample RUN --count 64       draw images from a trained generator (without MPI)

@@ -66,7 +66,7 @@ def read_extractors(
         if config.extractor == "imagenet":
             from fedgan_mpi.evaluation.imagenet import read_imagenet
 
-            _check_channels(f"{_KEY} imagenet", image_shape)
+            check_channels(f"{_KEY} imagenet", image_shape)
             extractors.append(read_imagenet(config.imagenet_size))
         elif config.extractor != "shards":
             extractors.append(make_extractor(config, image_shape, device))
@@ -75,7 +75,7 @@ def read_extractors(
         if config.inception_weights is not None:
             from fedgan_mpi.evaluation.inception import read_inception
 
-            _check_channels("evaluation.inception_weights", image_shape)
+            check_channels("evaluation.inception_weights", image_shape)
             extractors.append(read_inception(Path(config.inception_weights)))
         for extractor in extractors:
             extractor.place(device)
@@ -84,7 +84,8 @@ def read_extractors(
     return link.on_every_rank(read)
 
 
-def _check_channels(key: str, image_shape: tuple[int, int, int]) -> None:
+def check_channels(key: str, image_shape: tuple[int, int, int]) -> None:
+    """Raise UserError unless images are gray or RGB. key: the option that needs it."""
     if image_shape[0] not in (1, 3):
         raise UserError(
             f"{key} needs images of 1 or 3 channels, but these have {image_shape[0]}; use another "

@@ -122,6 +122,26 @@ def test_evaluate_equals_the_scores_of_training_on_any_number_of_ranks(finished_
     assert again[0]["value"] == 12345 and len(again) == len(by_three)
 
 
+def test_score_of_a_run_and_its_shards_equals_evaluate(finished_run):
+    metrics = ("--metrics", "frechet,classes,prdc", "--samples", "200")
+    cwd = finished_run.parents[1]
+    done = run_job(2, "score", "runs/a", "runs/a/shards", *metrics, "--out", "score.json", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    values = json.loads((cwd / "score.json").read_text())["values"]
+    assert run_job(1, "evaluate", "runs/a", *metrics, cwd=cwd).returncode == 0
+    lines = evaluation(finished_run)
+    (finished_run / "evaluation.jsonl").unlink()
+    of_best = {
+        line["metric"]: line["value"]
+        for line in lines
+        if line["of"]["generator"] == "generator_best.safetensors"
+    }
+    assert set(values) == set(of_best) and len(values) == 7
+    for name, value in of_best.items():
+        if name.split("_")[0] in ("frechet", "classes", "class"):
+            assert values[name] == pytest.approx(value, rel=1e-5), name
+
+
 def test_memorization_finds_the_nearest_training_images(finished_run):
     """Distances of held-out images equal a plain search through all shards."""
     cwd = finished_run.parents[1]

@@ -1,0 +1,121 @@
+"""Scores one set of images against another, by the code of training and `evaluate`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedgan_mpi import plugins
+from fedgan_mpi.comm.link import Link
+from fedgan_mpi.config import Config, EvaluationConfig
+from fedgan_mpi.config.evaluation import least_samples
+from fedgan_mpi.errors import UserError
+from fedgan_mpi.evaluation.extractors import check_channels, read_extractors
+from fedgan_mpi.evaluation.metrics import Metric, compute_metrics, make_metrics
+from fedgan_mpi.files import explain_write_errors, write_complete
+from fedgan_mpi.hardware.placement import choose_torch_device, set_threads
+from fedgan_mpi.run.output import print_line
+from fedgan_mpi.score.image_sets import ImageSet, default_samples, open_set
+
+
+def score(
+    link: Link,
+    a: Path,
+    b: Path,
+    *,
+    samples: int | None = None,
+    metrics: tuple[str, ...] = ("frechet",),
+    extractor: str | None = None,
+    imagenet_size: int = 224,
+    inception_weights: str | None = None,
+    networks: str | None = None,
+    out: Path | None = None,
+) -> None:
+    """Print the metrics of two sets of images, and write them to `out`. Collective.
+
+    a, b: A folder or archive of pictures, a directory of shards, a shard's .h5 file, a generator's
+        .safetensors file, or a run directory, whose best generator counts. `b` is the reference.
+    samples: Images of each set. None: all; a generator draws as many as the other set has.
+    extractor: None: that of the shards if a set has one, otherwise imagenet.
+    networks: Import string of a generator's networks, if they are neither built in nor installed.
+    out: JSON file.
+
+    Raises AgreedError if a set is missing or unreadable, or does not suit the extractor.
+    """
+    plugins.allow([name for name in (networks, extractor) if name])
+    sets = [open_set(link, path, networks) for path in (a, b)]
+    shards = next((each.features for each in reversed(sets) if each.features is not None), None)
+    config = EvaluationConfig(
+        extractor=extractor or ("imagenet" if shards is None else "shards"),
+        metrics=metrics,
+        imagenet_size=imagenet_size,
+        inception_weights=inception_weights,
+    )
+    measures = link.on_every_rank(lambda: make_metrics(config.metrics, config.metric_options))
+    device = choose_torch_device(Config(), link.local_rank, link.agree)
+    set_threads(Config(), cores=link.local_cores, ranks=link.local_size)
+    extractors = read_extractors(link, config, sets[0].shape, shards, device)
+
+    def check() -> None:
+        _check_metrics(measures)
+        if not extractors:
+            raise UserError(f"{b} has no feature extractor; add --evaluation.extractor imagenet")
+        for each in sets:
+            if config.extractor == "imagenet":
+                check_channels("evaluation.extractor imagenet", each.shape)
+            elif each.shape != extractors[0].image_shape:
+                raise UserError(
+                    f"{each.path} has images of the shape {each.shape}, but the extractor needs "
+                    f"{extractors[0].image_shape}; use --evaluation.extractor imagenet, or resize "
+                    "them"
+                )
+        for each in sets:
+            _check_samples(each, samples, least_samples(metrics))
+
+    link.from_server(check)
+    counts = [_samples(each, sets, samples) for each in sets]
+    rows = [count if any(m.needs_features for m in measures.values()) else 0 for count in counts]
+    fake, real = (
+        each.statistics(link, extractors, samples=count, rows=row)
+        for each, count, row in zip(sets, counts, rows, strict=True)
+    )
+    values: dict[str, float] = {}
+    for of_fake, of_real in zip(fake.per_extractor, real.per_extractor, strict=True):
+        values |= compute_metrics(link, measures, of_fake, of_real)
+
+    def report() -> None:
+        table: dict[str, Any] = {"a": str(a), "b": str(b), "images": counts, "values": values}
+        print_line(f"{a}: {counts[0]} images; {b}: {counts[1]} images")
+        for name, value in values.items():
+            print_line(f"  {name} {value:.6g}")
+        if out is not None:
+            with explain_write_errors(out):
+                write_complete(out, (json.dumps(table, indent=1) + "\n").encode())
+
+    link.from_server(report)
+
+
+def _samples(each: ImageSet, sets: list[ImageSet], samples: int | None) -> int:
+    if each.uses_all:
+        assert each.images is not None
+        return each.images
+    if samples is not None:
+        return samples
+    return default_samples(*sets) if each.images is None else each.images
+
+
+def _check_samples(each: ImageSet, samples: int | None, least: int) -> None:
+    if samples is not None and each.images is not None and samples > each.images:
+        raise UserError(f"--samples is {samples}, but {each.path} has {each.images} images")
+    if each.images is not None and each.images < least:
+        raise UserError(f"{each.path} has {each.images} images, but a score needs at least {least}")
+
+
+def _check_metrics(measures: Mapping[str, Metric]) -> None:
+    for name, measure in measures.items():
+        if measure.needs_own_features or measure.needs_classes:
+            raise UserError(
+                f"--metrics has {name!r}, which needs devices or classes; use evaluate for it"
+            )
