@@ -60,11 +60,11 @@ class TrainedGenerator:
         return self._draw(count, torch_stream(seed, Purpose.GRID), label)
 
     @torch.no_grad()
-    def scored_chunk(self, count: int, chunk: int, *, seed: int = 0) -> NDArray[np.uint8]:
+    def scored_chunk(self, count: int, chunk: int, *, seed: int = 0) -> Images:
         """Return a chunk of the images of scores, (count, C, H, W), as training scores them."""
         return self._draw(count, torch_stream(seed, Purpose.SCORE, chunk), None)
 
-    def _draw(self, count: int, stream: torch.Generator, label: int | None) -> NDArray[np.uint8]:
+    def _draw(self, count: int, stream: torch.Generator, label: int | None) -> Images:
         noise = self._noise(count, stream).split(_BATCH)
         classes = self._one_hot_batches(count, stream, label)
         batches = [Batch(z, y) for z, y in zip(noise, classes, strict=True)]

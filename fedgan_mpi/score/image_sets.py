@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from data_prep.pictures.settings import NeedsRange, PictureSettings
 from data_prep.sources.base import BadImage
@@ -17,7 +16,7 @@ from data_prep.sources.folder import find_images
 from data_prep.sources.image_file import decode_image_file
 from fedgan_mpi.comm.link import Link
 from fedgan_mpi.config.io import read_config
-from fedgan_mpi.data import MANIFEST, Manifest
+from fedgan_mpi.data import MANIFEST, Images, Manifest
 from fedgan_mpi.data.loading import MAX_SAMPLES, read_shards
 from fedgan_mpi.data.shard import read_shard
 from fedgan_mpi.errors import UserError
@@ -28,7 +27,6 @@ from fedgan_mpi.evaluation.real_images import RealImages, pooled_stats
 from fedgan_mpi.run.generator_about import shape_of
 from fedgan_mpi.run.generator_file import find_generator, load
 
-Pixels = NDArray[np.uint8]
 _EIGHT_BITS = PictureSettings(needs_range=True)
 """Refuses images of more bits, whose range of values is not known here."""
 
@@ -64,8 +62,8 @@ class Blocks(ImageSet):
     """Images in a call of `read`."""
 
     @abstractmethod
-    def read(self, start: int, count: int) -> Pixels:
-        """Return images, uint8 (count, C, H, W). start: a multiple of `block`."""
+    def read(self, start: int, count: int) -> Images:
+        """Return images, (count, C, H, W). start: a multiple of `block`."""
 
     def statistics(
         self, link: Link, extractors: Sequence[Extractor], *, samples: int, rows: int
@@ -93,7 +91,7 @@ class Folder(Blocks):
         first = self._decode(0)
         self.shape = (first.shape[0], first.shape[1], first.shape[2])
 
-    def read(self, start: int, count: int) -> Pixels:
+    def read(self, start: int, count: int) -> Images:
         images = [self._decode(index) for index in range(start, start + count)]
         for index, image in enumerate(images, start):
             if image.shape != self.shape:
@@ -104,7 +102,7 @@ class Folder(Blocks):
                 )
         return np.stack(images)
 
-    def _decode(self, index: int) -> Pixels:
+    def _decode(self, index: int) -> Images:
         name = self._names[index]
         try:
             content = read_image(self._files, name)
@@ -124,10 +122,10 @@ class ShardFile(Blocks):
     def __init__(self, path: Path) -> None:
         manifest = Manifest.read(path.parent)
         self.shape, self.features = manifest.image_shape, features_of(path.parent, manifest)
-        self._shard = read_shard(path, image_shape=manifest.image_shape)
+        self._shard = read_shard(path, image_shape=manifest.image_shape, dtype=manifest.dtype)
         super().__init__(path, len(self._shard))
 
-    def read(self, start: int, count: int) -> Pixels:
+    def read(self, start: int, count: int) -> Images:
         return self._shard.take(np.arange(start, start + count))
 
 
@@ -147,7 +145,7 @@ class Generator(Blocks):
         if (shards / MANIFEST).exists():
             self.features = features_of(shards, Manifest.read(shards))
 
-    def read(self, start: int, count: int) -> Pixels:
+    def read(self, start: int, count: int) -> Images:
         return self._generator.scored_chunk(count, start // CHUNK, seed=self._seed)
 
 
