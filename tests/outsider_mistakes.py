@@ -136,6 +136,10 @@ WRONG = {
         {"aggregation": {"detector": "loss_outliers", "detector_options": {"decay": 0.0}}},
         "aggregation.detector_options.decay is 0.0, but must be above 0 and at most 1",
     ),
+    "patch larger than an image": (
+        {"attack": {"devices": [2], "kind": "backdoor", "patch": 17}},
+        "attack.patch is 17, but must be at most 16, the smaller side of the images",
+    ),
     "attackers that do not exist": (
         {"attack": {"devices": [2, 4]}},
         "attack.devices is [2, 4], but must be from 1 to 3, the number of devices",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fedgan_mpi.config import Config
 from fedgan_mpi.data import Batches
 from fedgan_mpi.federation.augmentation import AugmentationStream
+from fedgan_mpi.federation.backdoor import Backdoor
 from fedgan_mpi.federation.device_images import Images, to_device
 from fedgan_mpi.federation.early_start import EarlyStart, LocalRound
 from fedgan_mpi.federation.local_state import LocalState
@@ -43,6 +44,7 @@ class Device:
         self._heartbeat = heartbeat
         self.index, self.batches, self.pair = index, batches, pair
         self.images = Images(batches.shard, pair.flat.vector)
+        self.backdoor, self._round = Backdoor(config.attack, index), 0
         self.training = config.training
         self.noise_stream = torch_stream(config.run.seed, Purpose.FAKE, index)
         self.augmentation = AugmentationStream(pair, config.run.seed, player=index)
@@ -95,7 +97,7 @@ class Device:
 
         A run that is resumed repeats the part before the `yield`, with the same result.
         """
-        steps = self.training.discriminator_steps
+        steps, self._round = self.training.discriminator_steps, t
         self.local.enter(steps_before=t * steps)
         real = self.real_batch()
         self.batches.drawn -= self.batches.size  # they count when the round is finished
@@ -129,7 +131,7 @@ class Device:
 
         Returns the mean losses of D and of G; None for no steps.
         """
-        d_loss, g_loss = self._zero(), self._zero()
+        d_loss, g_loss, self._round = self._zero(), self._zero(), t
         with self.local_state(t * steps):
             for _ in range(steps):
                 if update == "simultaneous":
@@ -162,7 +164,7 @@ class Device:
         """Draw the next real images, (B, C, H, W) in [-1, 1]."""
         self._heartbeat()
         shard, indices = self.batches.shard, self.batches.next()
-        batch = Batch(self.images.batch(indices))
+        batch = Batch(self.backdoor.paste(self.images.batch(indices), self._round))
         if self.pair.class_shares is not None:
             assert shard.labels is not None
             labels = torch.from_numpy(shard.labels[indices])

@@ -164,6 +164,11 @@ def check_experiment(
             f"attack.devices is {attackers}, but must be from 1 to {len(images)}, the number of "
             "devices"
         )
+    if attackers and config.attack.kind == "backdoor" and config.attack.patch > size:
+        raise UserError(
+            f"attack.patch is {config.attack.patch}, but must be at most {size}, the smaller side "
+            "of the images"
+        )
     batches, maximum = config.algorithm.fake_batches, max(2, len(images))
     if batches > maximum:
         right = f"at most {maximum}, the number of devices"

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
 
 from fedgan_mpi.algorithms.privacy import epsilon
 from fedgan_mpi.data.loading import scored_samples
+from fedgan_mpi.evaluation.backdoor_share import METRIC, BackdoorShare
 from fedgan_mpi.evaluation.extractors import read_extractors
 from fedgan_mpi.evaluation.feature_stats import FeatureStats
 from fedgan_mpi.evaluation.generation import Generated, generate
@@ -51,6 +53,7 @@ class Scoring:
         self.record, self.state = record, state
         self.pending: ScoredGenerator | None = None
         self.scorer: Scorer | None = None
+        self.backdoor, self._backdoor_floor = self._new_backdoor(), 0.0
         link, config, manifest = rank_state.link, context.config, context.manifest
         samples = link.from_server(lambda: scored_samples(config, context.heldout))
         path = None if manifest.features is None else context.directory / manifest.features
@@ -82,6 +85,9 @@ class Scoring:
                 seed=config.run.seed,
                 classes=classes,
             )
+            if self.backdoor is not None and context.heldout is not None:  # on the server
+                self.backdoor.accumulate(context.heldout.take(np.arange(samples)))
+                self._backdoor_floor = self.backdoor.patched / samples
         else:
             missing = "no held-out images" if extractors else "no feature extractor"
             record.log(f"This run has no scores: {context.directory} has {missing}.")
@@ -92,7 +98,7 @@ class Scoring:
 
     def start(self, round: int) -> None:
         """Copy the server's generator to all ranks as the pending score. Collective."""
-        self.pending = None
+        self.pending, self.backdoor = None, self._new_backdoor()
         if self.scorer is not None:
             generator = self.rank_state.evaluated_generator.clone()
             self.rank_state.link.broadcast_exact(generator)
@@ -106,7 +112,7 @@ class Scoring:
 
         def images(*, count: int, chunk: int) -> Generated:
             link.heartbeat()  # a score may take longer than link.deadline
-            return generate(
+            generated = generate(
                 self.rank_state.pair,
                 pending.generator,
                 seed=self.context.config.run.seed,
@@ -115,6 +121,9 @@ class Scoring:
                 chunk=chunk,
                 dtype=self.context.manifest.dtype,
             )
+            if self.backdoor is not None:
+                self.backdoor.accumulate(generated.images)
+            return generated
 
         part, parts = max(link.rank - 1, 0), max(link.device_ranks, 1)
         pending.stats = self.scorer.accumulate(images, rank=part, size=parts)
@@ -130,6 +139,7 @@ class Scoring:
         state.scores = self.scorer.lines(scored.round, values)
         for score in state.scores:
             self.record.score({**score, **privacy})
+        self._record_backdoor(scored.round)
         scored.has_collapsed = self._check_spread(scored.round)
         value = state.scores[0]["value"]
         scored.is_best = state.best is None or value < state.best["value"]
@@ -139,6 +149,24 @@ class Scoring:
         else:
             state.scores_since_best += 1
         return scored
+
+    def _new_backdoor(self) -> BackdoorShare | None:
+        attack = self.context.config.attack
+        return BackdoorShare(attack) if attack.devices and attack.kind == "backdoor" else None
+
+    def _record_backdoor(self, round: int) -> None:
+        """Record how many generated images show the patch, if devices attack with one."""
+        if self.backdoor is None or self.scorer is None:
+            return
+        self.record.score(
+            {
+                "round": round,
+                "metric": METRIC,
+                "value": self.backdoor.finish(self.rank_state.link),
+                "floor": self._backdoor_floor,
+                "samples": self.scorer.samples,
+            }
+        )
 
     def _check_spread(self, round: int) -> bool:
         """Return whether the generator has collapsed; if so, record its spread.

@@ -272,6 +272,14 @@ WRONG_FLAGS = {
         ],
         "must be 'none' when participation.policy is 'importance', which has its own weights",
     ),
+    "opaque backdoor": (
+        ["--attack.kind=backdoor", "--attack.strength=2"],
+        "attack.strength is 2.0, but must be at most 1 when attack.kind is 'backdoor'",
+    ),
+    "patch of another attack": (
+        ["--attack.patch=2"],
+        "attack.patch is 2, but must be left out unless attack.kind is 'backdoor'",
+    ),
     "sharpness without softmax": (
         ["--algorithm.name=uagan", "--algorithm.sharpness=2"],
         "algorithm.sharpness is 2.0, but must be left out unless algorithm.mode is 'softmax'",

@@ -246,3 +246,16 @@ def test_an_export_with_different_images_is_refused(finished_run, tmp_path, monk
     out = tmp_path / "g"
     assert main(["export", str(finished_run), "--format=torchexport", f"--out={out}"]) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_share_of_images_with_a_backdoor_is_in_the_record(tmp_path):
+    """No digit is white in the corner."""
+    done = run_job(
+        2, "--run.name", "a", "--training.rounds", "2", *SMALL_NETWORKS, "--attack.kind",
+        "backdoor", "--attack.devices", "[1]", "--evaluation.samples", "100", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = [s for s in scores(tmp_path / "runs" / "a") if s["metric"] == "backdoor_share"]
+    assert [line["round"] for line in lines] == [0, 2]
+    for line in lines:
+        assert line["floor"] == 0.0 and 0.0 <= line["value"] <= 1.0 and line["samples"] == 100

@@ -37,7 +37,7 @@ def make_uplink(
     config = rank_state.config
     flat = rank_state.pair.flat
     parameters = _parts_of(vector, flat.theta, flat.phi)
-    if config.attack.devices:
+    if config.attack.devices and config.attack.kind != "backdoor":
         transforms = [Attack(config.attack, config.run.seed, parameters), *transforms]
     if config.algorithm.control_variates:
         controls = _parts_of(vector, flat.control_of_generator, flat.control_of_discriminator)
