@@ -8,6 +8,7 @@ from typing import Any, Literal
 from fedgan_mpi import plugins
 from fedgan_mpi.config.require import require
 
+Initialization = Literal["fan_in", "dcgan", "orthogonal"]
 MIN_SIZE = 8
 """Smallest height and width of images, pixels."""
 MAX_FEATURES = 2**16
@@ -20,7 +21,8 @@ class ModelConfig:
 
     architecture: str = "dcgan"
     """Networks, also installed ones or an import string. dcgan: DCGAN. sngan: residual networks
-    with spectral normalization in D. Both take images of any size from 8 pixels."""
+    with spectral normalization in D. resnet: the same with self-attention, for large images. All
+    take images of any size from 8 pixels."""
     options: dict[str, Any] = field(default_factory=dict, hash=False)
     """Own options of networks that are not built in: keywords of their build function."""
     size: int | None = None
@@ -36,19 +38,26 @@ class ModelConfig:
     """dcgan: normalization in D. None: batch, but none up to 16 pixels. On small data sets of 16
     pixels, a D with BatchNorm overpowers G after a few hundred rounds."""
     conditional: bool = False
-    """Condition both networks on the class: G by its input, D by projection. Needs labelled shards.
-    Classes of generated images follow the label histogram of all devices."""
+    """Condition both networks on the class: G by its input, in resnet by its BatchNorm, and D by
+    projection. Needs labelled shards. Classes of generated images follow the label histogram of all
+    devices."""
     ema: float = 0.99
     """Decay per step of the exponential moving average of G, which is scored and exported. 0: no
     average."""
-    initialization: Literal["fan_in", "dcgan"] = "fan_in"
+    initialization: Initialization | None = None
     """Initial parameters. fan_in: torch's default, scaled by fan-in. dcgan: N(0, 0.02), suited to
-    widths of 64 and more."""
+    widths of 64 and more. orthogonal: orthogonal matrices, as in BigGAN. None: fan_in, for resnet
+    orthogonal."""
 
     @property
     def is_built_in(self) -> bool:
         """Whether the networks are part of this program."""
         return plugins.is_built_in("model.architecture", self.architecture)
+
+    @property
+    def initialization_rule(self) -> Initialization:
+        """`initialization` with None resolved."""
+        return self.initialization or ("orthogonal" if self.architecture == "resnet" else "fan_in")
 
     def __post_init__(self) -> None:
         plugins.find("model.architecture", self.architecture)
@@ -62,7 +71,7 @@ class ModelConfig:
                 require(value is None, f"model.{key}", value, right)
             right = f"left out for {self.architecture}, which initializes its own parameters"
             kind = self.initialization
-            require(kind == "fan_in", "model.initialization", kind, right)
+            require(kind in (None, "fan_in"), "model.initialization", kind, right)
         least = MIN_SIZE if self.is_built_in else 1
         valid = self.size is None or least <= self.size < 2**16
         require(valid, "model.size", self.size, f"from {least} to 2^16 - 1")
@@ -72,8 +81,8 @@ class ModelConfig:
             right = f"from 1 to {MAX_FEATURES}"
             require(1 <= number <= MAX_FEATURES, f"model.{key}", number, right)
         require(0 <= self.ema < 1, "model.ema", self.ema, "from 0 to below 1")
-        if self.architecture == "sngan":
-            right = "left out for sngan, whose D has spectral normalization"
+        if self.architecture in ("sngan", "resnet"):
+            right = f"left out for {self.architecture}, whose D has spectral normalization"
             norm = self.discriminator_norm
             require(norm is None, "model.discriminator_norm", norm, right)
 

@@ -132,7 +132,7 @@ def build_networks(
     G, D = build(config.model, image_shape, classes, config.run.seed)
     if config.model.is_built_in:
         for network in (G, D):
-            initialize(network, config.model.initialization, stream)
+            initialize(network, config.model.initialization_rule, stream)
     return pack_networks(
         G,
         D,

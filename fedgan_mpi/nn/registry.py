@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from torch.nn.functional import normalize
 
 from fedgan_mpi import plugins
 from fedgan_mpi.config import ModelConfig
+from fedgan_mpi.config.model import Initialization
 from fedgan_mpi.config.options import check_options
 from fedgan_mpi.errors import UserError
 
@@ -133,15 +136,14 @@ def _refusal(architecture: str, problem: str) -> UserError:
     return UserError(f"{_KEY} is {architecture!r}, but {problem}")
 
 
-def initialize(
-    network: nn.Module, kind: Literal["fan_in", "dcgan"], stream: torch.Generator
-) -> None:
+def initialize(network: nn.Module, kind: Initialization, stream: torch.Generator) -> None:
     """Draw a network's initial parameters from `stream`, in place.
 
     fan_in: torch's default for convolutions, uniform with variance 1/(3 · fan-in). dcgan: N(0,
     0.02) for convolutions and N(1, 0.02) for BatchNorm scales (Radford et al. 2016). The latter
     suits wide networks. In narrow ones it makes activations so small that training stagnates for
-    some hundred rounds.
+    some hundred rounds. orthogonal: matrices with orthonormal rows or columns (Saxe et al. 2014,
+    arXiv:1312.6120).
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
@@ -150,11 +152,14 @@ def initialize(
             weight = parametrizations.weight.original if parametrizations else module.weight
             if kind == "dcgan":
                 nn.init.normal_(weight, 0.0, 0.02, generator=stream)
+            elif kind == "orthogonal":
+                with _one_thread():
+                    nn.init.orthogonal_(weight, generator=stream)
             else:
                 nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=stream)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d):
+        elif isinstance(module, nn.BatchNorm2d) and module.affine:
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
             if kind == "dcgan":
@@ -164,6 +169,15 @@ def initialize(
         if name.endswith((".0._u", ".0._v")):
             nn.init.normal_(buffer, generator=stream)
             buffer.copy_(normalize(buffer, dim=0))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Factor matrices to the same bits on ranks with different numbers of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def count_parameters(network: nn.Module) -> int:

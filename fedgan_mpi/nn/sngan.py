@@ -77,15 +77,15 @@ class Discriminator(nn.Module):
             downsamples = [True] * len(maps)
         self.blocks = nn.Sequential(
             *(
-                _DiscriminatorBlock(inputs, outputs, downsample=downsample, is_first=n == 0)
+                DiscriminatorBlock(inputs, outputs, downsample=downsample, is_first=n == 0)
                 for n, (inputs, outputs, downsample) in enumerate(
                     zip([channels, *maps[:-1]], maps, downsamples, strict=True)
                 )
             )
         )
-        self.last = _spectral_norm(nn.Linear(maps[-1], 1))
+        self.last = spectral_norm(nn.Linear(maps[-1], 1))
         self.projection = (
-            _spectral_norm(nn.Linear(classes, maps[-1], bias=False)) if classes else None
+            spectral_norm(nn.Linear(classes, maps[-1], bias=False)) if classes else None
         )
 
     def forward(self, images: Tensor, classes: Tensor | None = None) -> Tensor:
@@ -115,18 +115,18 @@ class _GeneratorBlock(nn.Module):
         return hidden + interpolate(self.shortcut(x), scale_factor=2)
 
 
-class _DiscriminatorBlock(nn.Module):
+class DiscriminatorBlock(nn.Module):
     """A residual block. It optionally halves height and width by average pooling."""
 
     def __init__(self, inputs: int, outputs: int, *, downsample: bool, is_first: bool) -> None:
         super().__init__()
         self.pool: Callable[[Tensor], Tensor] = _average_pool if downsample else nn.Identity()
         self.activate: Callable[[Tensor], Tensor] = nn.Identity() if is_first else relu
-        self.conv1 = _spectral_norm(nn.Conv2d(inputs, outputs, 3, padding=1))
-        self.conv2 = _spectral_norm(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.conv1 = spectral_norm(nn.Conv2d(inputs, outputs, 3, padding=1))
+        self.conv2 = spectral_norm(nn.Conv2d(outputs, outputs, 3, padding=1))
         is_identity = inputs == outputs and not downsample
         self.shortcut = (
-            nn.Identity() if is_identity else _spectral_norm(nn.Conv2d(inputs, outputs, 1))
+            nn.Identity() if is_identity else spectral_norm(nn.Conv2d(inputs, outputs, 1))
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -138,5 +138,6 @@ def _average_pool(x: Tensor) -> Tensor:
     return avg_pool2d(x, 2)
 
 
-def _spectral_norm(layer: nn.Module) -> nn.Module:
+def spectral_norm(layer: nn.Module) -> nn.Module:
+    """Divide a layer's weight by its largest singular value, in place."""
     return nn.utils.parametrizations.spectral_norm(layer)

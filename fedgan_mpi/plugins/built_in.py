@@ -17,6 +17,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "networks": {
         "dcgan": "fedgan_mpi.nn.dcgan:build",
         "sngan": "fedgan_mpi.nn.sngan:build",
+        "resnet": "fedgan_mpi.nn.resnet:build",
     },
     "losses": {
         "nonsaturating": "fedgan_mpi.nn.losses:nonsaturating",

@@ -48,7 +48,7 @@ def test_sngan_parameter_counts():
     assert (count_parameters(G), count_parameters(D)) == (4_161_283, 1_053_825)
 
 
-@pytest.mark.parametrize("architecture", ["dcgan", "sngan"])
+@pytest.mark.parametrize("architecture", ["dcgan", "sngan", "resnet"])
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 16, 16), (1, 20, 16), (1, 17, 17)], ids=str)
 def test_the_default_width_is_the_one_that_is_recorded(architecture, shape):
     """Generator files record it, because the default may change."""
@@ -66,7 +66,7 @@ SHAPES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("architecture", ["dcgan", "sngan"])
+@pytest.mark.parametrize("architecture", ["dcgan", "sngan", "resnet"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_shapes_and_ranges(architecture, shape):
     """Pixels depend on the noise, and count for D, also near the borders."""
@@ -119,7 +119,7 @@ def test_initial_parameters_depend_on_the_stream_alone():
         initialize(G, kind, torch.Generator().manual_seed(seed))
         return nn.utils.parameters_to_vector(G.parameters())
 
-    for kind in ("fan_in", "dcgan"):
+    for kind in ("fan_in", "dcgan", "orthogonal"):
         assert torch.equal(parameters(kind, 1), parameters(kind, 1))
         assert not torch.equal(parameters(kind, 1), parameters(kind, 2))
     G, _ = build(ModelConfig(width=64), (3, 64, 64))
@@ -159,7 +159,10 @@ def test_every_layer_of_the_sngan_discriminator_has_spectral_norm_one():
     assert flat.batchnorm_of_discriminator.numel() == 0
 
 
-@pytest.mark.parametrize(("architecture", "size"), [("dcgan", 16), ("dcgan", 64), ("sngan", 32)])
+CONDITIONAL = [("dcgan", 16), ("dcgan", 64), ("sngan", 32), ("resnet", 48)]
+
+
+@pytest.mark.parametrize(("architecture", "size"), CONDITIONAL)
 def test_conditional_networks_depend_on_the_class(architecture, size):
     model = ModelConfig(architecture=architecture, nz=5, width=4, conditional=True)
     G, D = build(model, (1, size, size), classes=3)

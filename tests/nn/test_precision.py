@@ -46,7 +46,7 @@ def kernels(network):
 # ------------------------------------------------------------ channels_last
 
 
-@pytest.mark.parametrize("architecture", ["dcgan", "sngan"])
+@pytest.mark.parametrize("architecture", ["dcgan", "sngan", "resnet"])
 def test_channels_last_kernels_are_views_of_the_vector(architecture):
     contiguous, _ = make_pair(architecture)
     pair, _ = make_pair(architecture, memory_format="channels_last")
@@ -65,7 +65,7 @@ def test_channels_last_kernels_are_views_of_the_vector(architecture):
     assert all((p == 0.25).all() for p in (*pair.G.parameters(), *pair.D.parameters()))
 
 
-@pytest.mark.parametrize("architecture", ["dcgan", "sngan"])
+@pytest.mark.parametrize("architecture", ["dcgan", "sngan", "resnet"])
 def test_channels_last_gives_the_same_steps_up_to_rounding(architecture):
     results = []
     for memory_format in ("contiguous", "channels_last"):
@@ -102,7 +102,7 @@ def record_layer_dtypes(network: nn.Module) -> set[torch.dtype]:
     return dtypes
 
 
-@pytest.mark.parametrize("architecture", ["dcgan", "sngan"])
+@pytest.mark.parametrize("architecture", ["dcgan", "sngan", "resnet"])
 def test_only_inner_layers_compute_in_bfloat16_and_only_in_training(architecture):
     device, server = device_and_server(architecture=architecture, autocast="bfloat16")
     pair = device.pair

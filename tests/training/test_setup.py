@@ -88,7 +88,7 @@ def test_scores_need_a_minimum_of_held_out_images(heldout, metrics):
     check_samples(config, heldout + 1, "x")
 
 
-@pytest.mark.parametrize("architecture", ["dcgan", "sngan"])
+@pytest.mark.parametrize("architecture", ["dcgan", "sngan", "resnet"])
 def test_the_built_in_networks_need_eight_pixels(architecture):
     for size in (8, 28, 31, 200):
         check(make_manifest(size), f"--model.architecture={architecture}")
