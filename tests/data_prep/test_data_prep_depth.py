@@ -16,6 +16,8 @@ from PIL import Image
 
 from data_prep.__main__ import main
 from data_prep.directory import output_directory
+from data_prep.prepare import prepare
+from data_prep.sources import Source
 from fedgan_mpi.data import Manifest, read_shard
 from fedgan_mpi.errors import UserError
 
@@ -204,3 +206,50 @@ def test_a_command_does_not_continue_shards_of_another_depth(tmp_path):
         output_directory(tmp_path / "out", {**settings, "depth": 8}, 0),
     ):
         pass
+
+
+class Bands(Source):
+    """Signed images of five bands, as a user's own source gives them."""
+
+    channels, is_deep, class_names = 5, True, []
+
+    def __init__(self, path=None, *, bands=5):
+        stream = np.random.default_rng(0)
+        self.values = stream.integers(-3000, 3000, (10, 12, 16, bands)).astype(np.int16)
+
+    def __len__(self):
+        return len(self.values)
+
+    @property
+    def keys(self):
+        return [str(n) for n in range(len(self))]
+
+    def image(self, index):
+        return self.values[index]
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_a_source_of_five_bands(tmp_path, depth):
+    options = {"devices": 2, "heldout_share": 0, "depth": depth, "features": "none"}
+    manifest = prepare(Bands(), tmp_path / "out", size=(12, 16), **options)
+    low, high = Bands().values.min(), Bands().values.max()
+    assert manifest.image_shape == (5, 12, 16) and manifest.range == (low, high)
+    shard = read_shard(
+        tmp_path / "out" / "device_0001.h5", image_shape=(5, 12, 16), dtype=manifest.dtype
+    )
+    chosen = Bands().values[shard.indices].transpose(0, 3, 1, 2).astype(float)
+    shades = (chosen - low) / (high - low) * (2**depth - 1)
+    assert np.abs(shard.images - shades).max() <= 0.51
+    smaller = prepare(Bands(), tmp_path / "small", size=8, **options)
+    assert smaller.image_shape == (5, 8, 8)
+
+
+def test_channels_that_contradict_are_named(tmp_path):
+    with pytest.raises(UserError, match="--channels is 3, but the images of Bands have 5 channels"):
+        prepare(Bands(), tmp_path / "out", devices=2, channels=3)
+    with pytest.raises(UserError, match="ValueError: it has 4 channels, but must have 5"):
+        prepare(Bands(bands=4), tmp_path / "out", devices=1, size=8, value_range=(0, 9))
+    shallow = Bands()
+    shallow.is_deep = False
+    with pytest.raises(UserError, match="it is an array of int16, but is_deep is False"):
+        prepare(shallow, tmp_path / "out", devices=1, size=8)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from mpi4py import MPI
 from torch import nn
 
 from data_prep.pca import fit_pca
-from fedgan_mpi.evaluation.extractors import OwnExtractor
+from fedgan_mpi.comm.link import Link
+from fedgan_mpi.config import EvaluationConfig
+from fedgan_mpi.errors import UserError
+from fedgan_mpi.evaluation.extractors import OwnExtractor, read_extractors
 from fedgan_mpi.evaluation.features import PCA, Classifier, Extractor, train_classifier
 
 SHAPE = (5, 8, 12)
@@ -63,3 +67,10 @@ def test_own_extractors_get_16_bits_only_if_they_ask_for_them(shallow, reads_uin
 def test_a_classifier_has_any_number_of_channels(shallow):
     features = Classifier(SHAPE, 3).eval().compute(shallow)
     assert features.shape == (40, 64)
+
+
+@pytest.mark.parametrize("options", [{"inception_weights": "x.pth"}, {"extractor": "imagenet"}])
+def test_networks_of_photographs_refuse_other_channels(options):
+    config = EvaluationConfig(**options)
+    with pytest.raises(UserError, match="needs images of 1 or 3 channels, but these have 5"):
+        read_extractors(Link(MPI.COMM_SELF), config, SHAPE, None, "cpu")
