@@ -66,9 +66,16 @@ class Translation(Augmentation):
     numbers = 2
 
     def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
-        _, _, height, width = images.shape
-        images = _shift(images, _steps(numbers[:, 0], height), dim=2)
-        return _shift(images, _steps(numbers[:, 1], width), dim=3)
+        _, channels, height, width = images.shape
+        rows, columns = _sources(numbers[:, 0], height), _sources(numbers[:, 1], width)
+        outside = _is_outside(rows, height)[:, :, None] | _is_outside(columns, width)[:, None]
+        # One gather of pixels takes a third of the time of one for rows and one for columns.
+        pixels = (
+            rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None]
+        )
+        index = pixels.flatten(1)[:, None].expand(-1, channels, -1)
+        moved = images.flatten(2).gather(2, index).view_as(images)
+        return moved.masked_fill(outside[:, None], 0.0)
 
 
 class Cutout(Augmentation):
@@ -165,15 +172,13 @@ def _steps(numbers: Tensor, size: int) -> Tensor:
     return (numbers * (2 * most + 1)).floor().clamp(max=2 * most).long() - most
 
 
-def _shift(images: Tensor, steps: Tensor, dim: int) -> Tensor:
-    """Move each image along `dim`; positions without a source become 0, grey."""
-    size = images.shape[dim]
-    source = torch.arange(size, device=images.device) - steps[:, None]  # (B, size)
-    shape = [len(images), 1, 1, 1]
-    shape[dim] = size
-    outside = ((source < 0) | (source >= size)).view(shape)
-    index = source.clamp(0, size - 1).view(shape).expand_as(images)
-    return images.gather(dim, index).masked_fill(outside, 0.0)
+def _sources(numbers: Tensor, size: int) -> Tensor:
+    """Return the row (B, size) that each row of a moved image comes from. It may be outside."""
+    return torch.arange(size, device=numbers.device) - _steps(numbers, size)[:, None]
+
+
+def _is_outside(rows: Tensor, size: int) -> Tensor:
+    return (rows < 0) | (rows >= size)
 
 
 def _covered(numbers: Tensor, size: int) -> Tensor:
