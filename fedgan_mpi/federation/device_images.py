@@ -34,7 +34,7 @@ class Images:
             pixels = to_device(torch.from_numpy(self.shard.take(indices)), self.torch_device)
         else:
             chosen = to_device(torch.from_numpy(indices), self.torch_device)
-            pixels = self.resident.index_select(0, chosen)
+            pixels = _select(self.resident, chosen)
         return pixels.to(self.dtype).mul_(self._step).sub_(1)
 
     def _fit(self) -> bool:
@@ -43,6 +43,13 @@ class Images:
             return False
         free, _ = torch.cuda.mem_get_info(self.torch_device)
         return images.nbytes <= MEMORY_SHARE * free
+
+
+def _select(images: Tensor, indices: Tensor) -> Tensor:
+    """Return the images at these indices."""
+    if images.dtype == torch.uint16:  # torch has few kernels for it, and int16 has the same bits
+        return images.view(torch.int16).index_select(0, indices).view(torch.uint16)
+    return images.index_select(0, indices)
 
 
 def to_device(tensor: Tensor, torch_device: torch.device) -> Tensor:
