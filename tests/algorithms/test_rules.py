@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import statistics
+from functools import cache
 
+import numpy
 import pytest
 import torch
 from hypothesis import given, settings
@@ -70,8 +72,13 @@ ORACLES = {
 }
 
 
+@cache
+def rule_of(name, **options):
+    return make_rule(AggregationConfig(rule=name, options=options))
+
+
 def combine(name, options, rows, shares=None):
-    rule = make_rule(AggregationConfig(rule=name.split()[0], options=options))
+    rule = rule_of(name.split()[0], **options)
     vectors = torch.tensor(rows, dtype=torch.float64)
     weights = torch.tensor(shares or [1 / len(rows)] * len(rows), dtype=torch.float64)
     return rule.combine(vectors, weights)
@@ -164,6 +171,43 @@ def test_one_arbitrary_device_moves_a_robust_rule_boundedly(name, size):
     attacked = [*rows[:7], [size] * 6]
     assert combine(name, {}, attacked).norm() < 3 * radius
     assert torch.tensor(attacked).double().mean(0).norm() > size / 8  # the mean follows it
+
+
+@given(data=st.data(), faulty=st.integers(1, 3), more=st.integers(1, 4))
+@settings(max_examples=60, deadline=None)
+def test_arbitrary_devices_move_robust_rules_boundedly_and_the_mean_not(data, faulty, more):
+    """f of n > 2 f devices. Median and trimmed mean stay between honest values; the geometric
+    median within 2 (n - f) / (n - 2 f) radii of the honest devices (Minsker 2015, lemma 2.1)."""
+    count = 2 * faulty + more
+    point = st.tuples(numbers, numbers)
+    honest = data.draw(st.lists(point, min_size=count - faulty, max_size=count - faulty))
+    wild = st.floats(-1e12, 1e12)
+    attacks = data.draw(st.lists(st.tuples(wild, wild), min_size=faulty, max_size=faulty))
+    rows = data.draw(st.permutations([*honest, *attacks]))
+    columns = list(zip(*honest, strict=True))
+    low, high = (torch.tensor([f(c) for c in columns]).double() for f in (min, max))
+    for name, options in (("median", {}), ("trimmed_mean", {"trim": faulty})):
+        result = combine(name, options, rows)
+        assert (result >= low - 1e-9).all() and (result <= high + 1e-9).all()
+    centre = torch.tensor(honest).double().mean(0)
+    radius = max((torch.tensor(row).double() - centre).norm().item() for row in honest)
+    result = combine("geometric_median", {"iterations": 300}, rows)
+    assert (result - centre).norm() <= 2 * (count - faulty) / (count - 2 * faulty) * radius + 1e-3
+    attacks = [(1e12, 0.0)] * faulty
+    mean = torch.tensor([*honest, *attacks]).double().mean(0)
+    assert mean[0] > 0.99 * 1e12 * faulty / count
+
+
+def test_the_geometric_median_is_the_one_of_its_authors():
+    """The package geom-median is Pillutla's. It stops when the sum of distances does."""
+    geom_median = pytest.importorskip("geom_median.numpy")
+    for seed in range(5):
+        rows, weights = random_rows(9, seed=seed), [n + 1.0 for n in range(9)]
+        arrays = [numpy.array(row) for row in rows]
+        expected = geom_median.compute_geometric_median(arrays, numpy.array(weights)).median
+        shares = [weight / sum(weights) for weight in weights]
+        result = combine("geometric_median", {"iterations": 200}, rows, shares)
+        torch.testing.assert_close(result, torch.from_numpy(expected), rtol=0, atol=1e-5)
 
 
 def test_two_arbitrary_devices_break_a_rule_for_one():
