@@ -26,7 +26,7 @@ LAYERS = [
     {"federation"},
     {"run"},
     {"callbacks"},
-    {"checkpoint"},
+    {"checkpoint", "trackers"},
     {"algorithms", "evaluation"},
     {"data_prep", "report"},
     {"score", "training"},

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fedgan_mpi.data import Images
     from fedgan_mpi.run.result import Result
 
 
 class Callback:
     """Base class. Every method does nothing by default, and is called on every rank,
-    except `on_checkpoint`.
+    except `on_checkpoint` and `on_samples`.
 
     A method must not call MPI on the run's communicator.
     """
@@ -48,6 +49,15 @@ class Callback:
 
     def on_score(self, scores: Sequence[Mapping[str, Any]]) -> None:
         """Called with the lines of stats.jsonl of one score, equal on every rank."""
+
+    def on_samples(self, round: int, images: Images) -> None:
+        """Called on the server with the images of a grid in `samples/`, made of the same noise each
+        time.
+
+        Args:
+            round: Number of completed rounds.
+            images: uint8 or uint16, (N, C, H, W).
+        """
 
     def on_checkpoint(self, round: int, directory: Path) -> None:
         """Called on the server when the checkpoint of a round is complete on disk.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fedgan_mpi.config.options import check_listed
 from fedgan_mpi.config.require import require
 
 
@@ -11,11 +12,21 @@ from fedgan_mpi.config.require import require
 class RecordConfig:
     """Records beside stats.jsonl."""
 
+    trackers: tuple[str, ...] = ()
+    """Programs that also get losses, scores, seconds and sample grids, as installed ones or import
+    strings, too. tensorboard: into the run directory. wandb: offline unless WANDB_MODE says
+    otherwise. mlflow: into the run directory unless MLFLOW_TRACKING_URI names a server."""
     tensorboard: bool = False
-    """Also write losses, scores, seconds and sample grids for TensorBoard, into the run
-    directory."""
+    """The same as trackers tensorboard."""
     grid_every: int = 0
     """Rounds between additional sample grids. 0: only the grids of scored rounds."""
 
     def __post_init__(self) -> None:
+        check_listed("record.trackers", self.trackers, {})
         require(self.grid_every >= 0, "record.grid_every", self.grid_every, "at least 0")
+
+    @property
+    def all_trackers(self) -> tuple[str, ...]:
+        """The trackers, with `tensorboard` resolved."""
+        add = self.tensorboard and "tensorboard" not in self.trackers
+        return (*self.trackers, "tensorboard") if add else self.trackers

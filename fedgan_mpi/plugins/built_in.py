@@ -81,6 +81,11 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "per_class": "fedgan_mpi.evaluation.metrics:PerClass",
         "prdc": "fedgan_mpi.evaluation.metrics:PRDC",
     },
+    "trackers": {
+        "tensorboard": "fedgan_mpi.trackers.tensorboard:TensorBoard",
+        "wandb": "fedgan_mpi.trackers.wandb:WandB",
+        "mlflow": "fedgan_mpi.trackers.mlflow:MLflow",
+    },
     "sources": {
         "mnist": "data_prep.sources.mnist:Mnist",
         "fashion_mnist": "data_prep.sources.mnist:FashionMnist",
@@ -116,6 +121,7 @@ KEYS = {
     "aggregation.detector": "detectors",
     "evaluation.extractor": "extractors",
     "evaluation.metrics": "metrics",
+    "record.trackers": "trackers",
 }
 """Configuration key that names code -> group."""
 FILES = {"evaluation.extractor": (".pt", ".pt2", ".onnx")}

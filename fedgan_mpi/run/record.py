@@ -21,7 +21,6 @@ from fedgan_mpi.run.image_grids import write_grid
 from fedgan_mpi.run.output import optional, output_to, print_line
 from fedgan_mpi.run.progress_bar import make_progress_bar
 from fedgan_mpi.run.stats import ROUND_KEYS, STATS, parse_lines, read_text_lines, split
-from fedgan_mpi.run.tensorboard import TensorBoard
 from fedgan_mpi.schema import SchemaError
 
 
@@ -31,9 +30,7 @@ class Record:
     Only stats.jsonl is necessary. The run continues if another file cannot be written.
     """
 
-    def __init__(
-        self, run: Path | None, *, rounds: int, done: int = 0, tensorboard: bool = False
-    ) -> None:
+    def __init__(self, run: Path | None, *, rounds: int, done: int = 0) -> None:
         """Open the record. Of a resumed run, `rewind_record` must have been called before.
 
         run: the run directory; None on device ranks. rounds: number of rounds of the whole run.
@@ -47,10 +44,6 @@ class Record:
         self._bar = make_progress_bar(rounds, done)
         self._postfix: dict[str, str] = {}
         self._reported_devices: set[int] = set()
-        self._board: TensorBoard | None = None
-        if tensorboard:
-            with optional(run / "tensorboard", self.log):
-                self._board = TensorBoard(run, done)
 
     def round(self, stats: dict[str, Any]) -> None:
         """Write a round's line of stats.jsonl and advance the progress bar."""
@@ -66,7 +59,6 @@ class Record:
         for key in ("d_loss", "g_loss", *(stats.keys() - ROUND_KEYS)):
             if stats[key] is not None:
                 self._postfix[key] = f"{stats[key]:.3f}"
-        self._track(lambda board: board.round(stats))
         self._bar.set_postfix(self._postfix, refresh=False)
         self._show(self._bar.update)
 
@@ -75,7 +67,6 @@ class Record:
         if self.run is None:
             return
         self._write(score)
-        self._track(lambda board: board.score(score))
         if score["metric"].startswith("frechet"):
             self._postfix["score"] = f"{score['value']:.1f}"
             self._bar.set_postfix(self._postfix, refresh=False)
@@ -87,7 +78,6 @@ class Record:
         path = self.run / "samples" / f"round_{round:06d}.png"
         with optional(path, self.log):
             write_grid(path, images)
-        self._track(lambda board: board.grid(round, images))
 
     def log(self, line: str) -> None:
         """Print a line to standard output, above the progress bar."""
@@ -99,17 +89,8 @@ class Record:
         if self.run is None:
             return
         self._show(self._bar.close)
-        self._track(lambda board: board.close())
         with suppress(OSError):  # each line has been flushed
             self._stats.close()
-
-    def _track(self, act: Callable[[TensorBoard], None]) -> None:
-        """Pass something to TensorBoard. If that fails, do without TensorBoard from now on."""
-        board, self._board = self._board, None
-        if self.run is not None and board is not None:
-            with optional(self.run / "tensorboard", self.log):
-                act(board)
-                self._board = board
 
     def _show(self, act: Callable[[], object]) -> None:
         """Draw the progress bar. If that fails, do without it from now on."""

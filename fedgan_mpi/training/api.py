@@ -98,9 +98,11 @@ def run_training(
             # the garbage of the first.
             with nullcontext() if "torch" in sys.modules else importing():
                 context = prepare_run(link, config, resume=resume, replace=replace)
+                from fedgan_mpi.trackers import open_trackers
                 from fedgan_mpi.training.loop import train_run
 
-            return train_run(link, context, callbacks)
+            with open_trackers(config if link.is_server else None) as trackers:
+                return train_run(link, context, [*callbacks, *trackers])
     finally:
         release_lock()
 

@@ -241,6 +241,8 @@ class TrainingHooks:
             ).images
             with self.rank_state.link.shows_activity():
                 self.record.grid(round, images)
+                for callback in self.callbacks:
+                    callback.on_samples(round, images)
 
     def _finish_score(self) -> str | None:
         """Record the pending score, and export its generator if it is the best so far. Collective.

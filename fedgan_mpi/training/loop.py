@@ -289,5 +289,4 @@ def open_record(rank_state: RankState, context: RunContext, done: int, state: Tr
         context.run if rank_state.link.is_server else None,
         rounds=config.training.rounds,
         done=done,
-        tensorboard=config.record.tensorboard,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from fedgan_mpi import plugins
@@ -16,6 +15,7 @@ from fedgan_mpi.evaluation.pinned_file import check_imagenet_packages, read_ince
 from fedgan_mpi.federation.participation import Participation, check_count
 from fedgan_mpi.hardware.cpu import multiplies_bfloat16
 from fedgan_mpi.hardware.gpu import cuda_device_count
+from fedgan_mpi.trackers import Tracker, check_trackers
 from fedgan_mpi.wireless.cost import macs_per_second
 
 
@@ -36,16 +36,7 @@ def check_machine(config: Config) -> None:
         )
     if config.evaluation.extractor == "imagenet":
         check_imagenet_packages()
-    if config.record.tensorboard and find_spec("tensorboard") is None:
-        raise UserError(
-            "record.tensorboard is True, but the package tensorboard is not installed; "
-            "install it with `pip install tensorboard`"
-        )
-    if config.aggregation.detector == "loss_outliers" and find_spec("sklearn") is None:
-        raise UserError(
-            "aggregation.detector is 'loss_outliers', but the package scikit-learn is not "
-            "installed; install it with `pip install scikit-learn`"
-        )
+    check_trackers(config.record.all_trackers)
 
 
 def check_plugins(config: Config) -> None:
@@ -67,6 +58,7 @@ def check_plugins(config: Config) -> None:
             ("evaluation.extractor", config.evaluation.extractor),
             *(("training.augment", name) for name in training.augment),
             *(("evaluation.metrics", name) for name in config.evaluation.metrics),
+            *(("record.trackers", name) for name in config.record.trackers),
         )
         if not plugins.is_built_in(key, name)
     ]
@@ -100,6 +92,8 @@ def check_plugins(config: Config) -> None:
     check_network_options(config.model)
     check_extractor(config.evaluation)
     make_metrics(config.evaluation.metrics, config.evaluation.metric_options)
+    for name in config.record.trackers:
+        plugins.load_class("record.trackers", name, Tracker)
     if config.wireless.on and not algorithm_class(config.algorithm.name).has_cost_model():
         raise UserError(
             f"wireless.on is true, but {config.algorithm.name} has no cost model; define "
