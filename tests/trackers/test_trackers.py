@@ -97,9 +97,9 @@ def wandb_records(file: Path) -> list:
 def test_wandb_has_the_numbers_of_both_parts_without_a_network(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    make_run(tmp_path, "wandb", last=2)
-    wandb.teardown()  # a resumed run is another process
-    make_run(tmp_path, "wandb", first=3, last=3)
+    for first, last in ((1, 2), (3, 3)):
+        make_run(tmp_path, "wandb", first=first, last=last)
+        wandb.teardown()  # as at the end of a process: only then, files are complete
     files = sorted((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len(files) == 2 and len({file.name for file in files}) == 1  # one run in two parts
     found: dict[str, dict[int, float]] = {}
