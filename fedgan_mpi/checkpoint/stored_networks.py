@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -24,7 +23,8 @@ from fedgan_mpi.nn.freezing import freeze_layers
 from fedgan_mpi.nn.precision import prepare_network
 from fedgan_mpi.nn.stored_shapes import check_stored_shapes
 
-_FREEZE = "freeze_discriminator"
+Tables = Mapping[str, Mapping[str, Any]]
+"""A configuration: section -> key -> value."""
 State = dict[str, Tensor]
 """Name -> tensor, as `nn.Module.state_dict` returns it."""
 Shape = tuple[int, int, int]
@@ -108,17 +108,17 @@ def read_generator_state(path: Path, G: nn.Module) -> StoredNetworks:
 
 
 def unpack_networks(
-    tensors: Mapping[str, Tensor], training: Mapping[str, Any], G: nn.Module, D: nn.Module
+    tensors: Mapping[str, Tensor], configuration: Tables, G: nn.Module, D: nn.Module
 ) -> StoredNetworks:
     """Return the networks in the server's state.
 
-    training: the other run's section [training]. G, D: new networks, which are overwritten. Raises
+    configuration: of the other run. G, D: new networks, which are overwritten. Raises
     OtherNetworksError for other networks.
     """
     vector = tensors.get("vector")
-    averaged: tuple[tuple[Player, ...], ...] = ((), ("D",), ("G", "D"))
-    for players in averaged:  # whose moments were averaged, and are in the vector
-        flat = _pack(G, D, vector, training, players)
+    trained: tuple[tuple[Player, ...], ...] = (("D",), ("G", "D"))
+    for players in trained:  # by devices, which the algorithm of the other run determines
+        flat = _pack(G, D, vector, configuration, players)
         if _fits(vector, flat.vector):
             break
     _fill(flat.vector, vector)
@@ -134,7 +134,7 @@ def unpack_networks(
 def unpack_discriminator(
     tensors: Mapping[str, Tensor],
     fixed: Tensor,
-    training: Mapping[str, Any],
+    configuration: Tables,
     G: nn.Module,
     D: nn.Module,
 ) -> State:
@@ -143,7 +143,7 @@ def unpack_discriminator(
     fixed: the server's vector, which ends with the parameters that the other run did not train.
     """
     own = tensors.get("own.0")
-    flat = _pack(G, D, own, training)
+    flat = _pack(G, D, own, configuration)
     _fill(flat.whole_discriminator, own)
     flat.fixed.copy_(fixed[len(fixed) - len(flat.fixed) :])
     return _copy(D)
@@ -153,18 +153,28 @@ def _pack(
     G: nn.Module,
     D: nn.Module,
     like: Tensor | None,
-    training: Mapping[str, Any],
-    averaged: tuple[Player, ...] = (),
+    configuration: Tables,
+    players: tuple[Player, ...] = (),
 ) -> FlatParameters:
-    """Pack networks in one vector in the order of another run. like: of that run's dtype."""
-    order = training.get("memory_format", DEFAULTS["training.memory_format"])
-    freeze_layers(D, training.get(_FREEZE, 0))
+    """Pack networks in one vector in the order of another run.
+
+    like: of that run's dtype. players: whose moments and control variates are in the vector, if
+    that run had any.
+    """
+    algorithm, training = (configuration.get(name, {}) for name in ("algorithm", "training"))
+    freeze_layers(D, training.get("freeze_discriminator", 0))
     for network in (G, D):
         if like is not None and like.is_floating_point():
             network.to(like.dtype)
-        network.to(memory_format=torch.contiguous_format)
+        order = training.get("memory_format", DEFAULTS["training.memory_format"])
         prepare_network(network, memory_format=order)
-    return FlatParameters(G, D, with_moments_of=averaged)
+    averages = algorithm.get("moments") == "averaged" and training.get("optimizer") == "adam"
+    return FlatParameters(
+        G,
+        D,
+        with_moments_of=players if averages else (),
+        with_controls_of=players if algorithm.get("control_variates", False) else (),
+    )
 
 
 def _fits(stored: Tensor | None, section: Tensor) -> bool:

@@ -159,8 +159,8 @@ def _read(start: Start, config: Config, image_shape: Shape, classes: int) -> Sto
     G, D = build(config.model, image_shape, classes, config.run.seed)
     if start.checkpoint is None:
         return read_generator_state(start.path, G)
-    training = start.checkpoint.configuration.get("training", {})
-    return unpack_networks(read_tensors(start.checkpoint, SERVER), training, G, D)
+    tensors = read_tensors(start.checkpoint, SERVER)
+    return unpack_networks(tensors, start.checkpoint.configuration, G, D)
 
 
 # -------------------------------------------------------------------- on every rank
@@ -201,8 +201,8 @@ def load_owners(rank_state: RankState, start: Start, average: Tensor) -> None:
 def _load_discriminators(rank_state: RankState, start: Start) -> None:
     pair, checkpoint, config = rank_state.pair, start.checkpoint, rank_state.config
     assert checkpoint is not None
-    training, vector = checkpoint.configuration["training"], pair.flat.vector
-    before, fixed = vector.clone(), read_tensors(checkpoint, SERVER)["vector"]
+    vector, fixed = pair.flat.vector, read_tensors(checkpoint, SERVER)["vector"]
+    before = vector.clone()
     places = [(device.index, device.local.own[0]) for device in rank_state.devices]
     kept = {} if rank_state.server is None else rank_state.server.kept
     for k in range(1, rank_state.participation.devices + 1):
@@ -212,7 +212,8 @@ def _load_discriminators(rank_state: RankState, start: Start) -> None:
         tensors = read_tensors(checkpoint, device_file(k))
         networks = build(config.model, pair.image_shape, pair.classes, config.run.seed)
         try:
-            pair.D.load_state_dict(unpack_discriminator(tensors, fixed, training, *networks))
+            stored = (tensors, fixed, checkpoint.configuration)
+            pair.D.load_state_dict(unpack_discriminator(*stored, *networks))
         except OtherNetworksError as error:
             raise UserError(f"{_KEY} is {str(start.path)!r}, but {error}") from None
         place.copy_(pair.flat.whole_discriminator)

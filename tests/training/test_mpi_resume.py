@@ -50,6 +50,7 @@ TRAININGS = {
     "augmented": {"augment": ("flip", "color", "cutout")},
     "regularized": {"regularizer": "r1", "regularizer_interval": 3},
     "lecam": {"regularizer": "lecam", "regularizer_weight": 2.0},
+    "frozen": {"freeze_discriminator": 1},
 }
 
 

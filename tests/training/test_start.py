@@ -95,16 +95,31 @@ def test_a_generator_file_starts_the_generator_alone(before, tmp_path):
     assert torch.equal(started["vector"][size:], new["vector"][size:])
 
 
-def test_another_order_in_memory_and_another_precision_hold_the_same_networks(before, tmp_path):
-    """Also for averaged moments, which are between the networks in the vector."""
+IN_BETWEEN: dict[str, dict[str, Any]] = {
+    "averaged moments": {"algorithm": {"name": "fedgan", "moments": "averaged"}},
+    "control variates": {
+        "algorithm": {"name": "ren", "control_variates": True},
+        "training": {"optimizer": "sgd"},
+    },
+}
+
+
+@pytest.mark.parametrize("changes", IN_BETWEEN.values(), ids=IN_BETWEEN.keys())
+def test_another_order_in_memory_holds_the_same_networks(before, tmp_path, changes):
+    """Also if the vector has other sections between the networks, and on the way back."""
     training = {"memory_format": "channels_last", "start": str(before), "discriminator_steps": 0}
-    algorithm = {"name": "fedgan", "moments": "averaged"}
-    other = train(tmp_path, "a", algorithm=algorithm, training=training)
+    if changes["algorithm"]["name"] == "ren":
+        training["generator_steps"] = 0
+    training |= changes.get("training", {})
+    other = train(tmp_path, "a", algorithm=changes["algorithm"], training=training)
     assert len(server_state(other)["vector"]) > len(server_state(before)["vector"])
     back = server_state(train(tmp_path, "b", training={"start": str(other), **STILL}))
     assert torch.equal(back["vector"], server_state(before)["vector"])
-    exact = {"precision": "float64", "start": str(other), **STILL}
-    wide = server_state(train(tmp_path, "c", link={"wire_dtype": "float64"}, training=exact))
+
+
+def test_another_precision_holds_the_same_networks(before, tmp_path):
+    exact = {"precision": "float64", "start": str(before), **STILL}
+    wide = server_state(train(tmp_path, "a", link={"wire_dtype": "float64"}, training=exact))
     assert torch.equal(wide["vector"], server_state(before)["vector"].double())
 
 
