@@ -18,8 +18,8 @@ from fedgan_mpi.run.stats import read_stats
 class Study:
     """One run for each setting and seed. Finished runs are not repeated.
 
-    settings: name -> flags. shared_flags: flags of every run. last: number of scores at the
-    end of a run whose mean is its value.
+    settings: name -> flags, in which {shards} stands for the value of --shards. shared_flags: flags
+    of every run. last: number of scores at the end of a run whose mean is its value.
     """
 
     def __init__(
@@ -44,7 +44,9 @@ class Study:
             for name, options in self._settings.items():
                 run = self._run(name, seed)
                 if not (run / "generator.safetensors").exists():
-                    flags = [f"--data.shards={self._args.shards}", *self._shared_flags, *options]
+                    shards = str(self._args.shards)
+                    own = [option.replace("{shards}", shards) for option in options]
+                    flags = [f"--data.shards={shards}", *self._shared_flags, *own]
                     flags += [f"--run.seed={seed}", f"--run.directory={self._args.out}"]
                     program = [sys.executable, "-m", "fedgan_mpi", f"--run.name={run.name}"]
                     command = common.mpirun(self._args.ranks, *program, *flags)

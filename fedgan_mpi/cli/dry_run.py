@@ -55,6 +55,13 @@ def _describe(link: Link, config: Config) -> str:
             f"bytes down per round    {down * participants:,} ({down:,} per participant)",
             f"bytes up per round      {up * participants:,} ({up:,} per participant)",
         ]
+        if config.aggregation.needs_rows:
+            whole = payload.up * bytes_per_number
+            rows = _rows_of_the_server(config, len(images), participants, up, whole)
+            traffic.append(
+                f"memory of the server    {rows:,} bytes for what devices send, on its GPU if it "
+                "has one"
+            )
     if memory is not None:
         size = 8 if config.training.precision == "float64" else 4
         traffic += [
@@ -76,6 +83,16 @@ def _describe(link: Link, config: Config) -> str:
         f"ranks                   {_describe_ranks(link, len(images))}",
     ]
     return "\n".join(lines)
+
+
+def _rows_of_the_server(
+    config: Config, devices: int, participants: int, message: int, vector: int
+) -> int:
+    """Return the bytes of all messages, and of the vectors of which a rule gets a copy."""
+    aggregation = config.aggregation
+    is_copied = aggregation.compression != "none" or participants < devices
+    copies = participants if aggregation.rule != "mean" and is_copied else 0
+    return devices * message + copies * vector
 
 
 def _data_set(config: Config) -> tuple[str, list[int], tuple[int, int, int], int]:

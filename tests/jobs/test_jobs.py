@@ -164,6 +164,12 @@ def test_dry_run_prints_a_plan_and_writes_nothing(unlabelled_shards, tmp_path):
     )
     message = 8 * round(0.01 * phi)  # an index and a number of four bytes each
     assert f"bytes up per round      {3 * message:,} ({message:,} per participant)" in done.stdout
+    assert f"memory of the server    {3 * message:,} bytes for what devices send" in done.stdout
+    done = run_job(
+        1, "--dry-run", "--data.shards", str(unlabelled_shards), "--aggregation.rule=median",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert f"memory of the server    {3 * 4 * phi:,} bytes for what devices send" in done.stdout
 
 
 def test_dry_run_states_the_memory_of_ensemble(unlabelled_shards, tmp_path):

@@ -34,6 +34,7 @@ class RowUplink(Uplink):
         super().__init__(rank_state, vector, transforms)
         self._participation, self._rule = rank_state.participation, rule
         self._hosted = [device.index for device in rank_state.devices]
+        self._table: Tensor | None = None
         everyone = range(1, rank_state.participation.devices + 1)
         self._rows = self.make_rows(everyone if self.link.is_server else self._hosted)
 
@@ -42,7 +43,8 @@ class RowUplink(Uplink):
 
     def make_rows(self, devices: Sequence[int]) -> dict[int, Tensor]:
         """Return memory for what each of these devices sends, 1-D."""
-        return {device: torch.zeros_like(self.vector) for device in devices}
+        self._table = self.vector.new_zeros(len(devices), len(self.vector))
+        return dict(zip(devices, self._table, strict=True))
 
     def begin(self, t: int) -> None:
         if self._round != t:
@@ -95,7 +97,12 @@ class RowUplink(Uplink):
             for device, weight in zip(devices, weights, strict=True):
                 total.add_(self.read(device, before) * weight)
             return total
-        vectors = torch.stack([self.read(device, before) for device in devices])
+        vectors = self._stack(devices, before)
         if self._rule.takes_updates:
             return before + self._rule.combine(vectors.sub_(before), weights)
         return self._rule.combine(vectors, weights)
+
+    def _stack(self, devices: Sequence[int], before: Tensor) -> Tensor:
+        if self._table is not None and len(devices) == len(self._table):
+            return self._table  # no copy if every device takes part
+        return torch.stack([self.read(device, before) for device in devices])

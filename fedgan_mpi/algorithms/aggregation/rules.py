@@ -81,7 +81,9 @@ class MultiKrum(Rule):
         # The nearest neighbour is the vector itself, at distance 0.
         scores = squares.sort(1).values[:, : count - self.faulty - 1].sum(1)
         best = scores.argsort(stable=True)[: self.chosen or count - self.faulty]
-        return vectors[best].mean(0)
+        weights = vectors.new_zeros(count)
+        weights[best] = 1 / len(best)
+        return _weighted_sum(weights, vectors)
 
 
 class Krum(MultiKrum):
@@ -105,10 +107,13 @@ class GeometricMedian(Rule):
 
     def combine(self, vectors: Tensor, shares: Tensor) -> Tensor:
         point = _by_columns(vectors, _median)  # a mean could start arbitrarily far away
+        difference = torch.empty_like(point)
         for _ in range(self.iterations):
-            distances = torch.stack([(row - point).norm() for row in vectors])
+            distances = torch.stack(
+                [torch.sub(row, point, out=difference).norm() for row in vectors]
+            )
             weights = shares / distances.clamp(min=self.smoothing)
-            point = (weights / weights.sum()) @ vectors
+            point = _weighted_sum(weights / weights.sum(), vectors)
         return point
 
 
@@ -122,7 +127,7 @@ class NormBound(Rule):
         norms = torch.stack([row.norm() for row in vectors])
         bound = _median(norms)
         scales = torch.where(norms > bound, bound / norms, torch.ones_like(norms))
-        return (shares * scales) @ vectors
+        return _weighted_sum(shares * scales, vectors)
 
 
 def make_rule(config: AggregationConfig) -> Rule | None:
@@ -160,6 +165,14 @@ def check_rule(config: AggregationConfig, participants: int) -> None:
             f"{_KEY} is {config.rule!r}, but it makes the shape {shape} of vectors of length 3, "
             "and must make one vector, (3,)"
         )
+
+
+def _weighted_sum(weights: Tensor, vectors: Tensor) -> Tensor:
+    """Return the sum of weights times rows. A matrix product would copy all vectors."""
+    total = torch.zeros_like(vectors[0])
+    for weight, row in zip(weights, vectors, strict=True):
+        total.addcmul_(row, weight)
+    return total
 
 
 def _median(values: Tensor) -> Tensor:
