@@ -19,9 +19,11 @@ from fedgan_mpi.federation.server import Server
 from fedgan_mpi.nn.precision import prepare_network
 from fedgan_mpi.nn.registry import build, initialize
 
+SIZES = {"resnet": 48}  # with attention
 
-def make_pair(architecture="dcgan", size=32, **training):
-    config = Config()
+
+def make_pair(architecture="dcgan", size=None, **training):
+    config, size = Config(), size or SIZES.get(architecture, 32)
     config = replace(
         config,
         model=ModelConfig(architecture=architecture, width=8, nz=10),
