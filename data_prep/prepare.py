@@ -11,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from msgspec.structs import replace
 from tqdm import tqdm
@@ -37,6 +36,7 @@ from fedgan_mpi.data import (
     shard_name,
     write_blocks,
 )
+from fedgan_mpi.data.shard import open_hdf5
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import explain_write_errors
 from fedgan_mpi.schema import check, parse_json
@@ -243,12 +243,12 @@ def _add_labels(
 
 
 def _skipped_images(path: Path) -> list[str]:
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         return check(parse_json(file.attrs["skipped"]), list[str])
 
 
 def _range(path: Path) -> tuple[float, float] | None:
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         found = parse_json(file.attrs.get("range", "null"))
     return None if found is None else check(found, tuple[float, float])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from fedgan_mpi.config import Config, least_samples
 from fedgan_mpi.data import Manifest, Shard, read_shard, shard_name
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import sha256_of
+from fedgan_mpi.hardware.memory import memory_limit
 
 MAX_SAMPLES = 10_000
 
@@ -53,14 +53,13 @@ def keeps_in_memory(
     """Decide whether a rank loads its devices' images into memory, following `data.read`.
 
     `auto` assumes that each of the `local_ranks` ranks on this machine needs the same memory, and
-    allows a quarter of the machine's memory in total.
+    allows a quarter of the memory that this job may use there.
     """
     if config.data.read != "auto":
         return config.data.read == "memory"
     images = sum(manifest.images[device - 1] for device in devices)
     nbytes = images * manifest.bytes_per_image
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return nbytes * local_ranks <= memory / 4
+    return nbytes * local_ranks <= memory_limit() / 4
 
 
 def read_heldout(config: Config, directory: Path, manifest: Manifest) -> Shard | None:

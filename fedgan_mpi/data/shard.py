@@ -9,12 +9,12 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from fedgan_mpi.data.on_disk import OnDisk, identity_of
 from fedgan_mpi.data.pixels import Images, PixelType
 from fedgan_mpi.data.sizes import check_sizes
 from fedgan_mpi.errors import UserError
@@ -27,26 +27,6 @@ Labels = NDArray[np.int64]
 def shard_name(device: int) -> str:
     """Return the file name of a device's shard."""
     return f"device_{device:04d}.h5"
-
-
-@dataclass(frozen=True, kw_only=True)
-class OnDisk:
-    """Images of a contiguous dataset, read from the file on demand.
-
-    The file is open only during a read, because a rank may host a thousand devices.
-    """
-
-    path: Path
-    offset: int
-    """Position of the first pixel in the file, bytes."""
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: Any) -> Images:
-        return np.array(np.memmap(self.path, self.dtype, "r", self.offset, self.shape)[rows])
 
 
 @dataclass(kw_only=True)
@@ -89,14 +69,14 @@ def read_shard(
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise UserError(f"{path} is not a regular file")
-        file = h5py.File(path, "r")
+        file = open_hdf5(path)
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
     except OSError as error:
         reason = "truncated" if "truncated" in str(error) else "not a readable HDF5 file"
         if isinstance(error, PermissionError) or not os.access(path, os.R_OK):
             reason = "not readable by you"
-        elif isinstance(error, BlockingIOError) or "unable to lock" in str(error):
+        elif isinstance(error, BlockingIOError):
             reason = "locked by another process, which has it open for writing"
         raise UserError(f"{path} is {reason}") from None
     shard: Shard | None = None
@@ -110,6 +90,22 @@ def read_shard(
     finally:
         if shard is None or not isinstance(shard.images, h5py.Dataset):
             file.close()
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """Open a file for reading, also on file systems without locks. Raises OSError.
+
+    On those, HDF5's lock fails with many errors, such as 524 of Lustre. Only another process that
+    writes the file gives BlockingIOError.
+    """
+    try:
+        return h5py.File(path, "r")
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if "unable to lock" not in str(error):
+            raise
+        return h5py.File(path, "r", locking=False)
 
 
 def _check_shard(
@@ -157,8 +153,15 @@ def _check_shard(
         shard.images = images[...]
         check_pixels(shard)
     elif offset is not None:
-        shard.images = OnDisk(path=path, offset=offset, shape=images.shape, dtype=images.dtype)
-        shard.images[:1]  # fails if the file is too short
+        shard.images = OnDisk(
+            path=path,
+            offset=offset,
+            shape=images.shape,
+            dtype=images.dtype,
+            identity=identity_of(path),
+        )
+        if path.stat().st_size < offset + images.nbytes:
+            raise ValueError("the file is shorter than its images")
     return shard
 
 

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from fedgan_mpi.comm.link import Link
 from fedgan_mpi.data import Images, Shard
-from fedgan_mpi.data.sizes import machine_memory
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.feature_stats import BLOCK
 from fedgan_mpi.evaluation.features import Extractor
@@ -28,6 +27,7 @@ from fedgan_mpi.evaluation.generation import generate
 from fedgan_mpi.evaluation.open_run import OpenRun, open_run, read_generator
 from fedgan_mpi.evaluation.pairwise import Array, nearest
 from fedgan_mpi.files import explain_write_errors, write_complete
+from fedgan_mpi.hardware.memory import memory_limit
 from fedgan_mpi.random_streams import Purpose
 from fedgan_mpi.run.generator_file import find_generator
 from fedgan_mpi.run.image_grids import write_grid
@@ -42,7 +42,7 @@ Indices = NDArray[np.int64]
 def _check_count(count: int, nz: int, heldout: Shard) -> None:
     """Raise UserError if `count` generated images do not fit into memory."""
     image = math.prod(heldout.images.shape[1:]) * heldout.images.dtype.itemsize
-    most = machine_memory() // 4 // (image + 4 * nz)
+    most = memory_limit() // 4 // (image + 4 * nz)
     if count > most:
         right = f"at most {most}: more images do not fit into the memory of this machine"
         raise UserError(f"--count is {count}, but must be {right}")

@@ -23,9 +23,9 @@ from torch import nn
 
 from fedgan_mpi import plugins
 from fedgan_mpi.data import Images, PixelType, white
-from fedgan_mpi.data.sizes import machine_memory
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import explain_write_errors, write_complete
+from fedgan_mpi.hardware.memory import memory_limit
 from fedgan_mpi.nn.registry import build_from
 from fedgan_mpi.nn.steps import Batch
 from fedgan_mpi.nn.stored_shapes import check_stored_shapes
@@ -75,7 +75,7 @@ class TrainedGenerator:
         classes = len(self.about.get("class_shares") or ())
         pixels = math.prod(shape_of(self.about)) * np.dtype(self.dtype).itemsize
         image = 2 * pixels + 4 * self.about["nz"] + 16 * classes
-        most = machine_memory() // 2 // image
+        most = memory_limit() // 2 // image
         if count > most:
             raise UserError(
                 f"count is {count}, but must be at most {most}: more images do not fit into the "

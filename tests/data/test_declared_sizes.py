@@ -18,9 +18,10 @@ from safetensors.torch import save_file
 
 from fedgan_mpi.data import read_shard, write_shard
 from fedgan_mpi.data.npz import open_npz
-from fedgan_mpi.data.sizes import check_sizes, machine_memory
+from fedgan_mpi.data.sizes import check_sizes
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.features import PCA, read_extractor, write_extractor
+from fedgan_mpi.hardware.memory import memory_limit
 from fedgan_mpi.run.generator_file import load
 
 SHAPE = (1, 4, 4)
@@ -120,7 +121,7 @@ def test_zeros_that_are_compressed_a_thousandfold(path, little_memory, in_memory
 
 def test_a_sparse_file_larger_than_memory(path):
     """A file with holes has its declared size, and takes no space on the disk."""
-    rows = machine_memory() // 16 + 1
+    rows = memory_limit() // 16 + 1
     with h5py.File(path, "r+") as file:
         del file["images"], file["labels"], file["indices"]
         plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
