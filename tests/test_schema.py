@@ -55,6 +55,7 @@ ROUND = {
     "round": 1, "participants": [1, 2], "skipped": [2], "d_loss": 1.0, "g_loss": None,
     "seconds": 2.0, "seconds_downlink": 0.5, "seconds_local": 0.5, "seconds_uplink": 0.5,
     "seconds_server": 0.5, "bytes_down": 10, "bytes_up": 10, "wireless_seconds": 1.0, "own": 1.0,
+    "seconds_of_device": [0.5, 0.0],
 }  # fmt: skip
 
 

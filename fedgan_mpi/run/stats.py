@@ -16,13 +16,15 @@ _MAX_BYTES = 2**31  # a round takes about 500 bytes
 Line = dict[str, Any]
 AUGMENT_SIGN = "augment_sign"
 """Mean sign of D's logits on real images, of a round with adaptive augmentation."""
+SECONDS_OF_DEVICE = "seconds_of_device"
+"""Seconds of the local round of each participant, in the order of `participants`."""
 ROUND_KEYS = frozenset(
     (
         "round", "participants", "skipped", "d_loss", "g_loss", "seconds", "seconds_downlink",
         "seconds_local", "seconds_uplink", "seconds_server", "wireless_seconds", "bytes_down",
         "bytes_up", "bytes_down_other", "bytes_up_other", "images_seen", "metric", "value",
         "samples", "floor", "augment_probability", AUGMENT_SIGN,
-        "outliers", "device_weights",
+        "outliers", "device_weights", SECONDS_OF_DEVICE,
     )
 )  # fmt: skip
 """Keys of the lines of rounds and scores; an algorithm logs under other names."""
@@ -46,6 +48,7 @@ class _Round(msgspec.Struct):
     skipped: list[Positive] = []
     outliers: list[Positive] = []
     device_weights: list[Number] = []
+    seconds_of_device: list[Number] = []
 
 
 class _Score(msgspec.Struct):

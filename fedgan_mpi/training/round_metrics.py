@@ -15,6 +15,7 @@ from fedgan_mpi.algorithms.base import Algorithm
 from fedgan_mpi.algorithms.local_metrics import LocalMetrics
 from fedgan_mpi.errors import AgreedError
 from fedgan_mpi.federation.rank import RankState
+from fedgan_mpi.run.stats import SECONDS_OF_DEVICE
 from fedgan_mpi.wireless.cost import payload_sizes
 
 _PER_RANK = 9  # numbers that each rank contributes
@@ -175,6 +176,7 @@ def round_stats(
         "seconds_local": metrics.seconds_local,
         "seconds_uplink": metrics.seconds_uplink,
         "seconds_server": metrics.seconds_server,
+        SECONDS_OF_DEVICE: [round(metrics.seconds_of_device.get(k, 0.0), 6) for k in shares],
         **({} if wireless_seconds is None else {"wireless_seconds": wireless_seconds}),
         "bytes_down": down * participants,
         "bytes_up": up * participants,

@@ -69,6 +69,8 @@ def test_stats_jsonl_has_the_documented_keys(finished_run):
         # Devices may begin a round while the server computes; those seconds count in that round.
         computing = line["seconds_local"], line["seconds_server"]
         assert line["seconds"] / 10 < sum(computing) and 0 < max(computing) <= line["seconds"]
+        each = line["seconds_of_device"]
+        assert len(each) == 8 and 0 < min(each) <= max(each) < line["seconds_local"] + 0.01
         assert 0 < line["seconds_uplink"] < line["seconds"] > line["seconds_downlink"] > 0
         assert line["images_seen"] == line["round"] * 8 * 32
     scores = [line for line in stats_lines(finished_run) if "metric" in line]
