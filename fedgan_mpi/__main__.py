@@ -113,9 +113,9 @@ def _run_local(command: MpiCommand | LocalCommand) -> None:
 
         print_plugins()
     elif isinstance(command, Jobs):
-        from fedgan_mpi.cli.slurm_script import slurm_script
+        from fedgan_mpi.cli.job_script import job_script
 
-        print(slurm_script(command), end="")
+        print(job_script(command), end="")
 
 
 def _run_with_mpi(arguments: list[str]) -> int:

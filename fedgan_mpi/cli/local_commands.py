@@ -71,8 +71,12 @@ class Watch:
 class Jobs:
     """The command `jobs`."""
 
+    scheduler: Literal["slurm", "pbs", "flux"]
     devices: int
     gpus_per_node: int
+    cpus_per_task: int | None
+    mem: str | None
+    mpi: Literal["pmi2", "pmix", "cray_shasta"] | None
     time: str
 
 
@@ -215,13 +219,41 @@ def _parse_watch(arguments: list[str]) -> Watch:
 
 def _parse_jobs(arguments: list[str]) -> Jobs:
     parser = new_parser(
-        "jobs [flags] > my.sbatch", "Print a SLURM script that trains. Submit it, or edit it first."
+        "jobs [flags] > my.sbatch",
+        "Print a job script that trains, for SLURM, PBS or Flux. Submit it, or edit it first.",
+    )
+    parser.add_argument(
+        "--scheduler",
+        type=Literal["slurm", "pbs", "flux"],
+        default="slurm",
+        help="batch system of the script; those for PBS and Flux do not requeue themselves",
     )
     parser.add_argument(
         "--devices", type=int, default=8, help="device ranks; the server is one more task"
     )
     parser.add_argument(
-        "--gpus-per-node", type=int, default=0, help="GPUs per node, one task each; 0: CPUs only"
+        "--gpus-per-node",
+        type=int,
+        default=0,
+        help="GPUs per node, one for each device rank; the server shares one; 0: CPUs only",
+    )
+    parser.add_argument(
+        "--cpus-per-task",
+        type=int,
+        default=None,
+        help="cores of each task; if omitted, 4 with GPUs and 1 without",
+    )
+    parser.add_argument(
+        "--mem",
+        type=str,
+        default=None,
+        help="memory per node, such as 64G; if omitted, what the site gives",
+    )
+    parser.add_argument(
+        "--mpi",
+        type=Literal["pmi2", "pmix", "cray_shasta"],
+        default=None,
+        help="SLURM: type of srun's --mpi; if omitted, LAUNCH of site.sh",
     )
     parser.add_argument(
         "--time", type=str, default="01:00:00", help="time limit in SLURM's notation"
@@ -229,7 +261,17 @@ def _parse_jobs(arguments: list[str]) -> Jobs:
     args = parse_flags(parser, arguments)
     check_range("--devices", args.devices, 1, MAX_INTEGER)
     check_range("--gpus-per-node", args.gpus_per_node, 0, MAX_INTEGER)
-    return Jobs(devices=args.devices, gpus_per_node=args.gpus_per_node, time=args.time)
+    if args.cpus_per_task is not None:
+        check_range("--cpus-per-task", args.cpus_per_task, 1, MAX_INTEGER)
+    return Jobs(
+        scheduler=args.scheduler,
+        devices=args.devices,
+        gpus_per_node=args.gpus_per_node,
+        cpus_per_task=args.cpus_per_task,
+        mem=args.mem,
+        mpi=args.mpi,
+        time=args.time,
+    )
 
 
 def _parse_plugins(arguments: list[str]) -> Plugins:

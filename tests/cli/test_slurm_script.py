@@ -19,11 +19,113 @@ JOBS = Path(__file__).parents[2] / "jobs"
 def test_the_train_script_is_the_output_of_the_command(capsys):
     assert main(["jobs"]) == 0
     assert capsys.readouterr().out == (JOBS / "train.sbatch").read_text()
-    flags = ["--devices", "32", "--gpus-per-node", "4", "--time", "04:00:00"]
+
+
+def script_of(capsys, *flags: str) -> str:
+    """Return the script that the command prints, after bash has checked its syntax."""
     assert main(["jobs", *flags]) == 0
     script = capsys.readouterr().out
-    for line in ("--ntasks=33", "--nodes=9", "--gpus-per-node=4", "--time=04:00:00"):
-        assert f"#SBATCH {line}\n" in script
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    return script
+
+
+def requests_of(script: str, prefix: str) -> set[str]:
+    """Return what the lines of the scheduler request."""
+    lines = script.splitlines()
+    return {line.removeprefix(prefix).strip() for line in lines if line.startswith(prefix)}
+
+
+@pytest.mark.parametrize(
+    ("devices", "gpus", "nodes", "tasks"),
+    # 8 devices on 8 GPUs: the server shares one of them, and needs no second node.
+    [(8, 8, 1, 9), (32, 4, 8, 5), (9, 4, 3, 4), (1, 4, 1, 2)],
+)
+def test_the_server_shares_a_gpu(capsys, devices, gpus, nodes, tasks):
+    flags = ["--devices", str(devices), "--gpus-per-node", str(gpus), "--time", "04:00:00"]
+    requests = requests_of(script_of(capsys, *flags), "#SBATCH")
+    assert requests >= {
+        f"--ntasks={devices + 1}", f"--nodes={nodes}", f"--ntasks-per-node={tasks}",
+        f"--gpus-per-node={gpus}", "--cpus-per-task=4", "--time=04:00:00",
+    }  # fmt: skip
+    assert nodes * tasks >= devices + 1 and nodes * gpus >= devices
+
+
+def test_cores_memory_and_the_type_of_mpi(capsys):
+    script = script_of(capsys, "--cpus-per-task", "6", "--mem", "64G", "--mpi", "cray_shasta")
+    assert requests_of(script, "#SBATCH") >= {"--cpus-per-task=6", "--mem=64G"}
+    # The type replaces that of site.sh, and srun gets the cores that SLURM gave to the job.
+    launch = 'LAUNCH="srun --mpi=cray_shasta --kill-on-bad-exit=1"'
+    assert script.index('source "$site"') < script.index(launch) < script.index("$LAUNCH python")
+    assert 'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"' in script
+    plain = script_of(capsys)
+    assert "--mem" not in plain and "LAUNCH=" not in plain
+    for flags, problem in (
+        (["--mem", "64"], "--mem is '64', but must be a size such as 64G"),
+        (["--cpus-per-task", "0"], "--cpus-per-task is 0, but must be from 1"),
+        (["--scheduler", "pbs", "--mpi", "pmix"], "--mpi is 'pmix', but must be left out"),
+        (["--scheduler", "flux", "--mem", "4G"], "--mem is '4G', but must be left out"),
+    ):
+        assert main(["jobs", *flags]) == 1
+        assert problem in capsys.readouterr().err
+
+
+FLAGS = ["--devices", "8", "--gpus-per-node", "4", "--time", "04:00:00"]
+
+
+def test_pbs(capsys):
+    script = script_of(capsys, "--scheduler", "pbs", *FLAGS, "--mem", "64G")
+    assert requests_of(script, "#PBS") >= {
+        "-l select=2:ncpus=20:mpiprocs=5:ngpus=4:mem=64gb", "-l walltime=04:00:00"
+    }  # fmt: skip
+
+
+def test_flux(capsys):
+    script = script_of(capsys, "--scheduler", "flux", *FLAGS)
+    assert requests_of(script, "#flux:") >= {
+        "--nodes=2", "--nslots=2", "--cores-per-slot=20", "--gpus-per-slot=4", "--time-limit=240m",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "environment", "launcher", "expected"),
+    [
+        (
+            "pbs",
+            {"PBS_JOBNAME": "mine", "ARGS": "my.toml --training.rounds 7"},
+            "mpiexec",
+            "-n 9 python -m fedgan_mpi train my.toml --training.rounds 7 --resume auto "
+            "--run.name mine --link.deadline 1800",
+        ),
+        (
+            "flux",
+            {"RUN_NAME": "mine"},
+            "flux",
+            "run -N 2 -n 9 -c 4 -o gpu-affinity=off --time-limit=239m --signal=SIGUSR1@120s "
+            "python -m fedgan_mpi train my.toml --resume auto --run.name mine --link.deadline 1800",
+        ),
+    ],
+)
+def test_the_launcher_gets_the_ranks_and_the_experiment(
+    capsys, tmp_path, scheduler, environment, launcher, expected
+):
+    """Without the scheduler: a launcher that prints its arguments, and fails as a stopped job."""
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "site.sh").write_text("")
+    for path in (tmp_path / "jobs", tmp_path / "jobs" / "site.sh"):
+        path.chmod(0o755)
+    fake = tmp_path / "bin" / launcher
+    fake.parent.mkdir()
+    fake.write_text('#!/bin/sh\nprintf "%s " "$@"\nexit 75\n')
+    fake.chmod(0o755)
+    script = tmp_path / "script"
+    script.write_text(script_of(capsys, "--scheduler", scheduler, *FLAGS))
+    path = f"{fake.parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", script, "my.toml"], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PATH": path, "PBS_O_WORKDIR": str(tmp_path), **environment},
+    )  # fmt: skip
+    assert done.stdout.strip() == expected, done.stderr
+    assert done.returncode == 75
 
 
 def test_time_limits(capsys):
