@@ -1,13 +1,17 @@
 """CUDA-aware MPI: whether the MPI library accepts addresses of GPU memory.
 
-A library without this support may crash on such an address. Therefore the library is queried
-first, and a small transfer is tried only if it claims support.
+A library without this support may crash on such an address. Therefore the library and the modules
+that it has loaded are queried first, and a small transfer is tried only if they claim support.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from mpi4py import MPI
 
@@ -25,12 +29,59 @@ def is_cuda_aware(comm: MPI.Comm) -> bool:
     return _query_cuda_support() or "cuda" in kinds or enabled
 
 
-def _query_cuda_support() -> bool:
+def _query_cuda_support(
+    maps: Path = Path("/proc/self/maps"),
+    load: Callable[[str], Any] = ctypes.CDLL,
+    version: str | None = None,
+) -> bool:
+    """Return whether a loaded library claims CUDA support, and nothing known contradicts it.
+
+    Open MPI 4 answers what it was compiled with, although CUDA may be switched off, or missing in
+    UCX, which moves its messages.
+
+    maps, load, version: others are for tests.
+    """
     try:
-        with open("/proc/self/maps") as maps:
-            paths = {line.split()[-1] for line in maps if "/libmpi" in line}
-        return any(bool(ctypes.CDLL(path).MPIX_Query_cuda_support()) for path in sorted(paths))
-    except (OSError, AttributeError):
+        paths = {line.split()[-1] for line in maps.read_text().splitlines() if "/" in line}
+    except OSError:
+        return False
+    libraries = [_load(load, path) for path in sorted(paths) if "/libmpi" in path]
+    if not any(_claims_cuda(library) for library in libraries):
+        return False
+    version = MPI.Get_library_version() if version is None else version
+    if re.match(r"Open MPI v[1-4]\.", version) and not any(map(_opal_cuda_is_on, libraries)):
+        return False
+    uses_ucx = any("mca_pml_ucx" in path for path in paths)
+    return not uses_ucx or any("libuct_cuda" in path for path in paths)
+
+
+def _load(load: Callable[[str], Any], path: str) -> Any:
+    try:
+        return load(path)
+    except OSError:  # deleted since it was loaded
+        return None
+
+
+def _claims_cuda(library: Any) -> bool:
+    try:
+        return bool(library.MPIX_Query_cuda_support())
+    except AttributeError:  # one of several libraries; another may have it
+        return False
+
+
+def _opal_cuda_is_on(library: Any) -> bool:
+    """Read Open MPI's variable opal_cuda_support through the tools interface of MPI."""
+    index, provided, count = (ctypes.c_int() for _ in range(3))
+    handle, value = ctypes.c_void_p(), ctypes.c_int(0)
+    try:
+        if library.MPI_T_init_thread(0, ctypes.byref(provided)) != 0:
+            return False
+        if library.MPI_T_cvar_get_index(b"opal_cuda_support", ctypes.byref(index)) != 0:
+            return False
+        if library.MPI_T_cvar_handle_alloc(index, None, ctypes.byref(handle), ctypes.byref(count)):
+            return False
+        return library.MPI_T_cvar_read(handle, ctypes.byref(value)) == 0 and value.value != 0
+    except AttributeError:
         return False
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 from fedgan_mpi.config import Config
+from fedgan_mpi.hardware.gpu import cuda_device_count
 from fedgan_mpi.hardware.tf32 import use_tf32
 
 
@@ -19,14 +20,17 @@ def choose_torch_device(
     local_rank: This rank's number on its machine.
     agree: Raises an error on every rank if any rank passes a problem.
 
-    Problems: a GPU is requested but torch sees none, or it lacks bfloat16.
+    Problems: a GPU or CUDA graphs are requested but torch cannot use a GPU, or it lacks bfloat16.
     """
     device = config.training.device
     if config.link.route == "cuda" and device == "auto":
         device = "cuda"
     has_gpu = torch.cuda.is_available()
-    missing = "this build of torch sees no GPU; install one with CUDA, or use 'cpu'"
-    agree(missing if device == "cuda" and not has_gpu else None)
+    reason = None if has_gpu else why_torch_has_no_gpu() or "this machine has no GPU"
+    for key, value, other in (("device", "cuda", "cpu"), ("graphs", "on", "off")):
+        is_asked = value == (device if key == "device" else config.training.graphs)
+        problem = f"training.{key} is {value!r}, but {reason}; use {other!r}"
+        agree(problem if is_asked and not has_gpu else None)
     torch_device = "cpu"
     if device != "cpu" and has_gpu:
         torch_device = f"cuda:{local_rank % torch.cuda.device_count()}"
@@ -34,6 +38,20 @@ def choose_torch_device(
         use_tf32(config.training.tf32)
     agree(_autocast_problem(config, torch_device))
     return torch_device
+
+
+def why_torch_has_no_gpu() -> str | None:
+    """Return why torch cannot use this machine's GPU; None if it can, or if there is none."""
+    if cuda_device_count() == 0 or torch.cuda.is_available():
+        return None
+    if torch.version.cuda is None and torch.version.hip is None:
+        return f"torch {torch.__version__} is built without CUDA and cannot use this machine's GPU"
+    try:
+        torch.cuda.init()
+    except Exception as error:  # torch names the driver's version
+        problem = " ".join(str(error).split())
+        return f"torch {torch.__version__} cannot use this machine's GPU: {problem}"
+    return f"torch {torch.__version__} does not see this machine's GPU"
 
 
 def set_threads(config: Config, *, cores: int, ranks: int) -> None:

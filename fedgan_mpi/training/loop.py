@@ -21,7 +21,7 @@ from fedgan_mpi.errors import AgreedError
 from fedgan_mpi.federation.networks import build_networks
 from fedgan_mpi.federation.rank import RankState, build_rank_state
 from fedgan_mpi.hardware.affinity import Affinity
-from fedgan_mpi.hardware.placement import choose_torch_device, set_threads
+from fedgan_mpi.hardware.placement import choose_torch_device, set_threads, why_torch_has_no_gpu
 from fedgan_mpi.nn.schedules import rate_factor
 from fedgan_mpi.run.record import Record, rewind_record
 from fedgan_mpi.run.result import Result
@@ -51,6 +51,8 @@ def train_run(link: Link, context: RunContext, callbacks: Sequence[Callback] = (
     record = open_record(rank_state, context, done, state)
     if context.resume:  # accepted
         link.from_server(lambda: describe_run(context, link))
+    if config.training.device == "auto" and (reason := why_torch_has_no_gpu()):
+        record.log(f"The server trains on the CPU: {reason}.")
     if rank_state.pair.torch_device.type != "cpu":
         record.log(f"MPI reads vectors from {link.route}.")
     if link.size == 1 and config.algorithm.traits.has_devices:
