@@ -1,5 +1,5 @@
 """Third-party networks, algorithm, loss, optimizer, augmentation, policy, rule, compressor,
-detector, extractor and metric."""
+detector, extractor, metric and tracker."""
 
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from fedgan_mpi.federation.policies import Policy
 from fedgan_mpi.nn.augment import Augmentation
 from fedgan_mpi.nn.losses import Loss
 from fedgan_mpi.nn.optimizers import SGD, Optimizer
+from fedgan_mpi.trackers import Tracker
 
 with open(Path(__file__).with_name("imported"), "a") as file:
     file.write("x")  # each import leaves a trace
@@ -295,3 +296,21 @@ class Stubborn(Optimizer):
 
 
 number = 3
+
+
+class Journal(Tracker):
+    """A file of events in the run directory."""
+
+    def on_run_begin(self, run, done):
+        self.path = run / "journal"
+        self.write("begin")
+
+    def on_round_end(self, round, metrics):
+        self.write("round")
+
+    def close(self):
+        self.write("close")
+
+    def write(self, event):
+        with self.path.open("a") as file:
+            file.write(event + "\n")

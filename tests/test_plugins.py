@@ -48,8 +48,13 @@ ALL = {
     "evaluation.extractor_options.side": "3",
     "evaluation.metrics": "MeanGap",
     "evaluation.every": "1",
+    "record.trackers": "Journal",
 }
 """Key -> name in outsider.py or option, for every kind of plug-in."""
+BUILT_IN = {
+    "training.augment": "flip", "evaluation.metrics": "frechet", "record.trackers": "tensorboard",
+}  # fmt: skip
+"""Keys that list several names -> another one in the list."""
 
 
 @pytest.fixture(autouse=True)
@@ -71,8 +76,7 @@ def flags(prefix: str) -> list[str]:
     given = dict(ALL)
     for key in plugins.KEYS:
         if key in SEVERAL:
-            built_in = "frechet" if key == "evaluation.metrics" else "flip"
-            given[key] = json.dumps([built_in, prefix + given[key]])
+            given[key] = json.dumps([BUILT_IN[key], prefix + given[key]])
         else:
             given[key] = prefix + given[key]
     return [f"--{key}={value}" for key, value in given.items()]
@@ -102,6 +106,8 @@ def test_every_kind_of_plug_in_from_a_file(cwd):
     assert all(2 < line["twice_the_index"] < 6 for line in rounds)
     names = {line["metric"].partition("-")[0] for line in lines if "metric" in line}
     assert names - {"feature_spread"} == {"frechet_cells_distance", "gap_cells"}
+    journal = (cwd / "runs" / "a" / "journal").read_text().split()
+    assert journal == ["begin", "round", "round", "close"]
 
     # A directory of a run never chooses what code runs.
     run, copy = cwd / "runs" / "a", cwd / "runs" / "b"

@@ -148,5 +148,5 @@ OPTIONS = {
     "evaluation.metrics": "evaluation.metric_options",
 }
 """Key that names code -> the table of its options."""
-SEVERAL = ("training.augment", "evaluation.metrics")
+SEVERAL = ("training.augment", "evaluation.metrics", "record.trackers")
 """Keys that list several names; the table of options has a table for each."""
