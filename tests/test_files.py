@@ -22,8 +22,8 @@ from PIL import Image
 from fedgan_mpi.data import write_shard
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import complete_or_absent, explain_write_errors, write_complete
-from fedgan_mpi.report.curves import write_figure
-from fedgan_mpi.report.html_page import write_page
+from fedgan_mpi.report.web.page import write_page
+from fedgan_mpi.run.figures import write_figure
 from fedgan_mpi.run.image_grids import write_animation, write_grid
 
 IMAGES = np.arange(4 * 64, dtype=np.uint8).reshape(4, 1, 8, 8)

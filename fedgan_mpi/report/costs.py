@@ -24,6 +24,14 @@ AXIS_LABELS: dict[Cost, str] = {
     "wireless": "wireless seconds (settings ours)",
 }
 
+PHASES = {
+    "seconds_downlink": "downlink",
+    "seconds_local": "local rounds of devices",
+    "seconds_uplink": "uplink",
+    "seconds_server": "server",
+}
+"""Keys of stats.jsonl -> phase of a round."""
+
 _KEYS = {
     "seconds": ["seconds"],
     "megabytes": ["bytes_down", "bytes_up"],

@@ -26,7 +26,7 @@ def group_runs(runs: Sequence[History]) -> list[Group]:
     """
     by_settings: dict[str, list[History]] = {}
     for run in runs:
-        by_settings.setdefault(json.dumps(_settings(run)), []).append(run)
+        by_settings.setdefault(json.dumps(settings_of(run)), []).append(run)
     groups = list(by_settings.values())
     for group in groups:
         _check_seeds(group)
@@ -84,15 +84,15 @@ def _algorithm_name(run: History) -> str:
 
 def _distinct_settings(run: History, same_name: Sequence[History]) -> list[str]:
     """Return the settings of a run that differ among runs of the same algorithm."""
-    settings = [_settings(other) for other in same_name]
+    settings = [settings_of(other) for other in same_name]
     return [
         f"{key.partition('.')[2]} {value}"
-        for key, value in _settings(run).items()
+        for key, value in settings_of(run).items()
         if len({json.dumps(other.get(key)) for other in settings}) > 1
     ]
 
 
-def _settings(run: History) -> dict[str, Any]:
+def settings_of(run: History) -> dict[str, Any]:
     """Return the options that define the experiment, without name, seed, paths and output."""
     return {
         f"{section}.{key}": value

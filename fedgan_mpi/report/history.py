@@ -67,6 +67,12 @@ class History:
         return compute_fairness(self.rounds, self.device_data, batch_size)
 
     @property
+    def privacy(self) -> list[tuple[int, float]]:
+        """Round and ε of each scored round; empty if the algorithm is not private."""
+        spent = {line["round"]: line.get("epsilon") for line in self.scores}
+        return [(t, epsilon) for t, epsilon in spent.items() if epsilon is not None]
+
+    @property
     def grids(self) -> list[Path]:
         """Sample grids, in the order of rounds."""
         return grids_of(self.path)

@@ -2,113 +2,90 @@
 
 from __future__ import annotations
 
-import html
 from pathlib import Path
 
-from fedgan_mpi.report.cell import draw_cell, simulated_cell
-from fedgan_mpi.report.curves import draw_losses, draw_scores
-from fedgan_mpi.report.fairness import Fairness
+from fedgan_mpi.report.charts import draw
+from fedgan_mpi.report.curves import losses_chart, scores_chart
 from fedgan_mpi.report.grouping import Group
 from fedgan_mpi.report.history import History, read_history
-from fedgan_mpi.report.html_page import (
+from fedgan_mpi.report.sections import (
+    classes_section,
+    cost_section,
+    participation_section,
+    privacy_section,
+    samples_section,
+    seconds_section,
+)
+from fedgan_mpi.report.settings import settings_section
+from fedgan_mpi.report.web.page import (
+    Cell,
     Row,
-    render_figure,
-    render_image,
+    render_chart,
     render_table,
+    render_text,
     write_page,
 )
-from fedgan_mpi.run.image_grids import round_of_grid
+from fedgan_mpi.run.figures import write_figure
 
 
 def write_report(run: Path) -> None:
     """Write report.html, losses.png, and curves.png and cell.png if they apply, into the run."""
     history = read_history(run)
-    draw_losses(run / "losses.png", history)
-    config = (run / "config.toml").read_text(encoding="utf-8")
+    losses = losses_chart(history)
+    write_figure(draw(losses), run / "losses.png")
     sections = {
         "Scores": _scores_section(history),
-        "Samples": _samples_section(history),
-        "Losses": render_image(run / "losses.png", "losses against rounds"),
-        "Cost": render_table(_cost_rows(history)),
+        "Samples": samples_section(history),
+        "Losses": render_chart(losses, (run / "losses.png").read_bytes()),
+        "Cost": cost_section(history),
+        "Where the seconds went": seconds_section(history),
+        "Participation": "" if history.fairness is None else participation_section(history),
+        "Class balance": classes_section(history),
+        "Privacy": privacy_section([Group(label=history.name, runs=[history])]),
+        "Configuration": settings_section(
+            history, (run / "config.toml").read_text(encoding="utf-8")
+        ),
     }
-    fairness = history.fairness
-    if fairness is not None:
-        sections["Participation"] = _participation_section(history, fairness)
-    sections["Configuration"] = f"<pre>{html.escape(config)}</pre>"
-    write_page(run / "report.html", history.name, sections)
+    write_page(
+        run / "report.html",
+        history.name,
+        {heading: content for heading, content in sections.items() if content},
+        _summary(history),
+    )
+
+
+def _summary(history: History) -> str:
+    traits, data = history.experiment.algorithm.traits, history.device_data
+    words = [history.experiment.algorithm.name, f"{len(history.rounds)} rounds"]
+    if data is not None and traits.has_devices:
+        words.insert(1, f"{len(data.images)} devices")
+    return f"{', '.join(words)}, {sum(line['seconds'] for line in history.rounds):,.1f} s"
 
 
 def _scores_section(history: History) -> str:
     if not history.scores:
-        return "<p>No scores: the shards have no feature extractor or no held-out images.</p>"
+        return render_text("No scores: the shards have no feature extractor or no held-out images.")
     path = history.path / "curves.png"
-    draw_scores(path, [Group(label="generated", runs=[history])])
-    return render_table(_score_rows(history)) + render_image(path, "scores against cost")
+    chart = scores_chart([Group(label="generated", runs=[history])])
+    write_figure(draw(chart), path)
+    return render_table(_score_rows(history)) + render_chart(chart, path.read_bytes())
 
 
 def _score_rows(history: History) -> list[Row]:
     """Return one row per metric: its last value, and its value at the best Fréchet distance."""
-    best = min(range(len(history.values)), key=lambda n: history.values[n])
-    rows = []
+    best = int(history.scored_rounds[history.values.argmin()])
+    rows: list[Row] = []
     for name in dict.fromkeys(line["metric"] for line in history.scores):
         lines = [line for line in history.scores if line["metric"] == name]
-        rows.append(
-            {
-                "metric": name,
-                "final": f"{lines[-1]['value']:.4g}",
-                f"best, round {lines[best]['round']}": f"{lines[best]['value']:.4g}",
-                "floor: held-out real images": f"{lines[-1]['floor']:.4g}",
-                "images": str(lines[-1]["samples"]),
-            }
-        )
+        at_best = next((line["value"] for line in lines if line["round"] == best), None)
+        values = {
+            "final": lines[-1]["value"],
+            f"best, round {best}": at_best,
+            "floor: held-out real images": lines[-1]["floor"],
+        }
+        cells = {
+            head: "–" if value is None else Cell(text=f"{value:.4g}", value=value)
+            for head, value in values.items()
+        }
+        rows.append({"metric": name, **cells, "images": str(lines[-1]["samples"])})
     return rows
-
-
-def _samples_section(history: History) -> str:
-    grids = history.grids
-    first_and_last = dict.fromkeys([grids[0], grids[-1]] if grids else [])
-    figures = [render_figure(path, f"after round {round_of_grid(path)}") for path in first_and_last]
-    film = history.path / "training.gif"
-    if film.is_file():
-        figures.append(render_figure(film, "all grids in order"))
-    return "".join(figures)
-
-
-def _cost_rows(history: History) -> list[Row]:
-    keys = ["seconds", "seconds_downlink", "seconds_local", "seconds_uplink", "seconds_server"]
-    if all("wireless_seconds" in line for line in history.rounds):
-        keys.append("wireless_seconds")
-    totals = {key: f"{sum(line[key] for line in history.rounds):.4g}" for key in keys}
-    for key in ("bytes_down", "bytes_up"):
-        totals[key] = f"{sum(line[key] for line in history.rounds):,}"
-    return [{"quantity": key.replace("_", " "), "total": total} for key, total in totals.items()]
-
-
-def _participation_section(history: History, fairness: Fairness) -> str:
-    """Return the tables of devices and classes; draw cell.png if the run has a cell."""
-    assert history.device_data is not None
-    cell = simulated_cell(history)
-    rates = None if cell is None else cell.uplink_rates(history.participants)
-    rows = []
-    for k, images in enumerate(history.device_data.images):
-        rounds = str(fairness.participations[k])
-        row = {"device": str(k + 1), "images": f"{images:,}", "rounds": rounds}
-        if cell is not None and rates is not None:
-            row["distance, m"] = f"{cell.distances_m[k]:.0f}"
-            row["mean uplink rate, Mbit/s"] = f"{rates[k] / 1e6:.2f}"
-        rows.append(row)
-    section = f"<p>{html.escape(fairness.summary())}</p>{render_table(rows)}"
-    if fairness.classes_seen:
-        names = history.device_data.class_names
-        shares = zip(names, fairness.classes_held, fairness.classes_seen, strict=True)
-        section += "<p>" + render_table(
-            [
-                {"class": name, "share in data": f"{held:.1%}", "share in training": f"{seen:.1%}"}
-                for name, held, seen in shares
-            ]
-        )
-    if cell is not None:
-        path = history.path / "cell.png"
-        draw_cell(path, cell, fairness.participations, history.participants)
-        section += render_image(path, "the cell: devices, uplink rates and participation")
-    return section

@@ -41,15 +41,12 @@ def test_costs_count_up_to_the_first_score_at_the_target(runs, tmp_path):
         assert list(csv.DictReader(file)) == [ren, fedgan]
 
 
-def test_pages_are_self_contained(runs, tmp_path):
+def test_pages_and_films_show_all_grids(runs, tmp_path):
     write_comparison(runs, tmp_path / "out")
     write_animation(runs[0] / "training.gif", sorted(runs[0].glob("samples/*.png")))
     write_report(runs[0])
-    for page in (tmp_path / "out" / "index.html", runs[0] / "report.html"):
-        text = page.read_text()
-        assert "http" not in text and "<script" not in text and "<link" not in text
-        sources = re.findall(r'src="([^"]{12})', text)
-        assert len(sources) >= 3 and set(sources) <= {"data:image/p", "data:image/g"}
+    for page, grids in ((tmp_path / "out" / "index.html", 6), (runs[0] / "report.html", 3)):
+        assert page.read_text().count('<figure><img src="data:image/png;') == grids
     with Image.open(tmp_path / "out" / "curves.png") as picture:
         assert picture.size[0] > 1000 and len(np.unique(np.asarray(picture))) > 20
     with Image.open(runs[0] / "training.gif") as film:

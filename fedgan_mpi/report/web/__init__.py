@@ -1,0 +1,1 @@
+"""Self-contained HTML pages: tables, images, and charts that show values under the pointer."""
