@@ -104,4 +104,7 @@ def comm():
     """A communicator for one test. Messages that a failed test left behind cannot reach others."""
     from mpi4py import MPI
 
-    return MPI.COMM_WORLD.Dup()
+    duplicate = MPI.COMM_WORLD.Dup()
+    yield duplicate
+    if duplicate != MPI.COMM_NULL:  # MPICH has 2,048 of them, and the tests need more
+        duplicate.Free()

@@ -57,6 +57,8 @@ class InProcessJobs:
         comm = self._world.Split(0 if is_member else 1, self._world.rank)
         result = _run_rank(comm, list(arguments), cwd) if is_member else (0, "", "")
         self._barrier()
+        if comm != MPI.COMM_NULL:  # the library has few of them; a job that ended has freed its own
+            comm.Free()
         self._job_is_running = False
         return self._world.gather(result)
 

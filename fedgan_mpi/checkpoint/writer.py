@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,15 @@ class CheckpointWriter:
         self._report(self._finish_sealing())
         self.rank_state.link.barrier()
         self.rank_state.link.from_server(self._remove_leftovers)
+
+    def discard(self) -> None:
+        """Remove what the server has begun to write, without the other ranks: the run fails."""
+        if self.rank_state.link.is_server:
+            with suppress(Exception):  # the failure is told, not what follows from it
+                if self._pending is not None:
+                    self._pending.files.exception()  # waits until they are written
+                self._finish_sealing()
+                self._remove_leftovers()
 
     # ---------------------------------------------------------------- inside
 

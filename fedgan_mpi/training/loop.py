@@ -100,6 +100,7 @@ def train_run(link: Link, context: RunContext, callbacks: Sequence[Callback] = (
         except RankLost:
             complete = False
         except Exception:  # on this rank: a later run in this process has its own progress bar
+            hooks.checkpoints.discard()
             hooks.record.close()
             raise
 

@@ -216,7 +216,8 @@ def test_federated_kid_is_the_mean_of_the_devices_and_sends_no_features(
     expected = np.average(distances, weights=SIZES)
     assert value == pytest.approx(expected, rel=1e-9)
     assert value != pytest.approx(np.mean(distances), rel=1e-3)
-    numbers = np.sort(np.concatenate(sent))
+    of_all_ranks = [message for messages in comm.allgather(sent) for message in messages]
+    numbers = np.sort(np.concatenate(of_all_ranks))
     for rows, is_sent in ((np.concatenate(devices), False), (fake, True)):
         nearest = numbers[np.searchsorted(numbers, rows[:, 0]).clip(0, len(numbers) - 1)]
         assert np.isclose(nearest, rows[:, 0], rtol=1e-9, atol=0).any() == is_sent
