@@ -227,7 +227,7 @@ def test_keep_best_and_checkpoints_by_minutes(run, tmp_path):
     done = run(
         2, "--run.name", "a", *SMALL, "--training.rounds", "12", "--evaluation.every", "3",
         "--checkpoint.every", "0", "--checkpoint.keep_last", "1", "--checkpoint.keep_best", "true",
-        "--training.generator_lr", "1.0", "--model.ema", "0", cwd=tmp_path,
+        "--training.generator_lr", "10.0", "--model.ema", "0", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     best = json.loads((tmp_path / "runs/a/generator_best.json").read_text())["round"]
