@@ -7,13 +7,15 @@ import difflib
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jsonargparse
 
 from fedgan_mpi import plugins
 from fedgan_mpi.config.require import require
 from fedgan_mpi.errors import UserError
+
+T = TypeVar("T")
 
 
 def check_options(
@@ -62,6 +64,24 @@ def check_options(
         )
         for option, value in options.items()
     }
+
+
+def make_part(key: str, name: str, base: type[T], options: Mapping[str, Any]) -> T:
+    """Return the object that a configuration value names, of a subclass of `base`.
+
+    Raises UserError for a name that is none, or that does not take its options.
+    """
+    return plugins.load_class(key, name, base)(**check_options(key, name, options))
+
+
+def make_part_unless(
+    nothing: type, key: str, name: str, base: type[T], options: Mapping[str, Any]
+) -> T | None:
+    """Return as `make_part` does; None if the value names `nothing`, which does nothing."""
+    if plugins.load(key, name) is nothing:
+        check_options(key, name, options)
+        return None
+    return make_part(key, name, base, options)
 
 
 def check_named(key: str, name: str, options: Mapping[str, Any]) -> None:

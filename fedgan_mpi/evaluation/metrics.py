@@ -11,7 +11,7 @@ import numpy as np
 
 from fedgan_mpi import plugins
 from fedgan_mpi.comm.link import Link
-from fedgan_mpi.config.options import check_options
+from fedgan_mpi.config.options import make_part
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.feature_stats import ExtractorStats
 from fedgan_mpi.evaluation.frechet import Array, frechet_distance
@@ -133,11 +133,10 @@ def make_metrics(names: Sequence[str], options: Mapping[str, Any]) -> dict[str, 
 
     Raises UserError for a name that is no metric, or does not take its options.
     """
-    metrics = {}
-    for name in names:
-        code = plugins.load_class(_KEY, name, Metric)  # type: ignore[type-abstract]
-        metrics[name] = code(**check_options(_KEY, name, options.get(name, {})))
-    return metrics
+    return {
+        name: make_part(_KEY, name, Metric, options.get(name, {}))  # type: ignore[type-abstract]
+        for name in names
+    }
 
 
 def need_classes(metrics: Mapping[str, Metric]) -> bool:

@@ -13,8 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fedgan_mpi import plugins
-from fedgan_mpi.config.options import check_options
+from fedgan_mpi.config.options import make_part
 from fedgan_mpi.errors import UserError
 
 _KEY = "training.augment"
@@ -140,8 +139,7 @@ def make_augmentations(
     """
     each = []
     for name in names:
-        code = plugins.load_class(_KEY, name, Augmentation)  # type: ignore[type-abstract]
-        one = code(**check_options(_KEY, name, options.get(name, {})))
+        one = make_part(_KEY, name, Augmentation, options.get(name, {}))  # type: ignore[type-abstract]
         if not (isinstance(one.numbers, int) and one.numbers >= 0):
             raise UserError(
                 f"{_KEY} has {name!r}, whose numbers are {one.numbers}, but must be a whole number"

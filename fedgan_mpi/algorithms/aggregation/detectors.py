@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fedgan_mpi import plugins
 from fedgan_mpi.config import AggregationConfig
-from fedgan_mpi.config.options import check_options
+from fedgan_mpi.config.options import make_part_unless
 from fedgan_mpi.config.require import require
 
 _KEY = "aggregation.detector"
@@ -79,8 +78,5 @@ def make_detector(config: AggregationConfig) -> Detector | None:
 
     Raises UserError for a name that is none, or does not take its options.
     """
-    if plugins.load(_KEY, config.detector) is NoDetector:
-        check_options(_KEY, config.detector, config.detector_options)
-        return None
-    code = plugins.load_class(_KEY, config.detector, Detector)  # type: ignore[type-abstract]
-    return code(**check_options(_KEY, config.detector, config.detector_options))
+    name, options = config.detector, config.detector_options
+    return make_part_unless(NoDetector, _KEY, name, Detector, options)  # type: ignore[type-abstract]

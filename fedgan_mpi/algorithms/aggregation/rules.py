@@ -8,9 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fedgan_mpi import plugins
 from fedgan_mpi.config import AggregationConfig
-from fedgan_mpi.config.options import check_options
+from fedgan_mpi.config.options import make_part_unless
 from fedgan_mpi.config.require import require
 from fedgan_mpi.errors import UserError
 
@@ -135,11 +134,7 @@ def make_rule(config: AggregationConfig) -> Rule | None:
 
     Raises UserError for a name that is no rule, or does not take its options.
     """
-    if plugins.load(_KEY, config.rule) is Mean:
-        check_options(_KEY, config.rule, config.options)
-        return None
-    code = plugins.load_class(_KEY, config.rule, Rule)  # type: ignore[type-abstract]
-    return code(**check_options(_KEY, config.rule, config.options))
+    return make_part_unless(Mean, _KEY, config.rule, Rule, config.options)  # type: ignore[type-abstract]
 
 
 def check_rule(config: AggregationConfig, participants: int) -> None:

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fedgan_mpi import plugins
 from fedgan_mpi.algorithms.aggregation.transforms import UpdateTransform
 from fedgan_mpi.config import AggregationConfig
-from fedgan_mpi.config.options import check_options
+from fedgan_mpi.config.options import make_part
 from fedgan_mpi.config.require import require
 from fedgan_mpi.federation.server import Server
 
@@ -145,9 +144,8 @@ def make_server_optimizer(config: AggregationConfig) -> ServerOptimizer | None:
 
     Raises UserError for a name that is none, or does not take its options.
     """
-    name = config.server_optimizer
-    code = plugins.load_class(_KEY, name, ServerOptimizer)  # type: ignore[type-abstract]
-    optimizer = code(**check_options(_KEY, name, config.server_options))
+    name, options = config.server_optimizer, config.server_options
+    optimizer = make_part(_KEY, name, ServerOptimizer, options)  # type: ignore[type-abstract]
     if type(optimizer) is SGD and optimizer.rate == 1 and optimizer.momentum == 0:
         return None
     return optimizer
