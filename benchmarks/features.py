@@ -116,7 +116,7 @@ def shared_features(link: Link, extractor: Extractor, images: Pixels) -> Feature
     features = np.zeros((len(images), extractor.width))
     for start in range(link.rank * BLOCK, len(images), link.size * BLOCK):
         block = images[start : start + BLOCK]
-        features[start : start + len(block)] = extractor.compute(block).double().cpu().numpy()
+        features[start : start + len(block)] = extractor.rows(block)
     return link.sum(features.ravel()).reshape(features.shape)
 
 

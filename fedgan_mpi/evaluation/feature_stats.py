@@ -14,8 +14,6 @@ from fedgan_mpi.evaluation.features import Classifier, Extractor
 from fedgan_mpi.evaluation.frechet import Array, FeatureSums
 from fedgan_mpi.evaluation.image_classes import ImageClasses, Labels
 
-BLOCK = 256  # images per call of an extractor
-
 
 class OwnFeatures(NamedTuple):
     """Features of some images of a device, which never leave its rank."""
@@ -122,10 +120,8 @@ class FeatureStats:
 
         of: number of all its images.
         """
-        blocks = np.split(images, range(BLOCK, len(images), BLOCK))
         for stats in self.per_extractor:
-            rows = [stats.extractor.compute(block).double().cpu().numpy() for block in blocks]
-            stats.own.append(OwnFeatures(of, np.concatenate(rows)))
+            stats.own.append(OwnFeatures(of, stats.extractor.rows(images)))
 
     def finish(self, link: Link) -> FeatureStats:
         """All-reduce: return the statistics of all ranks' images. Collective.

@@ -9,8 +9,7 @@ after the ReLU, and their covariance singular.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +25,14 @@ from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.extractor_file import METADATA_KEY, Metadata, read_metadata, write_arrays
 from fedgan_mpi.federation.flat_parameters import FlatParameters
 from fedgan_mpi.files import sha256_of
+from fedgan_mpi.hardware.placement import single_thread
 from fedgan_mpi.hardware.tf32 import without_tf32
 from fedgan_mpi.nn.optimizers import Adam
 from fedgan_mpi.nn.stored_shapes import check_stored_shapes
 from fedgan_mpi.random_streams import Purpose, torch_stream
 
 FEATURES = 64
+BLOCK = 256  # images per call of an extractor
 _BATCH_SIZE = 64
 _TRAINING_IMAGES = 30_000  # over 3 to 8 epochs; about 4 s for images of 28 pixels
 
@@ -67,6 +68,11 @@ class Extractor(nn.Module, ABC):
             images = to_8_bits(images)
         with without_tf32():
             return self.features(torch.from_numpy(images).to(self.device))
+
+    def rows(self, images: Images) -> NDArray[np.float64]:
+        """Return the features of any number of images, (N, width), computed in blocks."""
+        blocks = np.split(images, range(BLOCK, len(images), BLOCK))
+        return np.concatenate([self.compute(block).double().cpu().numpy() for block in blocks])
 
     def metric(self, measure: str) -> str:
         """Return the full name of a metric of these features, such as `frechet` or `kid`."""
@@ -149,7 +155,7 @@ def train_classifier(
     # Unlike torch.optim, this Adam does not import torch's compiler.
     optimizer = Adam(FlatParameters(nn.Identity(), network).phi, lr=1e-3, betas=(0.9, 0.999))
     pixels, targets = torch.from_numpy(images), torch.from_numpy(labels)
-    with _single_thread():
+    with single_thread():
         for _ in range(min(max(_TRAINING_IMAGES // len(pixels), 3), 8)):
             for batch in torch.randperm(len(pixels), generator=stream).split(_BATCH_SIZE):
                 optimizer.zero_gradient()
@@ -157,17 +163,6 @@ def train_classifier(
                 cross_entropy(logits, targets[batch]).backward()
                 optimizer.step()
     return network.to(memory_format=torch.contiguous_format).eval()
-
-
-@contextmanager
-def _single_thread() -> Iterator[None]:
-    """Run torch on one thread, so that sums do not depend on the machine's number of cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @torch.no_grad()

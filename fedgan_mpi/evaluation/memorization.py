@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from fedgan_mpi.comm.link import Link
 from fedgan_mpi.data import Images, Shard
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.evaluation.feature_stats import BLOCK
-from fedgan_mpi.evaluation.features import Extractor
+from fedgan_mpi.evaluation.features import BLOCK, Extractor
 from fedgan_mpi.evaluation.generation import generate
 from fedgan_mpi.evaluation.open_run import OpenRun, open_run, read_generator
 from fedgan_mpi.evaluation.pairwise import Array, nearest
@@ -88,7 +87,7 @@ def measure_memorization(
         dtype=opened.dtype,
     ).images
     heldout = opened.heldout.take(np.arange(min(len(opened.heldout), _HELDOUT_IMAGES)))
-    points = _features(features_of, np.concatenate([fakes, heldout]))
+    points = features_of.rows(np.concatenate([fakes, heldout]))
 
     local = _nearest_on_rank(features_of, points, opened.real.shards)
     distances = link.minima(local.distances)
@@ -125,12 +124,6 @@ def measure_memorization(
     link.from_server(write_report)
 
 
-def _features(extractor: Extractor, images: Images) -> Array:
-    blocks = [images[start : start + BLOCK] for start in range(0, len(images), BLOCK)]
-    features = [extractor.compute(block).double().cpu().numpy() for block in blocks]
-    return np.concatenate(features)
-
-
 @dataclass
 class _Nearest:
     """The nearest training image of each point among those that a rank holds."""
@@ -151,7 +144,7 @@ def _nearest_on_rank(extractor: Extractor, points: Array, shards: Mapping[int, S
     for device, shard in sorted(shards.items()):
         for start in range(0, len(shard), BLOCK):
             images = shard.take(np.arange(start, min(start + BLOCK, len(shard))))
-            distances, indices = nearest(points, _features(extractor, images))
+            distances, indices = nearest(points, extractor.rows(images))
             closer = distances < found.distances
             found.distances[closer] = distances[closer]
             found.devices[closer] = device

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from fedgan_mpi.comm.link import Link
 from fedgan_mpi.data import Shard
-from fedgan_mpi.evaluation.feature_stats import BLOCK, FeatureStats
+from fedgan_mpi.evaluation.feature_stats import FeatureStats
+from fedgan_mpi.evaluation.features import BLOCK
 from fedgan_mpi.evaluation.image_classes import Labels
 from fedgan_mpi.evaluation.stats_cache import StatsCache
 from fedgan_mpi.random_streams import Purpose, numpy_stream

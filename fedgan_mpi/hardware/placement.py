@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -26,11 +27,7 @@ def choose_torch_device(
     if config.link.route == "cuda" and device == "auto":
         device = "cuda"
     has_gpu = torch.cuda.is_available()
-    reason = None if has_gpu else why_torch_has_no_gpu() or "this machine has no GPU"
-    for key, value, other in (("device", "cuda", "cpu"), ("graphs", "on", "off")):
-        is_asked = value == (device if key == "device" else config.training.graphs)
-        problem = f"training.{key} is {value!r}, but {reason}; use {other!r}"
-        agree(problem if is_asked and not has_gpu else None)
+    agree(None if has_gpu else _gpu_problem(device, config.training.graphs))
     torch_device = "cpu"
     if device != "cpu" and has_gpu:
         torch_device = f"cuda:{local_rank % torch.cuda.device_count()}"
@@ -38,6 +35,16 @@ def choose_torch_device(
         use_tf32(config.training.tf32)
     agree(_autocast_problem(config, torch_device))
     return torch_device
+
+
+def _gpu_problem(device: str, graphs: str) -> str | None:
+    """Return what is asked for and needs a GPU, although torch can use none."""
+    reason = why_torch_has_no_gpu() or "this machine has no GPU"
+    if device == "cuda":
+        return f"training.device is 'cuda', but {reason}; use 'cpu'"
+    if graphs == "on":
+        return f"training.graphs is 'on', but {reason}; use 'off'"
+    return None
 
 
 def why_torch_has_no_gpu() -> str | None:
@@ -65,6 +72,17 @@ def set_threads(config: Config, *, cores: int, ranks: int) -> None:
         return
     in_order = config.link.average == "gather" or config.aggregation.needs_rows
     torch.set_num_threads(1 if in_order else max(1, cores // ranks))
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """Run torch on one thread, so that sums do not depend on the number of cores or ranks."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _autocast_problem(config: Config, torch_device: str) -> str | None:

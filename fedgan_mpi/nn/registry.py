@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +14,7 @@ from fedgan_mpi.config import ModelConfig
 from fedgan_mpi.config.model import Initialization
 from fedgan_mpi.config.options import check_options
 from fedgan_mpi.errors import UserError
+from fedgan_mpi.hardware.placement import single_thread
 
 _KEY = "model.architecture"
 _GIVEN = ("image_shape", "nz", "classes")
@@ -153,7 +152,7 @@ def initialize(network: nn.Module, kind: Initialization, stream: torch.Generator
             if kind == "dcgan":
                 nn.init.normal_(weight, 0.0, 0.02, generator=stream)
             elif kind == "orthogonal":
-                with _one_thread():
+                with single_thread():  # factors have the same bits on all ranks
                     nn.init.orthogonal_(weight, generator=stream)
             else:
                 nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=stream)
@@ -169,15 +168,6 @@ def initialize(network: nn.Module, kind: Initialization, stream: torch.Generator
         if name.endswith((".0._u", ".0._v")):
             nn.init.normal_(buffer, generator=stream)
             buffer.copy_(normalize(buffer, dim=0))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Factor matrices to the same bits on ranks with different numbers of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def count_parameters(network: nn.Module) -> int:

@@ -20,8 +20,8 @@ from fedgan_mpi.data import MANIFEST, Images, Manifest
 from fedgan_mpi.data.loading import MAX_SAMPLES, read_shards
 from fedgan_mpi.data.shard import read_shard
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.evaluation.feature_stats import BLOCK, FeatureStats
-from fedgan_mpi.evaluation.features import Extractor
+from fedgan_mpi.evaluation.feature_stats import FeatureStats
+from fedgan_mpi.evaluation.features import BLOCK, Extractor
 from fedgan_mpi.evaluation.generation import CHUNK
 from fedgan_mpi.evaluation.real_images import RealImages, pooled_stats
 from fedgan_mpi.run.generator_about import shape_of
