@@ -107,12 +107,7 @@ def _parse_evaluate(arguments: list[str]) -> Evaluate:
         help="comma-separated list, as evaluation.metrics; if omitted, as in the run; kid and prdc "
         "send features of single real images to all ranks",
     )
-    parser.add_argument(
-        "--inception-weights",
-        type=str,
-        default=None,
-        help="file weights-inception-2015-12-05-6726825d.pth; adds fid_inception",
-    )
+    _add_inception_weights(parser)
     args = parse_flags(parser, arguments)
     return Evaluate(
         run=user_path(args.run),
@@ -194,12 +189,7 @@ def _parse_score(arguments: list[str]) -> Score:
         default=224,
         help="as evaluation.imagenet_size",
     )
-    parser.add_argument(
-        "--inception-weights",
-        type=str,
-        default=None,
-        help="file weights-inception-2015-12-05-6726825d.pth; adds fid_inception",
-    )
+    _add_inception_weights(parser)
     parser.add_argument("--out", type=str, default=None, help="JSON file to write")
     add_architecture(parser)
     add_extractor(parser)
@@ -217,6 +207,15 @@ def _parse_score(arguments: list[str]) -> Score:
         out=optional_path(args.out),
         networks=args.model.architecture,
         extractor=args.evaluation.extractor,
+    )
+
+
+def _add_inception_weights(parser: Parser) -> None:
+    parser.add_argument(
+        "--inception-weights",
+        type=str,
+        default=None,
+        help="file weights-inception-2015-12-05-6726825d.pth; adds fid_inception",
     )
 
 

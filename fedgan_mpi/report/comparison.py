@@ -66,11 +66,7 @@ def write_comparison(
             "Configuration": differences_section(groups),
             "Runs": render_table(_run_rows(groups), texts=3),
         }
-        write_page(
-            out / "index.html",
-            "Comparison",
-            {heading: content for heading, content in sections.items() if content},
-        )
+        write_page(out / "index.html", "Comparison", sections)
     return rows
 
 

@@ -46,12 +46,7 @@ def write_report(run: Path) -> None:
             history, (run / "config.toml").read_text(encoding="utf-8")
         ),
     }
-    write_page(
-        run / "report.html",
-        history.name,
-        {heading: content for heading, content in sections.items() if content},
-        _summary(history),
-    )
+    write_page(run / "report.html", history.name, sections, _summary(history))
 
 
 def _summary(history: History) -> str:

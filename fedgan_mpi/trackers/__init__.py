@@ -5,20 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from fedgan_mpi import plugins
 from fedgan_mpi.callbacks import Callback
 from fedgan_mpi.config import Config
+from fedgan_mpi.config.require import require_package
 from fedgan_mpi.data import Images
-from fedgan_mpi.errors import UserError
 from fedgan_mpi.run.output import print_line
 
 _KEY = "record.trackers"
-PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
-"""Name of a built-in tracker -> the package that it imports."""
 
 
 class Tracker(Callback):
@@ -71,14 +68,10 @@ class Guarded(Tracker):
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Raise UserError if the package of a tracker is not installed."""
+    """Raise UserError if the package of a built-in tracker, which has its name, is missing."""
     for name in names:
-        package = PACKAGES.get(name)
-        if package is not None and find_spec(package) is None:
-            raise UserError(
-                f"{_KEY} has {name!r}, but the package {package} is not installed; "
-                f"install it with `pip install {package}`"
-            )
+        if plugins.is_built_in(_KEY, name):
+            require_package(name, f"{_KEY} has {name!r}")
 
 
 @contextmanager

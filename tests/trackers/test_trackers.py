@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedgan_mpi import plugins, trackers
-from fedgan_mpi.config import Config
+from fedgan_mpi import plugins
+from fedgan_mpi.config import Config, require
 from fedgan_mpi.config.record import RecordConfig
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.trackers import Tracker, check_trackers, open_trackers
@@ -144,7 +144,7 @@ def test_a_tracker_that_fails_is_named_once_and_others_go_on(tmp_path, capsys, f
 
 
 def test_missing_packages_and_wrong_names_are_refused(monkeypatch):
-    monkeypatch.setattr(trackers, "find_spec", lambda name: None if name == "wandb" else name)
+    monkeypatch.setattr(require, "find_spec", lambda name: None if name == "wandb" else name)
     check_trackers(("tensorboard", "mlflow", "file.py:Mine"))
     with pytest.raises(UserError, match=r"has 'wandb', but the package wandb is not installed"):
         check_trackers(("tensorboard", "wandb"))

@@ -42,8 +42,12 @@ _HERE = Path(__file__).parent
 
 
 def write_page(path: Path, title: str, sections: Mapping[str, str], summary: str = "") -> None:
-    """Write a page with these sections, heading -> HTML, and a sentence below its title."""
-    body = "".join(f"<h2>{heading}</h2>\n{content}\n" for heading, content in sections.items())
+    """Write a page with these sections, heading -> HTML, and a sentence below its title.
+
+    An empty section is left out.
+    """
+    filled = {heading: content for heading, content in sections.items() if content}
+    body = "".join(f"<h2>{heading}</h2>\n{content}\n" for heading, content in filled.items())
     scripts = [(_HERE / "page.js").read_text(encoding="utf-8")]
     if '<div class="live">' in body:
         scripts.insert(0, interactive.library_script())
