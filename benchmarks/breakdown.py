@@ -15,6 +15,8 @@ from pathlib import Path
 
 import study
 
+from fedgan_mpi.run.figures import new_figure, write_figure
+
 SPLITS = {"iid": "equal random parts", "c2": "two classes a device"}
 RULES = {
     "mean": [],
@@ -77,10 +79,7 @@ def cell(runs: study.Study, name: str) -> str:
 
 def draw(runs: study.Study, path: Path) -> None:
     """Draw the distance against the number of attackers, a panel for each split."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    figure = new_figure(9, 3.8)
     panels = figure.subplots(1, len(SPLITS), sharey=True)
     for axes, (split, description) in zip(panels, SPLITS.items(), strict=True):
         for rule in RULES:
@@ -90,10 +89,10 @@ def draw(runs: study.Study, path: Path) -> None:
         axes.set_title(description, fontsize="medium")
         axes.set_yscale("log")
         axes.set_xticks(ATTACKERS)
-    panels[0].legend()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
     figure.supxlabel("attackers of 8 devices")
     figure.supylabel("Fréchet classifier distance")
-    FigureCanvasAgg(figure).print_png(path)
+    write_figure(figure, path)
 
 
 if __name__ == "__main__":

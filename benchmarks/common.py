@@ -11,6 +11,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from fedgan_mpi.comm.link import Link
     from fedgan_mpi.config import Config
     from fedgan_mpi.data import Shard
+    from fedgan_mpi.federation.device import Device
     from fedgan_mpi.federation.networks import NetworkPair
+    from fedgan_mpi.federation.server import Server
 
 PARAMETERS_G, PARAMETERS_D = 3_576_704, 2_765_568
 """Parameters of the DCGAN for 64 pixels."""
@@ -45,6 +48,37 @@ def noise_shard(shape: tuple[int, int, int], images: int, seed: int = 0) -> Shar
     pixels = stream.integers(0, 256, (images, *shape), dtype=np.uint8)
     labels = stream.integers(0, 10, images)
     return Shard(path=Path("noise"), images=pixels, labels=labels, sha256="")
+
+
+def device_and_server(
+    args: argparse.Namespace, options: Mapping[str, Any]
+) -> tuple[Device, Server]:
+    """Return a device and a server in one process, which take steps on random images on the CPU.
+
+    args: batch, width, channels and size. options: of training.
+    """
+    from fedgan_mpi.config import Config
+    from fedgan_mpi.data import Batches
+    from fedgan_mpi.federation.device import Device
+    from fedgan_mpi.federation.networks import build_networks
+    from fedgan_mpi.federation.server import Server
+
+    config = Config()
+    training = replace(
+        config.training,
+        batch_size=args.batch,
+        generator_batch_size=args.batch,
+        discriminator_steps=1,
+        generator_steps=1,
+        device="cpu",
+        **options,
+    )
+    config = replace(config, training=training, model=replace(config.model, width=args.width))
+    shape = (args.channels, args.size, args.size)
+    pair = build_networks(config, shape)
+    shard = noise_shard(shape, 4 * args.batch)
+    batches = Batches(shard, batch_size=args.batch, seed=0, device=1)
+    return Device(1, batches, pair, config), Server(pair, config)
 
 
 def build_algorithm(link: Link, config: Config, pair: NetworkPair, shard: Shard) -> Algorithm:

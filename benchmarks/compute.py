@@ -12,17 +12,11 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import replace
 from typing import Any
 
 import common
 import torch
 
-from fedgan_mpi.config import Config
-from fedgan_mpi.data import Batches
-from fedgan_mpi.federation.device import Device
-from fedgan_mpi.federation.networks import build_networks
-from fedgan_mpi.federation.server import Server
 from fedgan_mpi.hardware.cpu import multiplies_bfloat16
 
 FORMATS: dict[str, dict[str, Any]] = {
@@ -37,21 +31,7 @@ class Steps:
     """A device and a server in one process, with one of the formats."""
 
     def __init__(self, options: dict[str, Any], args: argparse.Namespace) -> None:
-        config = Config()
-        training = replace(
-            config.training,
-            batch_size=args.batch,
-            generator_batch_size=args.batch,
-            generator_steps=1,
-            device="cpu",
-            **options,
-        )
-        config = replace(config, training=training, model=replace(config.model, width=args.width))
-        shape = (args.channels, args.size, args.size)
-        shard = common.noise_shard(shape, 4 * args.batch)
-        pair = build_networks(config, shape)
-        batches = Batches(shard, batch_size=args.batch, seed=0, device=1)
-        self.device, self.server = Device(1, batches, pair, config), Server(pair, config)
+        self.device, self.server = common.device_and_server(args, options)
 
     def seconds(self, repeats: int) -> tuple[float, float]:
         """Return the seconds of one step of D and of one step of G."""

@@ -48,9 +48,9 @@ def draw(runs: study.Study) -> None:
     figure = new_figure(9, 3.4)
     for axes, method in zip(figure.subplots(1, len(METHODS), sharey=True), METHODS, strict=True):
         for augment in AUGMENTS:
-            curves = runs.curves(f"{method}, {augment}", "frechet")
-            rounds = [round for round, _ in curves[0]]
-            values = [[value for _, value in points] for points in zip(*curves, strict=True)]
+            histories = runs.histories(f"{method}, {augment}")
+            rounds = histories[0].scored_rounds
+            values = list(zip(*(history.values for history in histories), strict=True))
             axes.plot(rounds, [statistics.mean(row) for row in values], label=augment)
             axes.fill_between(rounds, [min(r) for r in values], [max(r) for r in values], alpha=0.2)
         axes.set(title=method, xlabel="rounds", yscale="log")
@@ -65,12 +65,12 @@ def main() -> None:
     runs.train()
     lines = []
     for name in RUNS:
-        curves = runs.curves(name, "frechet")
-        best = [min(curve, key=lambda point: point[1]) for curve in curves]
-        columns = ([value for _, value in best], [float(at) for at, _ in best])
-        last = [curve[-1][1] for curve in curves]
-        cells = [study.spread(columns[0], 2), study.spread(columns[1], 0)]
-        lines.append([name, *cells, study.spread(last, 2)])
+        histories = runs.histories(name)
+        best = [float(each.values.min()) for each in histories]
+        at = [float(each.scored_rounds[each.values.argmin()]) for each in histories]
+        last = [float(each.values[-1]) for each in histories]
+        cells = [study.spread(best, 2), study.spread(at, 0), study.spread(last, 2)]
+        lines.append([name, *cells])
     print(study.table(["", "best distance", "its round", "last distance"], lines))
     draw(runs)
 

@@ -75,17 +75,6 @@ class Study:
             values.append(statistics.mean(matching[-self._last :]))
         return values
 
-    def curves(self, name: str, metric: str) -> list[list[tuple[int, float]]]:
-        """Return for each seed the rounds and values. metric: the beginning of its name."""
-        return [
-            [
-                (line["round"], line["value"])
-                for line in read_stats(self._run(name, seed))[1]
-                if line["metric"].startswith(metric)
-            ]
-            for seed in range(self._args.seeds)
-        ]
-
     @property
     def out(self) -> Path:
         """The parent of the runs."""
