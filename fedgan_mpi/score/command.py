@@ -44,7 +44,8 @@ def score(
 
     Raises AgreedError if a set is missing or unreadable, or does not suit the extractor.
     """
-    plugins.allow([name for name in (networks, extractor) if name])
+    named = [name for name in (networks, extractor) if name]
+    plugins.allow([*named, *link.from_server(plugins.allowed)])
     sets = [open_set(link, path, networks) for path in (a, b)]
     shards = next((each.features for each in reversed(sets) if each.features is not None), None)
     config = EvaluationConfig(

@@ -12,8 +12,10 @@ import pytest
 from mpi4py import MPI
 from PIL import Image
 
+from fedgan_mpi import plugins
 from fedgan_mpi.comm.link import Link
 from fedgan_mpi.errors import AgreedError
+from fedgan_mpi.evaluation.metrics import Metric
 from fedgan_mpi.score.command import score
 
 EXTRACTOR = f"{__file__}:projection"
@@ -109,6 +111,28 @@ def test_folders_have_torch_fidelitys_distance(comm, tmp_path):
         not np.isclose(plain[name], value)
         for name, value in oracle_scores.prdc(*firsts, k=5).items()
     )
+
+
+class Count(Metric):
+    """The number of generated images."""
+
+    def compute(self, fake, real, link):
+        return {"count": fake.sums.count}
+
+
+@pytest.mark.mpi(min_size=3)
+def test_a_metric_that_the_server_has_parsed_is_used_on_all_ranks(comm, tmp_path, monkeypatch):
+    monkeypatch.setattr(plugins, "_allowed", set())
+    link, out = Link(comm), tmp_path / "scores.json"
+    if link.is_server:
+        write(tmp_path / "one", pictures(12, 1))
+        plugins.allow([f"{__file__}:Count"])  # as the command line does
+    path = comm.bcast(tmp_path / "one")
+    metrics = ("frechet", f"{__file__}:Count")
+    score(link, path, path, metrics=metrics, extractor=EXTRACTOR, out=out)
+    if link.is_server:
+        values = json.loads(out.read_text())["values"]
+        assert [value for name, value in values.items() if name.startswith("count")] == [12]
 
 
 def refusal(a: Path, b: Path, **options) -> str:
