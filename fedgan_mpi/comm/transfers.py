@@ -5,6 +5,7 @@ Owns the shared-memory channels, the GPU staging buffers and the wire; counts no
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
@@ -12,7 +13,7 @@ import numpy as np
 from mpi4py import MPI
 
 from fedgan_mpi.comm import point_to_point
-from fedgan_mpi.comm.communicator import Communicator, can_survive
+from fedgan_mpi.comm.communicator import Communicator
 from fedgan_mpi.comm.compression import Wire
 from fedgan_mpi.comm.cuda_aware import device_memory_round_trip, is_cuda_aware
 from fedgan_mpi.comm.gpu_staging import Accelerator, Cuda, Staging
@@ -59,6 +60,7 @@ class Transfers(Communicator):
             problem = f"link.survive needs {right}; leave it out here"
         self.agree(problem)
         self._configured_route, self.wire = config.route, Wire(config.wire_dtype)
+        self.peer_monitor = config.peer_monitor
         self.in_order = config.average == "gather" or self.wire.is_lossy
         if config.survive:
             # A rank asleep in shared memory would not notice a death.
@@ -164,6 +166,12 @@ class Transfers(Communicator):
         assert self._doorbell is not None
         self._arrive()
         return Channel(self._comm, self._doorbell, nbytes, writers[direction])
+
+
+def can_survive() -> bool:
+    """Whether MPI reports deaths as errors: Open MPI with ULFM, requested from its mpirun."""
+    requested = os.environ.get("OMPI_MCA_mpi_ft_enable") == "1"  # noqa: SIM112 - its own spelling
+    return requested and Communicator.library().startswith("Open MPI")
 
 
 def as_bytes(vector: Tensor) -> Bytes:

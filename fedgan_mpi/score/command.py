@@ -44,6 +44,7 @@ def score(
 
     Raises AgreedError if a set is missing or unreadable, or does not suit the extractor.
     """
+    link.watch(None, required=False)
     named = [name for name in (networks, extractor) if name]
     plugins.allow([*named, *link.from_server(plugins.allowed)])
     sets = [open_set(link, path, networks) for path in (a, b)]

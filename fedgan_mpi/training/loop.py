@@ -16,7 +16,6 @@ from fedgan_mpi.algorithms.local_metrics import LocalMetrics
 from fedgan_mpi.algorithms.registry import make_algorithm
 from fedgan_mpi.callbacks import Callback
 from fedgan_mpi.comm.link import Link, RankLost
-from fedgan_mpi.config import LinkConfig
 from fedgan_mpi.errors import AgreedError
 from fedgan_mpi.federation.networks import build_networks
 from fedgan_mpi.federation.rank import RankState, build_rank_state
@@ -62,10 +61,7 @@ def train_run(link: Link, context: RunContext, callbacks: Sequence[Callback] = (
             f"work: mpirun -n {ranks} python -m fedgan_mpi …"
         )
     hooks = TrainingHooks(rank_state, context, record, state, callbacks)
-    # The default deadline may be dropped with a warning. A single process never waits for a rank.
-    is_default = config.link.deadline == LinkConfig().deadline
-    deadline = None if is_default and link.size == 1 else config.link.deadline
-    link.watch(deadline, required=not is_default)
+    link.watch_for_hangs()
     loop = Loop(algorithm, hooks, make_clock_of(algorithm, context))
     recovery = Recovery(rank_state) if config.link.survive else None
     complete = True  # no rank has died since the last rollback

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedgan_mpi import plugins
 from fedgan_mpi.comm.link import Link
-from fedgan_mpi.config import Config
+from fedgan_mpi.config import Config, LinkConfig
 from fedgan_mpi.config.io import check_same_shards
 from fedgan_mpi.data import Manifest, Shard, union
 from fedgan_mpi.data.loading import (
@@ -83,6 +83,7 @@ def prepare_run(
     be put aside. Raises AgreedError for mistakes, before torch is imported.
     """
     link.configure(config.link)
+    _watch(link, config.link)
     plugins.allow(link.from_server(plugins.allowed))
     link.on_every_rank(lambda: check_plugins(config))
     link.on_every_rank(lambda: check_machine(config))
@@ -112,6 +113,14 @@ def prepare_run(
     if resume is None:  # a run to be resumed stays unchanged until its checkpoint is accepted
         link.from_server(lambda: describe_run(context, link))
     return context
+
+
+def _watch(link: Link, config: LinkConfig) -> None:
+    """Notice deaths from now on, while ranks import, read, try and resume. Collective."""
+    # The default deadline may be dropped with a warning. A single process never waits for a rank.
+    is_default = config.deadline == LinkConfig().deadline
+    deadline = None if is_default and link.size == 1 else config.deadline
+    link.watch(deadline, required=not is_default)
 
 
 def describe_run(context: RunContext, link: Link) -> None:
