@@ -9,6 +9,7 @@ from fedgan_mpi.config import Config
 from fedgan_mpi.config.training import TrainingConfig
 from fedgan_mpi.hardware import placement
 from fedgan_mpi.hardware.placement import choose_torch_device, why_torch_has_no_gpu
+from fedgan_mpi.hardware.tf32 import use_tf32, without_tf32
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="torch can use a GPU")
 
@@ -47,3 +48,17 @@ def test_what_needs_a_gpu_is_refused_without_one(monkeypatch):
             assert len(problems) == 1 and reason in problems[0]
             assert problems[0].startswith(f"training.{key} is {value!r}, but ")
             assert problems[0].endswith(f"; use {instead!r}")
+
+
+def test_tf32_is_switched_through_one_interface_of_torch(recwarn):
+    """Torch warns about the older one, and refuses both in one process."""
+    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = matmul.fp32_precision, conv.fp32_precision
+    use_tf32(True)
+    with without_tf32():
+        assert (matmul.fp32_precision, conv.fp32_precision) == ("ieee", "ieee")
+    assert (matmul.fp32_precision, conv.fp32_precision) == ("tf32", "tf32")
+    use_tf32(False)
+    assert (matmul.fp32_precision, conv.fp32_precision) == ("ieee", "ieee")
+    matmul.fp32_precision, conv.fp32_precision = before
+    assert not recwarn.list
