@@ -249,7 +249,7 @@ def configuration(graphs: Graphs, args: argparse.Namespace, route: Route = "auto
 def _link(args: argparse.Namespace, route: Route) -> tuple[Link, Config, str]:
     link, config = Link(), configuration("on", args, route)
     link.configure(config.link)
-    torch_device = choose_torch_device(config, link.local_rank, link.agree)
+    torch_device = choose_torch_device(config, link)
     link.choose_route(torch_device)
     return link, config, torch_device
 

@@ -73,7 +73,7 @@ def open_run(
     local_shards, heldout = link.on_every_rank(
         lambda: _read_images(link, config, directory, manifest)
     )
-    torch_device = choose_torch_device(config, link.local_rank, link.agree)
+    torch_device = choose_torch_device(config, link)
     link.choose_route(torch_device)
     set_threads(config, cores=link.local_cores, ranks=link.local_size)
     pooled_histogram = [sum(counts) for counts in zip(*manifest.histograms, strict=True)]

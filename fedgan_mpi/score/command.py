@@ -56,7 +56,7 @@ def score(
         inception_weights=inception_weights,
     )
     measures = link.on_every_rank(lambda: make_metrics(config.metrics, config.metric_options))
-    device = choose_torch_device(Config(), link.local_rank, link.agree)
+    device = choose_torch_device(Config(), link)
     set_threads(Config(), cores=link.local_cores, ranks=link.local_size)
     extractors = read_extractors(link, config, sets[0].shape, shards, device)
 

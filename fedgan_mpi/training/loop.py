@@ -211,7 +211,7 @@ def run_round(
 def build_algorithm(link: Link, context: RunContext) -> Algorithm:
     """Build this rank's networks, devices and algorithm. Collective."""
     config, manifest = context.config, context.manifest
-    torch_device = choose_torch_device(config, link.local_rank, link.agree)
+    torch_device = choose_torch_device(config, link)
     link.choose_route(torch_device)
     set_threads(config, cores=link.local_cores, ranks=link.local_size)
     images, histograms = context.images_and_histograms
