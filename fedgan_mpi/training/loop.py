@@ -28,10 +28,11 @@ from fedgan_mpi.run.stats import AUGMENT_SIGN
 from fedgan_mpi.training.detection import detect, set_weights
 from fedgan_mpi.training.hooks import TrainingHooks
 from fedgan_mpi.training.overlap import Overlap
+from fedgan_mpi.training.provenance import describe_run
 from fedgan_mpi.training.recovery import Recovery
 from fedgan_mpi.training.resume import resume
 from fedgan_mpi.training.round_metrics import allreduce_metrics, check_finite, round_stats
-from fedgan_mpi.training.setup import RunContext, describe_run
+from fedgan_mpi.training.setup import RunContext
 from fedgan_mpi.training.start import load_networks, load_owners
 from fedgan_mpi.training.state import TrainState
 from fedgan_mpi.wireless.clock import Clock, make_clock
@@ -48,8 +49,7 @@ def train_run(link: Link, context: RunContext, callbacks: Sequence[Callback] = (
         link.broadcast_exact(rank_state.pair.flat.fixed)
     restore_learned(algorithm, state)
     record = open_record(rank_state, context, done, state)
-    if context.resume:  # accepted
-        link.from_server(lambda: describe_run(context, link))
+    describe_run(rank_state, context)  # a run that is resumed: its checkpoint is accepted
     if config.training.device == "auto" and (reason := why_torch_has_no_gpu()):
         record.log(f"The server trains on the CPU: {reason}.")
     if rank_state.pair.torch_device.type != "cpu":

@@ -16,6 +16,7 @@ from in_process_jobs import RANKS
 
 from fedgan_mpi.checkpoint.format import checkpoints_of
 from fedgan_mpi.comm.link import Link
+from fedgan_mpi.config.io import read_provenance
 from fedgan_mpi.hardware.cpu import multiplies_bfloat16
 from fedgan_mpi.testing.jobs import SMALL, SMALL_NETWORKS
 from fedgan_mpi.testing.mutations import write_manifest
@@ -273,3 +274,6 @@ def test_a_round_sends_no_table_of_checkpoint_files(run, tmp_path, monkeypatch):
     files, checkpoints = 5 + 1, checkpoints_of(tmp_path / "runs" / "a")
     assert sizes.count(9 * files) == len(checkpoints) >= 3
     assert sizes.count(7 * files + 9 * RANKS + 6) == 6  # metrics and flags of six rounds
+    (placement,) = read_provenance(tmp_path / "runs" / "a")["placement"]  # all ranks have one table
+    assert (placement["ranks"], placement["device"]) == (f"0-{RANKS - 1}", "cpu")
+    assert placement["mpi"] == Link.library() and placement["route"].startswith("host")
