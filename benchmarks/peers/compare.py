@@ -1,6 +1,6 @@
 """Compares FedGAN in fedgan_mpi, Flower, FedML and bare torch.distributed on one machine.
 
-    python benchmarks/peers/compare.py --out peers rounds       # about 25 minutes on two cores
+    python benchmarks/peers/compare.py --out peers rounds
     python benchmarks/peers/compare.py --out peers scores --mnist DIR
     python benchmarks/peers/tables.py peers                     # tables and docs/images/peers.png
 

@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ def run(
         "RAY_USAGE_STATS_ENABLED": "0",
         "PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[2]}",
     }
+    watcher = _Watcher(memory)
     ctypes.CDLL(None).prctl(_CHILD_SUBREAPER, 1)
     with open(log, "wb") as output:
         begin = time.time()
@@ -82,7 +84,6 @@ def run(
             stdout=output,
             stderr=output,
         )
-    watcher = _Watcher(memory)
     watcher.start()
     try:
         status: int | str = process.wait(timeout)
@@ -91,6 +92,7 @@ def run(
     end = time.time()
     watcher.stop()
     watcher.end_processes()
+    ctypes.CDLL(None).prctl(_CHILD_SUBREAPER, 0)
     lines = [line.split() for line in events.read_text().splitlines()]
     ends = [float(line[2]) for line in lines if line[0] == "round"]
     sizes = [(int(line[1]), int(line[2])) for line in lines if line[0] == "bytes"]
@@ -111,7 +113,7 @@ def run(
 
 
 class _Watcher(threading.Thread):
-    """Samples the descendants of this process."""
+    """Samples the descendants that this process gets after the watcher is made."""
 
     def __init__(self, memory: bool) -> None:
         super().__init__(daemon=True)
@@ -119,6 +121,7 @@ class _Watcher(threading.Thread):
         self.cpu: list[float] = []
         self.peak = 0
         self._memory, self._stopped = memory, threading.Event()
+        self._others = set(_descendants())
         self._seconds: dict[int, float] = {}  # a process that has ended keeps its last value
 
     def run(self) -> None:
@@ -127,7 +130,7 @@ class _Watcher(threading.Thread):
             now = time.time()
             if now >= next_scan:
                 next_scan = now + _SCAN
-                pids = [child.pid for child in psutil.Process().children(recursive=True)]
+                pids = self._of_job()
                 for pid in pids:
                     self._seconds.setdefault(pid, 0.0)
                 if self._memory:
@@ -143,14 +146,20 @@ class _Watcher(threading.Thread):
 
     def end_processes(self) -> None:
         """End what the job has left, so that it does not disturb the next one."""
-        for child in psutil.Process().children(recursive=True):
-            child.send_signal(signal.SIGKILL)
-        while True:
-            try:
-                if os.waitpid(-1, os.WNOHANG) == (0, 0):
-                    time.sleep(0.05)
-            except ChildProcessError:
-                return
+        while left := self._of_job():
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                with suppress(ChildProcessError):  # a child of a child
+                    os.waitpid(pid, 0)
+            time.sleep(0.05)
+
+    def _of_job(self) -> list[int]:
+        return [pid for pid in _descendants() if pid not in self._others]
+
+
+def _descendants() -> list[int]:
+    return [child.pid for child in psutil.Process().children(recursive=True)]
 
 
 def _cpu_seconds(pid: int) -> float:
