@@ -54,6 +54,8 @@ def train_run(link: Link, context: RunContext, callbacks: Sequence[Callback] = (
         record.log(f"The server trains on the CPU: {reason}.")
     if rank_state.pair.torch_device.type != "cpu":
         record.log(f"MPI reads vectors from {link.route}.")
+    for note in rank_state.notes:
+        record.log(note)
     if link.size == 1 and config.algorithm.traits.has_devices:
         ranks = rank_state.participation.devices + 1
         record.log(
