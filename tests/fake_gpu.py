@@ -7,6 +7,8 @@ buffer too early finds the old values, as with a real stream.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -38,6 +40,9 @@ class FakeGpu:
 
     def owns(self, vector: Tensor) -> bool:
         return vector.untyped_storage().data_ptr() in self._vectors
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        return self.adopt(torch.empty(tuple(shape), dtype=dtype))
 
     def pinned(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         self.calls.append("pinned")

@@ -9,18 +9,16 @@ GPU staging, compression.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from fedgan_mpi.comm import point_to_point
 from fedgan_mpi.comm.compression import Wire
-from fedgan_mpi.comm.ordered_sum import ordered_sum, sum_rows
+from fedgan_mpi.comm.routes import RoutedTransfers
 from fedgan_mpi.comm.shared_memory import Bytes
-from fedgan_mpi.comm.transfers import Transfers, as_bytes
 from fedgan_mpi.comm.transport import Transport
 from fedgan_mpi.comm.verbs import RankLost, verb
 from fedgan_mpi.config import LinkConfig
@@ -42,7 +40,7 @@ class Uplink(Protocol):
         """Turn what has arrived into the new vector; called on the server."""
 
 
-class Link(Transfers):
+class Link(RoutedTransfers):
     """One rank's end of the link. All communication of a run passes through it."""
 
     def __init__(self, comm: MPI.Comm | None = None, *, transport: Transport | None = None) -> None:
@@ -74,7 +72,7 @@ class Link(Transfers):
         if self._prefetched is not None and _contains(vector, self._prefetched):
             parts, self._prefetched = _rest(vector, self._prefetched), None
         for part in parts:
-            self._send_down(part, self.wire)
+            self._send_down(part, self.wire, self._roads["down"])
         self.bytes_down += self.wire.nbytes(vector)
         self.seconds_down += time.perf_counter() - start
 
@@ -85,7 +83,7 @@ class Link(Transfers):
         The server must not change the vector before that broadcast. Bytes count with the broadcast.
         """
         if self.prefetches and self.size > 1:
-            self._send_down(vector, self.wire)
+            self._send_down(vector, self.wire, self._roads["down"])
             self._prefetched = vector
 
     def has_prefetched(self, vector: Tensor) -> bool:
@@ -100,7 +98,7 @@ class Link(Transfers):
     def broadcast_exact(self, vector: Tensor) -> None:
         """Overwrite the vector on every other rank with the server's, never rounded or counted."""
         if self.size > 1:
-            self._send_down(vector, _EXACT)
+            self._send_down(vector, _EXACT, self._roads["down"])
 
     @verb
     def average(self, uplink: Uplink, into: Tensor) -> None:
@@ -140,33 +138,8 @@ class Link(Transfers):
         is summed by MPI in its own order, unless the wire rounds: then the sum is taken here, in
         the dtype of `into`.
         """
-        start, staging = time.perf_counter(), self._staging
-        has_rows = not self.is_server or self.size == 1
-        packed = self.wire.pack(rows, "up", load=has_rows)
-        channel = next((channel for own, channel in self._own_rows if own is rows), None)
-        channel = channel or self._channel("up", packed.nbytes)
-        if channel is not None:
-            host = staging.mpi_buffer(packed, "up", load=not self.is_server)
-            total = staging.mpi_buffer(into, "total", load=False)
-            channel.up(
-                as_bytes(host), lambda parts: sum_rows(_tables(parts, host), total, self.wire)
-            )
-            if self.is_server:
-                staging.copy_back(into, total)
-        elif self.size == 1:
-            self.wire.sum(list(packed), into)
-        elif self.in_order:
-            self._arrive()
-            ordered_sum(packed, into, self._comm, staging, self.wire)
-        elif self.is_server:
-            self._arrive()
-            pieces = zip(staging.outgoing(rows.view(-1)), staging.incoming(into), strict=True)
-            for own, total in pieces:
-                self._comm.Reduce(own, total, MPI.SUM, root=0)
-        else:
-            self._arrive()
-            for own in staging.outgoing(rows.view(-1)):
-                self._comm.Reduce(own, None, MPI.SUM, root=0)
+        start = time.perf_counter()
+        self._sum_up(rows, into, self.wire, self._roads["sum"])
         self.bytes_up += self.wire.nbytes(into)
         self.seconds_up += time.perf_counter() - start
 
@@ -202,8 +175,7 @@ class Link(Transfers):
         to: device -> receiving device. A permutation, equal on every rank.
         """
         start = time.perf_counter()
-        transfer = (self._comm, self._staging, self.wire, self._complete)
-        point_to_point.permute(vectors, to, self._host_of, *transfer)
+        self._permute(vectors, to, self.wire, self._roads["point_to_point"])
         self.bytes_up += self._largest(vectors)
         self.seconds_up += time.perf_counter() - start
 
@@ -261,10 +233,3 @@ def _contains(vector: Tensor, part: Tensor) -> bool:
 
 def _same_memory(one: Tensor, other: Tensor) -> bool:
     return one.data_ptr() == other.data_ptr() and one.numel() == other.numel()
-
-
-def _tables(parts: Sequence[Bytes], like: Tensor) -> list[Tensor]:
-    """View each rank's rows in shared memory as a tensor."""
-    import torch
-
-    return [torch.from_numpy(part).view(like.dtype).view_as(like) for part in parts]

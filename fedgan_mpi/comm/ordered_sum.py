@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from mpi4py import MPI
 
 from fedgan_mpi.comm.compression import Wire
-from fedgan_mpi.comm.gpu_staging import Staging
+from fedgan_mpi.comm.gpu.staging import Staging
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +27,10 @@ def ordered_sum(packed: Tensor, into: Tensor, comm: MPI.Comm, staging: Staging, 
     server's rows are ignored. into: (n,), unchanged on device ranks.
     """
     few_ranks = (comm.size - 1) * wire.nbytes(into) <= into.nbytes
-    (_gather if few_ranks else _add_slices)(packed, into, comm, staging, wire)
+    # In GPU memory an addition costs little, and MPI has shown that it can send slices there.
+    (_gather if few_ranks and not staging.direct else _add_slices)(
+        packed, into, comm, staging, wire
+    )
 
 
 def sum_rows(tables: Sequence[Tensor], into: Tensor, wire: Wire) -> None:

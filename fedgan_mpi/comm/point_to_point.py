@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mpi4py import MPI
 
 from fedgan_mpi.comm.compression import Wire
-from fedgan_mpi.comm.gpu_staging import Staging
+from fedgan_mpi.comm.gpu.staging import Staging
 
 if TYPE_CHECKING:
     from torch import Tensor

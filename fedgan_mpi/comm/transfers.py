@@ -1,13 +1,13 @@
-"""Transfers between ranks, below the verbs: which memory MPI reads, and how a vector crosses.
+"""Transfers between ranks, below the verbs: how a vector crosses.
 
-Owns the shared-memory channels, the GPU staging buffers and the wire; counts nothing.
+Owns the shared-memory channels, the GPU staging buffers and the wire; counts nothing. Which memory
+MPI reads is decided in `routes.py`.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from mpi4py import MPI
@@ -15,20 +15,19 @@ from mpi4py import MPI
 from fedgan_mpi.comm import point_to_point
 from fedgan_mpi.comm.communicator import Communicator
 from fedgan_mpi.comm.compression import Wire
-from fedgan_mpi.comm.cuda_aware import device_memory_round_trip, is_cuda_aware
-from fedgan_mpi.comm.gpu_staging import Accelerator, Cuda, Staging
+from fedgan_mpi.comm.gpu.staging import Staging
+from fedgan_mpi.comm.ordered_sum import ordered_sum, sum_rows
 from fedgan_mpi.comm.polling import wait_all
 from fedgan_mpi.comm.shared_memory import Bytes, Channel
 from fedgan_mpi.comm.transport import Transport
-from fedgan_mpi.comm.verbs import verb
-from fedgan_mpi.config import LinkConfig
-from fedgan_mpi.errors import AgreedError
-from fedgan_mpi.hardware.gpu import cuda_device_count
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Direction = Literal["down", "up", "numbers"]
+Kind = Literal["down", "sum", "point_to_point"]
+"""Kinds of transfers: each has its own route."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class Transfers(Communicator):
@@ -41,84 +40,58 @@ class Transfers(Communicator):
         self.wire = Wire("float32")
         self.in_order = False
         """Whether sums are taken device by device, in the order of devices."""
-        self._configured_route: Literal["auto", "host", "cuda"] = "auto"
         self._any_gpu = False
-        self._staging = Staging(None, direct=True)
+        self._roads = dict.fromkeys(KINDS, Staging(None, direct=True))
+        self._sums_in_rank_order = False  # then both roads have the same sums
         self._undelivered: list[tuple[Tensor, Tensor]] = []  # in a job of one rank
 
-    # ---------------------------------------------------------------- configuration
-
-    def configure(self, config: LinkConfig) -> None:
-        """Apply the configured wire, route and sum. Raises AgreedError if a rank cannot."""
-        problem = None
-        if config.route == "cuda" and not cuda_device_count():
-            problem = "link.route is 'cuda', but there is no GPU here; use 'host'"
-        elif config.route == "cuda" and not is_cuda_aware(self._comm):
-            problem = "link.route is 'cuda', but this MPI library is not CUDA-aware; use 'host'"
-        elif config.survive and not can_survive():
-            right = "an Open MPI of 5 or later, started as `mpirun --with-ft ulfm`"
-            problem = f"link.survive needs {right}; leave it out here"
-        self.agree(problem)
-        self._configured_route, self.wire = config.route, Wire(config.wire_dtype)
-        self.peer_monitor = config.peer_monitor
-        self.in_order = config.average == "gather" or self.wire.is_lossy
-        if config.survive:
-            # A rank asleep in shared memory would not notice a death.
-            self.transport = "mpi" if self.transport == "mpi" else "polling"
-            self._doorbell, self._channels, self._own_rows, self.shared_cores = None, {}, [], []
-            self._comm = self._comm.Dup()
-            self.survives = True
-
-    @verb
-    def choose_route(self, torch_device: str, gpu: Accelerator | None = None) -> None:
-        """Collective. Choose the memory that MPI reads, for vectors on `torch_device`. gpu: None
-        for the real one.
-
-        Raises AgreedError if the route `cuda` is configured but fails a round trip.
-        """
-        has_gpu = torch_device != "cpu"
-        everyone = self._comm.allgather((has_gpu, has_gpu and is_cuda_aware(self._comm)))
-        if not any(has for has, _ in everyone):
-            return
-        gpu = gpu or (Cuda() if has_gpu else None)
-        direct = self._configured_route != "host" and all(aware for _, aware in everyone)
-        if direct and gpu is not None:  # every rank has one
-            direct = device_memory_round_trip(self._comm, gpu, torch_device)
-        if self._configured_route == "cuda" and not direct:
-            right = "a GPU and a CUDA-aware MPI on every rank, but a test vector did not arrive"
-            raise AgreedError(f"link.route is 'cuda', which needs {right}; use 'host'")
-        self._any_gpu, self._staging = True, Staging(gpu, direct=direct)
-
-    @property
-    def route(self) -> str:
-        """The memory that MPI reads, in words."""
-        if not self._any_gpu:
-            return "host memory, where the vectors are"
-        if self._staging.direct:
-            return "cuda, the GPU's own memory"
-        return "pinned host memory, in pieces"
-
-    # ---------------------------------------------------------------- inside
-
-    def _send_down(self, vector: Tensor, wire: Wire) -> None:
+    def _send_down(self, vector: Tensor, wire: Wire, staging: Staging) -> None:
+        """Overwrite the vector on every other rank with the server's."""
         vector = vector.detach()
         packed = wire.pack(vector, ("down", vector.numel()), load=self.is_server)
         if self.size == 1:
             self._undelivered.append((packed, vector))
             return
-        channel = self._channel("down", packed.nbytes)
+        channel = self._channel("down", packed.nbytes, staging)
         if channel is not None:
-            host = self._staging.mpi_buffer(packed, "down", load=self.is_server)
-            channel.down(as_bytes(host))
+            host = staging.mpi_buffer(packed, "down", load=self.is_server)
+            channel.down(_as_bytes(host))
             if not self.is_server:
-                self._staging.copy_back(packed, host)
+                staging.copy_back(packed, host)
         else:
             self._arrive()
-            pieces = self._staging.outgoing if self.is_server else self._staging.incoming
+            pieces = staging.outgoing if self.is_server else staging.incoming
             for piece in pieces(packed):
                 self._comm.Bcast(piece, root=0)
         if not self.is_server:
             wire.unpack(packed, vector)
+
+    def _sum_up(self, rows: Tensor, into: Tensor, wire: Wire, staging: Staging) -> None:
+        """Overwrite the server's `into` with the sum of all device ranks' rows."""
+        has_rows = not self.is_server or self.size == 1
+        packed = wire.pack(rows, "up", load=has_rows)
+        channel = next((channel for own, channel in self._own_rows if own is rows), None)
+        channel = channel or self._channel("up", packed.nbytes, staging)
+        if channel is not None:
+            host = staging.mpi_buffer(packed, "up", load=not self.is_server)
+            total = staging.mpi_buffer(into, "total", load=False)
+            channel.up(_as_bytes(host), lambda parts: sum_rows(_tables(parts, host), total, wire))
+            if self.is_server:
+                staging.copy_back(into, total)
+        elif self.size == 1:
+            wire.sum(list(packed), into)
+        elif self.in_order or self._sums_in_rank_order:
+            self._arrive()
+            ordered_sum(packed, into, self._comm, staging, wire)
+        elif self.is_server:
+            self._arrive()
+            pieces = zip(staging.outgoing(rows.view(-1)), staging.incoming(into), strict=True)
+            for own, total in pieces:
+                self._comm.Reduce(own, total, MPI.SUM, root=0)
+        else:
+            self._arrive()
+            for own in staging.outgoing(rows.view(-1)):
+                self._comm.Reduce(own, None, MPI.SUM, root=0)
 
     def deliver(self) -> None:
         """Overwrite the vectors that were sent down with the devices' values, in a job of one rank.
@@ -136,10 +109,17 @@ class Transfers(Communicator):
                 self.wire.unpack(self.wire.pack(row, ("local", to_server, device)), row)
             return
         partner = self._host_of if self.is_server else lambda device: 0
-        sends = self.is_server != to_server
+        sends, staging = self.is_server != to_server, self._roads["point_to_point"]
         point_to_point.exchange(
-            rows, partner, self._comm, self._staging, self.wire, self._complete, sends=sends
+            rows, partner, self._comm, staging, self.wire, self._complete, sends=sends
         )
+
+    def _permute(
+        self, vectors: Mapping[int, Tensor], to: Mapping[int, int], wire: Wire, staging: Staging
+    ) -> None:
+        """Move each device's vector to the device `to[device]`."""
+        transfer = (self._comm, staging, wire, self._complete)
+        point_to_point.permute(vectors, to, self._host_of, *transfer)
 
     def _host_of(self, device: int) -> int:
         rank = self.rank_of(device)
@@ -152,9 +132,12 @@ class Transfers(Communicator):
         else:
             wait_all(requests)
 
-    def _channel(self, direction: Direction, nbytes: int) -> Channel | None:
+    def _channel(
+        self, direction: Direction, nbytes: int, staging: Staging | None = None
+    ) -> Channel | None:
         """Return the shared-memory channel of a direction; None if vectors travel by MPI."""
-        if self._doorbell is None or (self._any_gpu and self._staging.direct):
+        is_direct = self._any_gpu and staging is not None and staging.direct
+        if self._doorbell is None or is_direct:
             return None
         channel = self._channels.get(direction)
         if channel is None or channel.capacity < nbytes:
@@ -168,12 +151,13 @@ class Transfers(Communicator):
         return Channel(self._comm, self._doorbell, nbytes, writers[direction])
 
 
-def can_survive() -> bool:
-    """Whether MPI reports deaths as errors: Open MPI with ULFM, requested from its mpirun."""
-    requested = os.environ.get("OMPI_MCA_mpi_ft_enable") == "1"  # noqa: SIM112 - its own spelling
-    return requested and Communicator.library().startswith("Open MPI")
-
-
-def as_bytes(vector: Tensor) -> Bytes:
+def _as_bytes(vector: Tensor) -> Bytes:
     """View a vector's memory as bytes."""
     return vector.numpy().reshape(-1).view(np.uint8)
+
+
+def _tables(parts: Sequence[Bytes], like: Tensor) -> list[Tensor]:
+    """View each rank's rows in shared memory as a tensor."""
+    import torch
+
+    return [torch.from_numpy(part).view(like.dtype).view_as(like) for part in parts]

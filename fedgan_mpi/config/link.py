@@ -14,9 +14,10 @@ class LinkConfig:
     """Messages between the server and the device ranks."""
 
     route: Literal["auto", "host", "cuda"] = "auto"
-    """Memory from which MPI sends vectors of a GPU. cuda: GPU memory, which needs a CUDA-aware MPI
-    library. host: host memory, with the vector copied in pieces. auto: cuda if a test message at
-    the start arrives intact, else host."""
+    """Memory from which MPI sends vectors of a GPU. cuda: GPU memory, of NVIDIA or of AMD, which
+    needs an MPI library that accepts it. host: host memory, with the vector copied in pieces. auto:
+    the faster one for each kind of transfer, if all vectors of a trial at the start arrive intact;
+    else host."""
     wire_dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
     """Number type of messages, down and up. bfloat16 and float16 halve the bytes. Values are then
     rounded to nearest, but sums and the server's own parameters remain float32. float64 requires
@@ -33,10 +34,6 @@ class LinkConfig:
     the rank. A local step or a chunk of a score is progress; on several machines it must exceed
     the longest score. The server's plots and files at the end of a run are exempt. None, written
     null: no limit."""
-    peer_monitor: str = "on"
-    """TCP connections by which the server and ranks on other machines notice each other's death.
-    on: over any network. off: none; the launcher must end the job. Otherwise the network: an
-    interface of the server's machine, such as ib0, or one of its addresses."""
     survive: bool = False
     """Continue without the devices of a rank that dies. Needs Open MPI 5 and `mpirun --with-ft
     ulfm`. False: the job ends."""
@@ -44,5 +41,3 @@ class LinkConfig:
     def __post_init__(self) -> None:
         valid = self.deadline is None or 0 < self.deadline < math.inf
         require(valid, "link.deadline", self.deadline, "above 0 and finite")
-        right = "'on', 'off', or an interface or address of the server's machine"
-        require(self.peer_monitor != "", "link.peer_monitor", self.peer_monitor, right)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fedgan_mpi.comm.transfers import Kind
 from fedgan_mpi.config import Config
 from fedgan_mpi.config.training import Regularizer
 from fedgan_mpi.federation.device_images import to_device
@@ -207,3 +209,13 @@ def pack_networks(
         augmentations=augmentations,
         adaptive=adaptive,
     )
+
+
+def vector_lengths(config: Config, pair: NetworkPair) -> dict[Kind, int]:
+    """Return how many numbers the vectors of a round have, for each kind of transfer."""
+    traits, flat = config.algorithm.traits, pair.flat
+    if traits.exchanges_images:
+        images = config.training.batch_size * math.prod(pair.image_shape)
+        return {"down": images, "point_to_point": images}
+    upload = len(flat.gan if traits.devices_train_generator else flat.discriminator)
+    return {"down": len(flat.gan), "sum": upload, "point_to_point": upload}

@@ -14,14 +14,14 @@ from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.pinned_file import check_imagenet_packages, read_inception_weights
 from fedgan_mpi.federation.participation import Participation, check_count
 from fedgan_mpi.hardware.cpu import multiplies_bfloat16
-from fedgan_mpi.hardware.gpu import cuda_device_count
+from fedgan_mpi.hardware.gpu import gpu_count
 from fedgan_mpi.trackers import Tracker, check_trackers
 from fedgan_mpi.wireless.cost import macs_per_second
 
 
 def check_machine(config: Config) -> None:
     """Raise UserError if this rank's machine or its packages do not support the configuration."""
-    training, gpus = config.training, cuda_device_count()
+    training, gpus = config.training, gpu_count()
     for key, value, instead in (("device", "cuda", "cpu"), ("graphs", "on", "off")):
         if getattr(training, key) == value and not gpus:
             raise UserError(

@@ -1,4 +1,4 @@
-"""The table of checkpoint files that ranks sum before one is sealed."""
+"""The table of checkpoint files that ranks sum with the numbers of a round."""
 
 from __future__ import annotations
 

@@ -6,13 +6,12 @@ import pytest
 import torch
 from fake_gpu import FakeGpu
 
-from fedgan_mpi.comm import gpu_staging
-from fedgan_mpi.comm.gpu_staging import Staging
+from fedgan_mpi.comm.gpu.staging import Staging
 
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(gpu_staging, "CHUNK_BYTES", 40)  # ten float32 numbers
+    monkeypatch.setattr("fedgan_mpi.comm.gpu.staging.CHUNK_BYTES", 40)  # ten float32 numbers
 
 
 def stream_calls(gpu: FakeGpu) -> list[str]:

@@ -7,7 +7,8 @@ import torch
 from fake_gpu import FakeGpu
 from rounding import rounded
 
-from fedgan_mpi.comm import gpu_staging, transfers
+from fedgan_mpi.comm import routes
+from fedgan_mpi.comm.gpu import timing
 from fedgan_mpi.comm.link import AgreedError, Link
 from fedgan_mpi.config import LinkConfig
 
@@ -25,7 +26,7 @@ RANKS_WITH_GPU = {
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(gpu_staging, "CHUNK_BYTES", 400)
+    monkeypatch.setattr("fedgan_mpi.comm.gpu.staging.CHUNK_BYTES", 400)
 
 
 def gpu_link(
@@ -35,21 +36,23 @@ def gpu_link(
     *,
     transport="mpi",
     cuda_aware=True,
-    round_trip=True,
+    problem=None,
+    lengths=None,
     has_gpu=lambda rank: True,
 ):
     """Return a link, this rank's fake GPU, and a function that places vectors on it.
 
-    cuda_aware: what the MPI library claims. round_trip: whether GPU memory works with MPI.
+    cuda_aware: what the MPI library claims. problem: of the trial with GPU memory. lengths: of
+    the vectors that are timed.
     """
-    monkeypatch.setattr(transfers, "cuda_device_count", lambda: 1)
-    monkeypatch.setattr(transfers, "is_cuda_aware", lambda comm: True)
+    monkeypatch.setattr(routes, "gpu_count", lambda: 1)
+    monkeypatch.setattr(routes, "is_gpu_aware", lambda comm: True)
     link, gpu = Link(comm, transport=transport), FakeGpu()
     link.configure(config)
-    monkeypatch.setattr(transfers, "is_cuda_aware", lambda comm: cuda_aware)
-    monkeypatch.setattr(transfers, "device_memory_round_trip", lambda *arguments: round_trip)
+    monkeypatch.setattr(routes, "is_gpu_aware", lambda comm: cuda_aware)
+    monkeypatch.setattr(routes, "problem_of_trial", lambda *arguments: problem)
     local = has_gpu(link.rank)
-    link.choose_route("cuda:0" if local else "cpu", gpu if local else None)
+    link.choose_route("cuda:0" if local else "cpu", lengths, gpu if local else None)
     # Packed vectors are allocated on the device of the vector.
     workspace = link.wire.workspace
     monkeypatch.setattr(
@@ -68,7 +71,7 @@ def gpu_link(
 @pytest.mark.parametrize("where", RANKS_WITH_GPU)
 def test_verbs_transfer_computed_values(comm, monkeypatch, transport, dtype, average, where):
     has_gpu = RANKS_WITH_GPU[where]
-    route = "auto" if where == "direct" else "host"
+    route = "cuda" if where == "direct" else "host"
     config = LinkConfig(wire_dtype=dtype, average=average, route=route)
     link, gpu, place = gpu_link(comm, monkeypatch, config, transport=transport, has_gpu=has_gpu)
     # A lossy wire packs in a kernel, which the fake GPU cannot queue.
@@ -128,7 +131,7 @@ def test_verbs_transfer_computed_values(comm, monkeypatch, transport, dtype, ave
 
 def test_the_fake_gpu_detects_a_missing_synchronization(comm, monkeypatch):
     """Negative control of the tests above."""
-    link, gpu, place = gpu_link(comm, monkeypatch, LinkConfig())
+    link, gpu, place = gpu_link(comm, monkeypatch, LinkConfig(route="cuda"))
     monkeypatch.setattr(gpu, "synchronize", lambda: None)
     vector = place(torch.zeros(N))
     if link.is_server:
@@ -138,38 +141,44 @@ def test_the_fake_gpu_detects_a_missing_synchronization(comm, monkeypatch):
 
 
 ROUTES = {
-    # link.route, CUDA-aware library, round trip works: start of the chosen route, None if refused
-    "auto, and CUDA works": ("auto", True, True, "cuda, the GPU's own memory"),
-    "auto, but not CUDA-aware": ("auto", False, True, "pinned host memory"),
-    "auto, but the round trip fails": ("auto", True, False, "pinned host memory"),
-    "host, although CUDA works": ("host", True, True, "pinned host memory"),
-    "cuda, and CUDA works": ("cuda", True, True, "cuda, the GPU's own memory"),
-    "cuda, but not CUDA-aware": ("cuda", False, True, None),
-    "cuda, but the round trip fails": ("cuda", True, False, None),
+    # link.route, CUDA-aware library, problem of the trial: roads that are timed, None if refused
+    "auto, and CUDA works": ("auto", True, None, {"GPU memory", "pinned host memory"}),
+    "auto, but not CUDA-aware": ("auto", False, None, {"pinned host memory"}),
+    "auto, but the trial fails": ("auto", True, "wrong", {"pinned host memory"}),
+    "host, although CUDA works": ("host", True, None, {"pinned host memory"}),
+    "cuda, and CUDA works": ("cuda", True, None, {"GPU memory"}),
+    "cuda, but not CUDA-aware": ("cuda", False, None, None),
+    "cuda, but the trial fails": ("cuda", True, "wrong", None),
 }
 
 
 @pytest.mark.parametrize("case", ROUTES)
 def test_the_route_works_on_every_rank_or_is_refused(comm, monkeypatch, case):
-    route, cuda_aware, round_trip, expected = ROUTES[case]
-    config, claims = LinkConfig(route=route), {"cuda_aware": cuda_aware, "round_trip": round_trip}
+    route, cuda_aware, problem, expected = ROUTES[case]
+    monkeypatch.setattr(timing, "REPEATS", 1)
+    lengths = {"down": N, "sum": N, "point_to_point": N}
+    claims = {"cuda_aware": cuda_aware, "problem": problem, "lengths": lengths}
+    config = LinkConfig(route=route)
     if expected is None:
-        with pytest.raises(AgreedError, match=r"link\.route is 'cuda', which needs"):
+        with pytest.raises(AgreedError, match=r"link\.route is 'cuda', but .*; use 'host'"):
             gpu_link(comm, monkeypatch, config, **claims)
     else:
         link, _, _ = gpu_link(comm, monkeypatch, config, **claims)
-        assert link.route.startswith(expected)
+        assert len(link.routes) == 3
+        for sentence in link.routes:
+            assert sentence.count("GB/s") == len(expected)
+            assert all(road in sentence for road in expected)
 
 
 def test_one_rank_without_a_gpu_excludes_the_cuda_route(comm, monkeypatch):
     has_gpu = {"has_gpu": lambda rank: rank != 1}
     link, _, _ = gpu_link(comm, monkeypatch, LinkConfig(), **has_gpu)
-    assert link.route.startswith("pinned host memory")
-    with pytest.raises(AgreedError, match=r"link\.route is 'cuda'"):
+    assert all("host memory" in route and " GPU" not in route for route in link.routes)
+    with pytest.raises(AgreedError, match=r"link\.route is 'cuda', but a rank has no GPU"):
         gpu_link(comm, monkeypatch, LinkConfig(route="cuda"), **has_gpu)
 
 
 def test_vectors_in_host_memory_need_no_route(comm):
     link = Link(comm)
     link.choose_route("cpu")
-    assert link.route == "host memory, where the vectors are"
+    assert link.routes == []

@@ -15,7 +15,7 @@ from rounding import ROUNDINGS, all_magnitudes, round_trip
 from toys import toy_shards
 
 from fedgan_mpi.comm.compression import Wire
-from fedgan_mpi.comm.gpu_staging import CHUNK_BYTES, Cuda, Staging
+from fedgan_mpi.comm.gpu.staging import CHUNK_BYTES, Cuda, Staging
 from fedgan_mpi.config import Config, ModelConfig
 from fedgan_mpi.data import Batches
 from fedgan_mpi.federation.device import Device
@@ -154,7 +154,7 @@ def test_staging_waits_for_a_busy_gpu(direct):
 
 def test_images_are_resident_in_the_gpus_memory():
     shard = toy_shards([20])[1]
-    images = Images(shard, torch.zeros(0, device=GPU), resident=True)
+    images = Images(shard, torch.zeros(0, device=GPU))
     assert images.resident is not None and images.resident.is_cuda
     indices = np.array([3, 1, 3, 19])
     expected = torch.from_numpy(shard.images[indices].astype(np.float32) * (2 / 255) - 1)

@@ -11,9 +11,7 @@ import pytest
 
 HAVE_FLAGS = ("parser.", "study.Study(")
 FILES = sorted((Path(__file__).parents[2] / "benchmarks").glob("*.py"))
-MODULES = (
-    "accept_commands", "accept_jobs", "common", "fuzz_readers", "study", "synthetic_data",
-)  # fmt: skip
+MODULES = ("common", "fuzz_readers", "study", "synthetic_data")
 """Files that are no programs."""
 
 

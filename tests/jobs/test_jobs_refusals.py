@@ -175,9 +175,9 @@ QUICK = ("unknown flag", "truncated shard", "existing run")
 def test_a_mistake_is_one_sentence_from_one_rank(
     ranks, flags, change, message, unlabelled_shards, tmp_path
 ):
-    from fedgan_mpi.hardware.gpu import cuda_device_count
+    from fedgan_mpi.hardware.gpu import gpu_count
 
-    if "cuda" in message and cuda_device_count():
+    if "cuda" in message and gpu_count():
         pytest.skip("this machine has a GPU")
     if "SHARDS" in flags:
         shutil.copytree(unlabelled_shards, tmp_path / "shards")

@@ -1,4 +1,4 @@
-"""Whether MPI is CUDA-aware: claims of fake libraries, and what contradicts them."""
+"""Whether MPI accepts GPU memory: claims of fake libraries, and what contradicts them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 from mpi4py import MPI
 
-from fedgan_mpi.comm.cuda_aware import _opal_cuda_is_on, _query_cuda_support
+from fedgan_mpi.comm.gpu import support
+from fedgan_mpi.comm.gpu.support import _opal_cuda_is_on, is_gpu_aware, query_support
+from fedgan_mpi.comm.gpu.trial import allocator_warning
+from fedgan_mpi.hardware.gpu import Gpus
 
 OPEN_MPI_4 = "Open MPI v4.1.6, package: Debian, ident: 4.1.6"
 OPEN_MPI_5 = "Open MPI v5.0.10, package: Open MPI, ident: 5.0.10"
@@ -79,18 +82,82 @@ def test_claims_and_contradictions(tmp_path, libraries, others, version, expecte
             raise OSError("deleted")
         return paths[path]
 
-    assert _query_cuda_support(maps, load, version) is expected
+    assert query_support("cuda", maps, load, version) is expected
+    assert query_support("rocm", maps, load, version) is False
 
 
 def test_without_a_list_of_libraries_there_is_no_claim(tmp_path):
-    assert not _query_cuda_support(tmp_path / "maps")
+    assert not query_support("cuda", tmp_path / "maps")
 
 
 def test_the_loaded_library_can_be_asked():
     """No crash, whatever the library; those of this test have no CUDA."""
-    assert not _query_cuda_support()
+    assert not query_support("cuda") and not query_support("rocm")
     maps = Path("/proc/self/maps").read_text().splitlines()
     paths = {line.split()[-1] for line in maps if "/libmpi" in line}
     assert paths and MPI.Get_library_version()
     for path in sorted(paths):
         assert not _opal_cuda_is_on(ctypes.CDLL(path))
+
+
+UCX_ROCM = "/opt/ucx/libuct_rocm.so.0"
+
+
+@pytest.mark.parametrize(
+    ("function", "others", "version", "expected"),
+    [
+        ("MPIX_Query_rocm_support", [], OPEN_MPI_5, True),
+        ("MPIX_Query_hip_support", [], "MPICH Version: 4.2", True),
+        ("MPIX_Query_cuda_support", [], OPEN_MPI_5, False),
+        ("MPIX_Query_rocm_support", [UCX], OPEN_MPI_5, False),
+        ("MPIX_Query_rocm_support", [UCX, UCX_CUDA], OPEN_MPI_5, False),
+        ("MPIX_Query_rocm_support", [UCX, UCX_ROCM], OPEN_MPI_5, True),
+    ],
+)
+def test_claims_for_gpus_of_amd(tmp_path, function, others, version, expected):
+    maps, path = tmp_path / "maps", "/opt/ompi/libmpi.so.40"
+    maps.write_text("\n".join(f"7f00-7f10 r-xp 0 08:01 1 {each}" for each in [path, *others]))
+    functions = SimpleNamespace(**{function: lambda: 1})
+    assert query_support("rocm", maps, lambda path: functions, version) is expected
+
+
+@pytest.mark.parametrize(
+    ("platform", "kinds", "variables", "expected"),
+    [
+        ("cuda", "mpi,system,cuda:device", {}, True),
+        ("rocm", "mpi,system,cuda:device", {}, False),
+        ("rocm", "mpi,system,rocm", {}, True),
+        ("rocm", None, {"MPICH_GPU_SUPPORT_ENABLED": "1"}, True),
+        ("rocm", None, {"MV2_USE_CUDA": "1"}, False),
+        ("cuda", None, {"MV2_USE_CUDA": "1"}, True),
+        (None, "mpi,system,cuda:device", {"MV2_USE_CUDA": "1"}, False),
+    ],
+)
+def test_claims_count_for_the_platform_of_the_gpus(
+    monkeypatch, platform, kinds, variables, expected
+):
+    for name in ("MPICH_GPU_SUPPORT_ENABLED", "MV2_USE_CUDA", "PSP_CUDA", "MV2_USE_ROCM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(support, "find_gpus", lambda: Gpus(platform, int(platform is not None)))
+    info = {} if kinds is None else {"mpi_memory_alloc_kinds": kinds}
+    assert is_gpu_aware(SimpleNamespace(Get_info=lambda: info)) is expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({}, None),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:64"}, None),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:False"}, None),
+        (
+            {"PYTORCH_CUDA_ALLOC_CONF": "a:1, expandable_segments: True"},
+            "PYTORCH_CUDA_ALLOC_CONF",
+        ),
+        ({"PYTORCH_ALLOC_CONF": "expandable_segments:true"}, "PYTORCH_ALLOC_CONF"),
+    ],
+)
+def test_an_allocator_that_mpi_cannot_share_is_named(environment, named):
+    warning = allocator_warning(environment)
+    assert warning is None if named is None else warning is not None and named in warning

@@ -23,6 +23,9 @@ class Accelerator(Protocol):
     def owns(self, vector: Tensor) -> bool:
         """Return whether the vector is in this GPU's memory."""
 
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Allocate GPU memory."""
+
     def pinned(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         """Allocate page-locked host memory for asynchronous copies."""
 
@@ -43,7 +46,7 @@ class Accelerator(Protocol):
 
 
 class Cuda:
-    """The NVIDIA GPU of this process."""
+    """The current GPU of this process, of NVIDIA or of AMD."""
 
     def __init__(self) -> None:
         import torch
@@ -54,6 +57,9 @@ class Cuda:
 
     def owns(self, vector: Tensor) -> bool:
         return vector.is_cuda
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        return self._empty(tuple(shape), dtype=dtype, device="cuda")
 
     def pinned(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         return self._empty(shape, dtype=dtype, pin_memory=True)
