@@ -3,15 +3,17 @@
     python benchmarks/gpu.py step                       # steps of D: CUDA graph, eager, bare loop
     mpirun -n 2 python benchmarks/gpu.py round          # a round against its steps; 1+1 ranks
     mpirun -n 5 python benchmarks/gpu.py round          # 1+4 ranks on one GPU
-    mpirun -n 2 python benchmarks/gpu.py route          # communication: MPI on GPU memory, staged
+    mpirun -n 5 python benchmarks/gpu.py route          # each verb on each route
+    python benchmarks/gpu.py memory                     # memory after 50 and after 500 rounds
 
-Limits: graph / eager 0.6; bare / graph at least 0.9; round / steps 1.05; cuda / host route 0.5.
-`route` needs a CUDA-aware MPI. Prints JSON.
+Limits: graph / eager 0.6; bare / graph at least 0.9; round / steps 1.05 at 1+1 ranks; auto / the
+faster route 1.1; equal memory. `route` needs a CUDA-aware MPI. Prints JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -33,11 +35,12 @@ from fedgan_mpi.hardware.tf32 import use_tf32
 
 Graphs = Literal["auto", "on", "off"]
 Route = Literal["auto", "host", "cuda"]
+ROUTES: tuple[Route, ...] = ("cuda", "host", "auto")
 
 
 def main() -> None:
     parser = common.make_parser(__doc__)
-    parser.add_argument("measurement", choices=["step", "round", "route"])
+    parser.add_argument("measurement", choices=["step", "round", "route", "memory"])
     parser.add_argument("--size", type=int, default=64, help="pixels")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--blocks", type=int, default=9)
@@ -48,7 +51,12 @@ def main() -> None:
     args = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("benchmarks/gpu.py needs a GPU, and torch finds none")
-    measure = {"step": measure_steps, "round": measure_rounds, "route": measure_routes}
+    measure = {
+        "step": measure_steps,
+        "round": measure_rounds,
+        "route": measure_routes,
+        "memory": measure_memory,
+    }
     result = measure[args.measurement](args)
     if result:
         gpu = torch.cuda.get_device_name()
@@ -160,27 +168,63 @@ def measure_rounds(args: argparse.Namespace) -> dict[str, object] | None:
 
 
 def measure_routes(args: argparse.Namespace) -> dict[str, object] | None:
-    """Compare the routes by a downlink and an uplink of the networks' vectors."""
-    links = {route: _link(args, route)[0] for route in ("cuda", "host")}
-    config, torch_device = configuration("off", args), f"cuda:{torch.cuda.current_device()}"
-    flat = build_networks(config, (3, args.size, args.size), torch_device).flat
+    """Compare the routes verb by verb, with the vectors of the networks."""
+    links = {route: _link(args, route)[0] for route in ROUTES}
+    link, torch_device = links["auto"], f"cuda:{torch.cuda.current_device()}"
+    shape = (3, args.size, args.size)
+    flat = build_networks(configuration("off", args), shape, torch_device).flat
     rows, into = torch.zeros(1, flat.discriminator.numel()).to(torch_device), flat.discriminator
-
-    def communicate(link: Link) -> None:
-        link.broadcast(flat.gan)
-        link.reduce(rows, into)
-        torch.cuda.synchronize()
-
-    seconds = alternate({name: partial(communicate, link) for name, link in links.items()}, args)
-    if not links["cuda"].is_server:
+    devices = range(1, link.size) if link.is_server else [link.rank]
+    each = {device: torch.zeros_like(into) for device in devices}
+    own = {} if link.is_server else each
+    following = {device: device % link.device_ranks + 1 for device in range(1, link.size)}
+    verbs: dict[str, Callable[[Link], object]] = {
+        "broadcast": lambda link: link.broadcast(flat.gan),
+        "reduce": lambda link: link.reduce(rows, into),
+        "scatter": lambda link: link.scatter(each),
+        "gather": lambda link: link.gather(each),
+        "permute": lambda link: link.permute(own, following),
+    }
+    found: dict[str, object] = {}
+    for name, communicate in verbs.items():
+        seconds = alternate({route: partial(communicate, links[route]) for route in ROUTES}, args)
+        nbytes = (flat.gan if name == "broadcast" else into).nbytes
+        faster = min(seconds["cuda"], seconds["host"], key=statistics.median)
+        found[name] = {
+            "ms": {route: common.summary(1e3 * s for s in seconds[route]) for route in ROUTES},
+            "GB/s": {
+                route: round(nbytes / 1e9 / statistics.median(seconds[route]), 2)
+                for route in ROUTES
+            },
+            "auto / faster": common.ratio_summary(seconds["auto"], faster),
+        }
+    if not link.is_server:
         return None
     return {
-        "benchmark": "downlink and uplink, cuda route / host route",
-        "ratio": common.ratio_summary(seconds["cuda"], seconds["host"]),
-        "ms": {name: common.median_ms(each, digits=3) for name, each in seconds.items()},
-        "ranks": links["cuda"].size,
+        "benchmark": "verbs by route",
+        "verbs": found,
+        "ranks": link.size,
+        "routes": link.routes,
         "mpi": Link.library(),
     }
+
+
+def measure_memory(args: argparse.Namespace) -> dict[str, object] | None:
+    """Compare allocated GPU memory and pinned host memory after 50 and after 500 rounds."""
+    link, config, torch_device = _link(args, "auto")
+    rounds = common.Rounds(_algorithm(link, config, torch_device, args))
+    found = {}
+    for count in (50, 500):
+        while rounds.t < count:
+            rounds.run()
+        torch.cuda.synchronize()
+        found[str(count)] = {
+            "allocated": torch.cuda.memory_allocated(),
+            "pinned": torch.cuda.host_memory_stats()["allocated_bytes.current"],
+        }
+    if not link.is_server:
+        return None
+    return {"benchmark": "bytes after rounds", "bytes": found, "ranks": link.size}
 
 
 # ---------------------------------------------------------------- parts
@@ -190,6 +234,7 @@ def configuration(graphs: Graphs, args: argparse.Namespace, route: Route = "auto
     config = Config()
     training = replace(
         config.training,
+        rounds=10**6,  # after the last round of a configuration, nothing starts early
         graphs=graphs,
         batch_size=args.batch,
         generator_batch_size=args.batch,
@@ -204,9 +249,10 @@ def configuration(graphs: Graphs, args: argparse.Namespace, route: Route = "auto
 def _link(args: argparse.Namespace, route: Route) -> tuple[Link, Config, str]:
     link, config = Link(), configuration("on", args, route)
     link.configure(config.link)
-    torch_device = choose_torch_device(config, link.local_rank, link.agree)
+    torch_device = choose_torch_device(config, link)
     flat = build_networks(config, (3, args.size, args.size), torch_device).flat
-    link.choose_route(torch_device, {"down": len(flat.gan), "sum": len(flat.discriminator)})
+    down, up = len(flat.gan), len(flat.discriminator)
+    link.choose_route(torch_device, {"down": down, "sum": up, "point_to_point": up})
     return link, config, torch_device
 
 

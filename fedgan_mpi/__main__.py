@@ -142,6 +142,7 @@ def _run_with_mpi(arguments: list[str]) -> int:
         if link.is_server and (link.size > 1 or announced_rank() == 0):
             print(error, file=sys.stderr, flush=True)
         link.barrier()
+        link.detector.stop()
         if link.lost:
             link.leave(1)
         return 1

@@ -64,8 +64,6 @@ class CheckpointWriter:
         self.best: int | None = None
         """Round of a checkpoint that is never removed."""
         self.names = [SERVER, *map(device_file, range(1, rank_state.participation.devices + 1))]
-        self.no_files = encode_files({}, self.names)
-        """The table of a rank that has written nothing."""
         # One long-lived thread: on a crowded machine, starting a thread takes milliseconds.
         self._thread = ThreadPoolExecutor(
             1, "checkpoint", initializer=use_cores, initargs=(rank_state.link.shared_cores,)
@@ -106,28 +104,25 @@ class CheckpointWriter:
         """Whether a checkpoint waits for `seal`; the same on every rank."""
         return self._pending is not None
 
-    def local_status(self) -> tuple[bool, bool, NDArray[np.float64]]:
-        """Return this rank's part of the pending checkpoint, to be summed over ranks.
-
-        (writing, failed, files): its files are not on disk yet; they cannot be written; their table
-        for `seal`, zeros until they are on disk.
-        """
+    def local_status(self) -> tuple[bool, bool]:
+        """Return (writing, failed): this rank's files of the pending checkpoint are not on disk
+        yet; they cannot be written."""
         if self._sealing is not None and self._sealing.done():
             self._report(self._finish_sealing())
         pending = self._pending
         if pending is None or not pending.files.done():
-            return pending is not None, False, self.no_files
-        if _write_problem(pending) is not None:
-            return False, True, self.no_files
-        return False, False, encode_files(pending.files.result(), self.names)
+            return pending is not None, False
+        return False, _write_problem(pending) is not None
 
-    def seal(self, files: NDArray[np.float64]) -> None:
+    def seal(self) -> None:
         """Complete the pending checkpoint, whose files are on disk, in the server's thread.
 
-        files: the sum of all ranks' tables. Every rank calls this at the same point.
+        Collective: sums the ranks' tables of files, of which rounds send none.
         """
         pending, self._pending = self._pending, None
         assert pending is not None
+        table = encode_files(pending.files.result(), self.names)
+        files = self.rank_state.link.sum(table.ravel()).reshape(table.shape)
         self._report(self._finish_sealing())
         if self.rank_state.link.is_server:
             seal = Seal(
@@ -197,8 +192,7 @@ class CheckpointWriter:
             self._pending = None
             shutil.rmtree(pending.directory, ignore_errors=True)
             return f"no checkpoint of round {pending.round}: {error}"
-        files = encode_files(pending.files.result(), self.names)
-        self.seal(link.sum(files.ravel()).reshape(files.shape))
+        self.seal()
         return None
 
     def _finish_sealing(self) -> str | None:

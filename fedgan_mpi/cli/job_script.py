@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from fedgan_mpi.cli.local_commands import Jobs
+from fedgan_mpi.cli.job_flags import Jobs
 from fedgan_mpi.errors import UserError
 
 _SITE = r"""site="${FEDGAN_MPI_JOBS:-${@directory@:-$PWD}/jobs}/site.sh"
@@ -24,8 +24,14 @@ fi
 source "$site"
 """
 
-_SLURM = r"""# Leave all GPUs of a node visible to all of its tasks (no --gpus-per-task, no
-# --gpu-bind). The program assigns each rank a GPU by its local rank.
+_ALL_VISIBLE = """# Leave all GPUs of a node visible to all of its tasks (no --gpus-per-task, no
+# --gpu-bind). The program assigns each rank a GPU by its local rank."""
+_CLOSEST = """\
+# A task sees only its closest GPUs, and the program divides them among the tasks that see them.
+# MPI cannot copy to a GPU that a task does not see, so vectors travel through host memory.
+#SBATCH --gpu-bind=closest"""
+
+_SLURM = r"""@gpus@
 #SBATCH --time=@time@
 # Two minutes before the time limit the job checkpoints after its round and is requeued.
 #SBATCH --signal=B:USR1@120
@@ -61,7 +67,7 @@ if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then
 fi
 
 # The run is named after the job, so that a resubmitted script resumes it.
-command=($LAUNCH python -m fedgan_mpi train "$@" --resume auto
+command=($LAUNCH python -m fedgan_mpi train "$@" --resume auto@route@
     --run.name "${RUN_NAME:-$SLURM_JOB_NAME}" --link.deadline "${DEADLINE:-1800}")
 echo "${command[*]}"
 SECONDS=0
@@ -124,6 +130,9 @@ _MINIMUM_MINUTES = 5
 """Time limit of the shortest useful job. The signal arrives two minutes before its end."""
 _GPU_CPUS = 4
 """Default cores of a task with a GPU. Its threads for MPI, checkpoints and autograd need some."""
+_GPU_MEMORY = 8
+"""Default GiB of a task with a GPU: for torch, CUDA, shards and pinned buffers. The default of a
+site often depends on the number of cores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +144,8 @@ class Layout:
     ranks_per_node: int
     gpus_per_node: int
     cpus_per_task: int
+    mem: str | None
+    """Memory of a node; None: what the site gives."""
 
     @staticmethod
     def of(command: Jobs) -> Layout:
@@ -144,12 +155,14 @@ class Layout:
         """
         ranks, gpus = command.devices + 1, command.gpus_per_node
         nodes = -(-command.devices // gpus) if gpus else 1
+        ranks_per_node = -(-ranks // nodes)
         return Layout(
             ranks=ranks,
             nodes=nodes,
-            ranks_per_node=-(-ranks // nodes),
+            ranks_per_node=ranks_per_node,
             gpus_per_node=gpus,
             cpus_per_task=command.cpus_per_task or (_GPU_CPUS if gpus else 1),
+            mem=command.mem or (f"{_GPU_MEMORY * ranks_per_node}G" if gpus else None),
         )
 
 
@@ -165,6 +178,11 @@ def job_script(command: Jobs) -> str:
         raise UserError(f"--mem is {command.mem!r}, but must be a size such as 64G")
     if command.mpi is not None and command.scheduler != "slurm":
         raise UserError(f"--mpi is {command.mpi!r}, but must be left out: only srun has such types")
+    if command.gpu_bind == "closest" and not (
+        command.scheduler == "slurm" and command.gpus_per_node
+    ):
+        right = "only SLURM binds GPUs so, and only with --gpus-per-node"
+        raise UserError(f"--gpu-bind is 'closest', but must be left out: {right}")
     layout = Layout.of(command)
     head, body = {"slurm": _slurm, "pbs": _pbs, "flux": _flux}[command.scheduler](command, layout)
     return "\n".join(["#!/usr/bin/env bash", *head]) + "\n" + body
@@ -188,13 +206,16 @@ def _slurm(command: Jobs, layout: Layout) -> tuple[list[str], str]:
             f"--gpus-per-node={layout.gpus_per_node}",
         ]
     flags.append(f"--cpus-per-task={layout.cpus_per_task}")
-    if command.mem is not None:
-        flags.append(f"--mem={command.mem}")
+    if layout.mem is not None:
+        flags.append(f"--mem={layout.mem}")
     submit = "sbatch --job-name=NAME SCRIPT [FILE.toml] [flags of fedgan_mpi]"
     site = _SITE.replace("@directory@", "SLURM_SUBMIT_DIR")
     if command.mpi is not None:
         site += f'LAUNCH="srun --mpi={command.mpi} --kill-on-bad-exit=1"\n'
+    closest = command.gpu_bind == "closest"
     body = _SLURM.replace("@time@", command.time).replace("@site@", site)
+    body = body.replace("@gpus@", _CLOSEST if closest else _ALL_VISIBLE)
+    body = body.replace("@route@", " --link.route host" if closest else "")
     return [*_head(command, submit), *(f"#SBATCH {flag}" for flag in flags)], body
 
 
@@ -204,7 +225,7 @@ def _pbs(command: Jobs, layout: Layout) -> tuple[list[str], str]:
         f"ncpus={layout.ranks_per_node * layout.cpus_per_task}",
         f"mpiprocs={layout.ranks_per_node}",
         *([f"ngpus={layout.gpus_per_node}"] if layout.gpus_per_node else []),
-        *([f"mem={command.mem.lower()}b"] if command.mem else []),
+        *([f"mem={layout.mem.lower()}b"] if layout.mem else []),
     ]
     seconds = round(60 * _minutes(command.time))
     time = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from fedgan_mpi.cli.job_flags import Jobs, parse_jobs
 from fedgan_mpi.cli.parser import (
     MAX_SECONDS,
     MAX_SEED,
@@ -65,19 +66,6 @@ class Watch:
     run: Path
     seconds: float
     once: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Jobs:
-    """The command `jobs`."""
-
-    scheduler: Literal["slurm", "pbs", "flux"]
-    devices: int
-    gpus_per_node: int
-    cpus_per_task: int | None
-    mem: str | None
-    mpi: Literal["pmi2", "pmix", "cray_shasta"] | None
-    time: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,63 +205,6 @@ def _parse_watch(arguments: list[str]) -> Watch:
     return Watch(run=user_path(args.run), seconds=args.seconds, once=args.once)
 
 
-def _parse_jobs(arguments: list[str]) -> Jobs:
-    parser = new_parser(
-        "jobs [flags] > my.sbatch",
-        "Print a job script that trains, for SLURM, PBS or Flux. Submit it, or edit it first.",
-    )
-    parser.add_argument(
-        "--scheduler",
-        type=Literal["slurm", "pbs", "flux"],
-        default="slurm",
-        help="batch system of the script; those for PBS and Flux do not requeue themselves",
-    )
-    parser.add_argument(
-        "--devices", type=int, default=8, help="device ranks; the server is one more task"
-    )
-    parser.add_argument(
-        "--gpus-per-node",
-        type=int,
-        default=0,
-        help="GPUs per node, one for each device rank; the server shares one; 0: CPUs only",
-    )
-    parser.add_argument(
-        "--cpus-per-task",
-        type=int,
-        default=None,
-        help="cores of each task; if omitted, 4 with GPUs and 1 without",
-    )
-    parser.add_argument(
-        "--mem",
-        type=str,
-        default=None,
-        help="memory per node, such as 64G; if omitted, what the site gives",
-    )
-    parser.add_argument(
-        "--mpi",
-        type=Literal["pmi2", "pmix", "cray_shasta"],
-        default=None,
-        help="SLURM: type of srun's --mpi; if omitted, LAUNCH of site.sh",
-    )
-    parser.add_argument(
-        "--time", type=str, default="01:00:00", help="time limit in SLURM's notation"
-    )
-    args = parse_flags(parser, arguments)
-    check_range("--devices", args.devices, 1, MAX_INTEGER)
-    check_range("--gpus-per-node", args.gpus_per_node, 0, MAX_INTEGER)
-    if args.cpus_per_task is not None:
-        check_range("--cpus-per-task", args.cpus_per_task, 1, MAX_INTEGER)
-    return Jobs(
-        scheduler=args.scheduler,
-        devices=args.devices,
-        gpus_per_node=args.gpus_per_node,
-        cpus_per_task=args.cpus_per_task,
-        mem=args.mem,
-        mpi=args.mpi,
-        time=args.time,
-    )
-
-
 def _parse_plugins(arguments: list[str]) -> Plugins:
     parser = new_parser(
         "plugins", "List built-in and installed algorithms, networks, losses and optimizers."
@@ -287,7 +218,7 @@ LOCAL_PARSERS: dict[str, Callable[[list[str]], LocalCommand]] = {
     "export": _parse_export,
     "compare": _parse_compare,
     "watch": _parse_watch,
-    "jobs": _parse_jobs,
+    "jobs": parse_jobs,
     "plugins": _parse_plugins,
 }
 """Name of a command -> its parser."""

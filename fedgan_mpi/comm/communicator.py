@@ -69,6 +69,8 @@ class Communicator:
         """Whether the death of a device rank is survived (`link.survive`)."""
         self.lost: list[int] = []
         """Ranks that have died, by their numbers at the start."""
+        self.peer_monitor = "on"
+        """`link.peer_monitor`: how ranks of other machines are watched."""
         self._deadline: float | None = None
         self._deadline_required = True
         self._hosts = self.device_ranks  # device ranks at the start; devices are assigned to them
@@ -188,11 +190,12 @@ class Communicator:
     # ---------------------------------------------------------------- failures and endings
 
     def watch(self, deadline: float | None, *, required: bool = True) -> None:
-        """Collective. Start the failure detector: it ends the job if a rank dies, or if a rank
-        shows no activity for `deadline` seconds. None: no time limit.
+        """Collective. Start the failure detector: it ends the job if a rank dies and, after
+        `watch_for_hangs`, if a rank shows no activity for `deadline` seconds. None: no time limit.
 
-        Raises AgreedError if a required deadline cannot be enforced on this machine; one that is
-        not required is dropped with a warning.
+        Raises AgreedError if a required deadline cannot be enforced on this machine, or if
+        `peer_monitor` names no interface of the server's; a deadline that is not required is
+        dropped with a warning.
         """
         self._deadline, self._deadline_required = deadline, required
         self.detector.stop()
@@ -207,7 +210,12 @@ class Communicator:
             return
         self.detector.board = board
         self.barrier()  # every rank holds its lock and starts to count
-        self.detector.start(self._comm, self._arrive, deadline, self.abort, survive=self.survives)
+        network = "off" if self.survives else self.peer_monitor
+        self.detector.start(self._comm, self._arrive, network, self.abort, survive=self.survives)
+
+    def watch_for_hangs(self) -> None:
+        """Let the deadline of `watch` apply from now on: ranks exchange numbers from here on."""
+        self.detector.limit(self._deadline)
 
     def _end_without_launcher(self, sentence: str) -> None:
         exit_after(GRACE)  # MPI_Abort may wait for the launcher
@@ -242,6 +250,7 @@ class Communicator:
         self._comm, self.rank, self.size = smaller, smaller.rank, smaller.size
         self.is_server, self.device_ranks = self.rank == 0, self.size - 1
         self.watch(self._deadline, required=self._deadline_required)
+        self.watch_for_hangs()
 
     def rank_of(self, device: int) -> int | None:
         """Return the rank that hosts a device; None if that rank has died."""
@@ -286,9 +295,3 @@ class Communicator:
         """Wait until every rank has called the same verb, without spinning on a shared core."""
         if self.transport != "mpi":
             barrier(self._comm)
-
-
-def can_survive() -> bool:
-    """Whether MPI reports deaths as errors: Open MPI with ULFM, requested from its mpirun."""
-    requested = os.environ.get("OMPI_MCA_mpi_ft_enable") == "1"  # noqa: SIM112 - its own spelling
-    return requested and Communicator.library().startswith("Open MPI")

@@ -6,6 +6,7 @@ Owns the options of the section `link`; `transfers.py` moves the vectors.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from mpi4py import MPI
 
-from fedgan_mpi.comm.communicator import can_survive
 from fedgan_mpi.comm.compression import Wire
 from fedgan_mpi.comm.gpu import timing
 from fedgan_mpi.comm.gpu.staging import Accelerator, Cuda, Staging
@@ -61,6 +61,7 @@ class RoutedTransfers(Transfers):
             problem = f"link.survive needs {right}; leave it out here"
         self.agree(problem)
         self._config, self.wire = config, Wire(config.wire_dtype)
+        self.peer_monitor = config.peer_monitor
         self.in_order = config.average == "gather" or self.wire.is_lossy
         if config.survive:
             # A rank asleep in shared memory would not notice a death.
@@ -219,3 +220,9 @@ _NO_CLAIM = "this MPI library does not claim to accept GPU memory"
 
 def _name(road: Staging) -> str:
     return "GPU memory" if road.direct else "pinned host memory"
+
+
+def can_survive() -> bool:
+    """Whether MPI reports deaths as errors: Open MPI with ULFM, requested from its mpirun."""
+    requested = os.environ.get("OMPI_MCA_mpi_ft_enable") == "1"  # noqa: SIM112 - its own spelling
+    return requested and RoutedTransfers.library().startswith("Open MPI")

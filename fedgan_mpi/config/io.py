@@ -39,8 +39,8 @@ class _Config(msgspec.Struct):
 
 
 _MAY_CHANGE = (
-    "checkpoint.", "data.shards", "link.deadline", "link.survive", "log.", "record.",
-    "run.umask", "training.overlap", "training.pin",
+    "checkpoint.", "data.shards", "link.deadline", "link.peer_monitor", "link.survive", "log.",
+    "record.", "run.umask", "training.overlap", "training.pin",
 )  # fmt: skip
 """Keys and sections that a resumed run may change, because they do not affect its results."""
 

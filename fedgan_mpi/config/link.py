@@ -34,6 +34,10 @@ class LinkConfig:
     the rank. A local step or a chunk of a score is progress; on several machines it must exceed
     the longest score. The server's plots and files at the end of a run are exempt. None, written
     null: no limit."""
+    peer_monitor: str = "on"
+    """TCP connections by which the server and ranks on other machines notice each other's death.
+    on: over any network. off: none; the launcher must end the job. Otherwise the network: an
+    interface of the server's machine, such as ib0, or one of its addresses."""
     survive: bool = False
     """Continue without the devices of a rank that dies. Needs Open MPI 5 and `mpirun --with-ft
     ulfm`. False: the job ends."""
@@ -41,3 +45,5 @@ class LinkConfig:
     def __post_init__(self) -> None:
         valid = self.deadline is None or 0 < self.deadline < math.inf
         require(valid, "link.deadline", self.deadline, "above 0 and finite")
+        right = "'on', 'off', or an interface or address of the server's machine"
+        require(self.peer_monitor != "", "link.peer_monitor", self.peer_monitor, right)

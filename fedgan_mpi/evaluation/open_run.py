@@ -66,12 +66,14 @@ def open_run(
     named = [name for name in (networks, (evaluation or {}).get("extractor")) if name]
     plugins.allow([*named, *link.from_server(plugins.allowed)])
     config = link.from_server(lambda: _read_config(run, evaluation or {}, networks))
+    link.peer_monitor = config.link.peer_monitor
+    link.watch(None, required=False)
     directory = shards or Path(config.data.shards or run / "shards")
     manifest = link.from_server(lambda: _read_manifest(run, directory))
     local_shards, heldout = link.on_every_rank(
         lambda: _read_images(link, config, directory, manifest)
     )
-    torch_device = choose_torch_device(config, link.local_rank, link.agree)
+    torch_device = choose_torch_device(config, link)
     link.choose_route(torch_device)
     set_threads(config, cores=link.local_cores, ranks=link.local_size)
     pooled_histogram = [sum(counts) for counts in zip(*manifest.histograms, strict=True)]

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from mpi4py import MPI
 
-from fedgan_mpi.errors import AgreedError
+from fedgan_mpi.errors import AgreedError, UserError
 from fedgan_mpi.faults.handshake import Endpoint, Listener, connect
 from fedgan_mpi.faults.peer_monitor import PeerMonitor
 from fedgan_mpi.faults.status_board import StatusBoard
@@ -52,18 +52,19 @@ class FailureDetector:
         self,
         comm: MPI.Comm,
         barrier: Callable[[], None],
-        deadline: float | None,
+        network: str,
         abort: Callable[[], None],
         *,
         survive: bool,
     ) -> None:
         """Collective, after every rank has its board. Start the watchdog.
 
-        It calls `abort` if a rank has died, or if this rank makes no progress for `deadline`
-        seconds; None: no limit. survive: ignore deaths.
+        It calls `abort` if a rank has died, or if this rank makes no progress within the `limit`,
+        which is infinite at first. network: `link.peer_monitor`. survive: ignore deaths. Raises
+        AgreedError if the server's machine has no such network.
         """
         assert self.board is not None
-        peer_monitor = None if survive else connect_peers(comm, barrier, self._leader)
+        peer_monitor = connect_peers(comm, barrier, self._leader, network)
         atexit.register(self.sign_off)
 
         def end_job() -> None:
@@ -74,13 +75,18 @@ class FailureDetector:
             self.board,
             comm.rank,
             self._verbs,
-            deadline,
+            None,
             end_job,
             peer_monitor=peer_monitor,
             survive=survive,
             only_machine=self.board.ranks == comm.size,
         )
         self._watchdog.start()
+
+    def limit(self, deadline: float | None) -> None:
+        """End the job if a rank makes no progress for `deadline` seconds; None: no limit."""
+        if self._watchdog is not None:
+            self._watchdog.deadline = math.inf if deadline is None else deadline
 
     def stop(self) -> None:
         """Stop the watchdog, after every rank has finished the run or before another start."""
@@ -120,8 +126,8 @@ class FailureDetector:
 
         Its own machine sees its activity, and keeps the limit. Other machines do not see it.
         """
-        if self._watchdog is not None and self._leader != 0:
-            self._watchdog.deadline = math.inf
+        if self._leader != 0:
+            self.limit(None)
 
     def run_outside_exchange(self, function: Callable[[], T]) -> T:
         """Run local work inside an exchange and return its result; the board shows this rank as
@@ -136,12 +142,18 @@ class FailureDetector:
             self.board.leave(verb)
 
 
-def connect_peers(comm: MPI.Comm, barrier: Callable[[], None], leader: int) -> PeerMonitor | None:
+def connect_peers(
+    comm: MPI.Comm, barrier: Callable[[], None], leader: int, network: str = "on"
+) -> PeerMonitor | None:
     """Collective. Connect the server with every rank on another machine, by TCP.
 
-    leader: the lowest rank of this rank's machine. Returns None on ranks without a connection. If a
-    remote rank cannot connect, the server prints a warning, and the others are observed.
+    leader: the lowest rank of this rank's machine. network: "on" for any network of the server,
+    "off" for no connections, or one of its interfaces or addresses. Returns None on ranks without
+    a connection. If a remote rank cannot connect, the server prints a warning, and the others are
+    observed. Raises AgreedError if the server has no such network.
     """
+    if network == "off":
+        return None
     machines = comm.allgather((leader, platform.node()))
     remote_ranks = [rank for rank, (other, _) in enumerate(machines) if other != machines[0][0]]
     hosts = [host for _, host in machines]
@@ -149,10 +161,18 @@ def connect_peers(comm: MPI.Comm, barrier: Callable[[], None], leader: int) -> P
         return None
     is_server = comm.rank == 0
     listener: Listener | None = None
+    problem = None
     if is_server:
-        with contextlib.suppress(OSError):
-            listener = Listener(remote_ranks)
-    endpoint: Endpoint | None = comm.bcast(listener and listener.endpoint)
+        try:
+            listener = Listener(remote_ranks, None if network == "on" else network)
+        except UserError as error:
+            problem = str(error)
+        except OSError:  # no network: the ranks count as missing
+            pass
+    endpoint: Endpoint | None
+    problem, endpoint = comm.bcast((problem, listener and listener.endpoint))
+    if problem is not None:
+        raise AgreedError(problem)
     connections = {}
     if listener is not None:
         connections = listener.accept()

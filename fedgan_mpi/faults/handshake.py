@@ -21,7 +21,8 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
-from platform import node
+
+from fedgan_mpi.config.require import require
 
 CONNECT_TIMEOUT = 10.0
 """Seconds until all connections must be established."""
@@ -67,23 +68,27 @@ class _Client:
 class Listener:
     """The server's listening socket for the ranks on other machines."""
 
-    def __init__(self, ranks: Sequence[int]) -> None:
-        """ranks: the clients to accept, each once. Raises OSError without a network."""
+    def __init__(self, ranks: Sequence[int], network: str | None = None) -> None:
+        """ranks: the clients to accept, each once. network: an interface or address of this
+        machine, where alone it listens; None: everywhere. Raises UserError if this machine has no
+        such network, and OSError if it has none at all."""
+        addresses = local_addresses(network)
         self._ranks = ranks
         with suppress(OSError, ValueError):  # one descriptor per rank; the soft limit is often 1024
             _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
-        dual_stack = socket.has_dualstack_ipv6()
+        dual_stack = network is None and socket.has_dualstack_ipv6()
+        is_ipv6 = dual_stack or (network is not None and ":" in addresses[0])
         self._socket = socket.create_server(
-            ("", 0),
-            family=socket.AF_INET6 if dual_stack else socket.AF_INET,
+            ("" if network is None else addresses[0], 0),
+            family=socket.AF_INET6 if is_ipv6 else socket.AF_INET,
             dualstack_ipv6=dual_stack,
             backlog=len(ranks) + 128,  # leaves room for unknown clients
         )
         self._socket.setblocking(False)
         self._clients: dict[int, _Client] = {}  # descriptor -> client, oldest first
         port = self._socket.getsockname()[1]
-        self.endpoint = Endpoint(_local_addresses(), port, secrets.token_bytes(32))
+        self.endpoint = Endpoint(addresses, port, secrets.token_bytes(32))
 
     def accept(self) -> dict[int, socket.socket]:
         """Return rank -> connection for the ranks that connect within `CONNECT_TIMEOUT`.
@@ -234,22 +239,41 @@ def _receive(connection: socket.socket, nbytes: int) -> bytes:
     return received
 
 
-def _local_addresses() -> list[str]:
-    """Return this machine's numeric addresses.
+def local_addresses(network: str | None = None) -> list[str]:
+    """Return this machine's numeric addresses, without a DNS query, which may block.
 
-    The host name's addresses come first, loopback addresses last.
+    The address of the default route comes first, loopback addresses last. network: only the first
+    address of this interface, or this address. Raises UserError if this machine does not have it.
     """
-    found: list[str] = []
-    with suppress(OSError, UnicodeError):  # the host name may be no valid DNS name
-        resolved = socket.getaddrinfo(node(), None, type=socket.SOCK_STREAM)
-        found += [str(address[0]) for *_, address in resolved]
+    found = _addresses_of_interfaces()
+    addresses = [address for each in found.values() for address in each]
+    if network is not None:
+        chosen = found.get(network, [each for each in addresses if each == network])
+        right = "'on', 'off', or an interface or address of the server's machine: "
+        require(bool(chosen), "link.peer_monitor", network, right + ", ".join(found))
+        return chosen[:1]
+    for family, documentation in ((socket.AF_INET6, "2001:db8::1"), (socket.AF_INET, "192.0.2.1")):
+        with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as query:
+            query.connect((documentation, 9))  # sends nothing; the kernel looks up the route
+            addresses.insert(0, str(query.getsockname()[0]))
+    return sorted(dict.fromkeys(addresses), key=lambda address: ip_address(address).is_loopback)
+
+
+def _addresses_of_interfaces() -> dict[str, list[str]]:
+    """Return interface -> numeric addresses, IPv4 first; none that are valid on one link only."""
+    found: dict[str, list[str]] = {}
     with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as query:
         for _, interface in socket.if_nameindex():
             with suppress(OSError):  # the interface has no address
                 request = struct.pack("40s", interface.encode())
-                found.append(socket.inet_ntoa(fcntl.ioctl(query, _SIOCGIFADDR, request)[20:24]))
+                address = fcntl.ioctl(query, _SIOCGIFADDR, request)[20:24]
+                found.setdefault(interface, []).append(socket.inet_ntoa(address))
     with suppress(OSError):
         for line in Path("/proc/net/if_inet6").read_text().splitlines():
-            found.append(str(IPv6Address(bytes.fromhex(line[:32]))))
-    routable = [each for each in dict.fromkeys(found) if not ip_address(each).is_link_local]
-    return sorted(routable, key=lambda address: ip_address(address).is_loopback)
+            digits, *_, interface = line.split()
+            found.setdefault(interface, []).append(str(IPv6Address(bytes.fromhex(digits))))
+    usable = {
+        interface: [each for each in addresses if not ip_address(each).is_link_local]
+        for interface, addresses in found.items()
+    }
+    return {interface: addresses for interface, addresses in usable.items() if addresses}

@@ -70,11 +70,10 @@ class Watchdog(threading.Thread):
             self.peer_monitor.sign_off(ends_job=ends_job)
 
     def run(self) -> None:
-        """Check every half second, or every tenth of a shorter deadline."""
-        pause = min(0.5, self.deadline / 10)  # seconds
+        """Check every half second, or every tenth of a shorter deadline, which may change."""
         progress, progress_time = self._progress(), time.monotonic()
         last_check, death_time, job_end_time = progress_time, math.inf, math.inf
-        while not self._stopped.wait(pause):
+        while not self._stopped.wait(pause := min(0.5, self.deadline / 10)):  # seconds
             now, current = time.monotonic(), self._progress()
             if now - last_check > pause + 1:  # this process itself was suspended
                 progress_time += now - last_check - pause

@@ -39,11 +39,16 @@ class Device:
         pair: NetworkPair,
         config: Config,
         heartbeat: Callable[[], None] = lambda: None,
+        *,
+        resident: bool = True,
     ) -> None:
-        """index: k, counted from 1. heartbeat: called once per step, to show activity."""
+        """index: k, counted from 1. heartbeat: called once per step, to show activity. resident:
+        keep the shard in the memory of the rank's GPU, if it has one."""
         self._heartbeat = heartbeat
         self.index, self.batches, self.pair = index, batches, pair
-        self.images = Images(batches.shard, pair.flat.vector)
+        self.images = Images(
+            batches.shard, pair.flat.vector, resident=resident and pair.flat.vector.is_cuda
+        )
         self.backdoor, self._round = Backdoor(config.attack, index), 0
         self.training = config.training
         self.noise_stream = torch_stream(config.run.seed, Purpose.FAKE, index)

@@ -1,5 +1,5 @@
-"""A device's images on its torch device: resident as integers if a GPU has room, otherwise read
-batch by batch from the shard."""
+"""A device's images on its torch device: resident as integers, or read batch by batch from the
+shard."""
 
 from __future__ import annotations
 
@@ -10,19 +10,14 @@ from torch import Tensor
 
 from fedgan_mpi.data import Shard, white
 
-MEMORY_SHARE = 0.25  # of a GPU's free memory that one shard may take
-
 
 class Images:
     """Batches of one shard, scaled to [-1, 1]."""
 
-    def __init__(self, shard: Shard, like: Tensor, *, resident: bool | None = None) -> None:
-        """like: batches get its dtype and torch device. resident: keep the shard there; None: if it
-        is a GPU with enough free memory."""
+    def __init__(self, shard: Shard, like: Tensor, *, resident: bool = False) -> None:
+        """like: batches get its dtype and torch device. resident: keep the shard there."""
         self.shard, self.dtype, self.torch_device = shard, like.dtype, like.device
         self._step = 2 / white(shard.images.dtype)
-        if resident is None:
-            resident = self._fit()
         self.resident: Tensor | None = None
         """The whole shard, uint8 or uint16 (N, C, H, W); None if not resident."""
         if resident:
@@ -36,13 +31,6 @@ class Images:
             chosen = to_device(torch.from_numpy(indices), self.torch_device)
             pixels = _select(self.resident, chosen)
         return pixels.to(self.dtype).mul_(self._step).sub_(1)
-
-    def _fit(self) -> bool:
-        images = self.shard.images
-        if self.torch_device.type != "cuda" or not isinstance(images, np.ndarray):
-            return False
-        free, _ = torch.cuda.mem_get_info(self.torch_device)
-        return images.nbytes <= MEMORY_SHARE * free
 
 
 def _select(images: Tensor, indices: Tensor) -> Tensor:

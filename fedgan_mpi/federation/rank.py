@@ -18,6 +18,7 @@ from fedgan_mpi.config import Config
 from fedgan_mpi.data import Batches, Shard
 from fedgan_mpi.federation.device import Device
 from fedgan_mpi.federation.flat_parameters import is_finite
+from fedgan_mpi.federation.gpu_residence import choose_resident
 from fedgan_mpi.federation.networks import NetworkPair
 from fedgan_mpi.federation.participation import Participation
 from fedgan_mpi.federation.server import Server
@@ -35,6 +36,8 @@ class RankState:
     server: Server | None
     """On rank 0, None elsewhere."""
     participation: Participation
+    notes: list[str] = field(default_factory=list)
+    """Sentences for the log about how the state was built."""
     _server_numbers: list[Tensor] = field(default_factory=list)
 
     @property
@@ -109,12 +112,15 @@ def build_rank_state(
         histograms=histograms,
         wireless=config.wireless,
     )
+    resident, notes = choose_resident(link, pair.torch_device, shards)
     devices = []
     for index, shard in shards.items():
         batches = Batches(
             shard, batch_size=config.training.batch_size, seed=config.run.seed, device=index
         )
-        devices.append(Device(index, batches, pair, config, link.heartbeat))
+        devices.append(
+            Device(index, batches, pair, config, link.heartbeat, resident=index in resident)
+        )
     server = Server(pair, config, link.heartbeat) if link.is_server else None
     if server is not None and server.residual is not None:
         link.wire.enable_error_feedback(pair.flat.vector, server.residual)
@@ -126,4 +132,5 @@ def build_rank_state(
         devices=devices,
         server=server,
         participation=participation,
+        notes=notes,
     )

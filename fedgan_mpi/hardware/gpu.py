@@ -1,13 +1,17 @@
-"""GPUs of this process, from their driver and without importing torch."""
+"""GPUs of this process, from their driver and without importing torch, and the identity of one."""
 
 from __future__ import annotations
 
 import ctypes
 import importlib.util
+import platform
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import torch
 
 Platform = Literal["cuda", "rocm"]
 """GPUs of NVIDIA, and of AMD. Torch calls both `cuda`."""
@@ -60,3 +64,11 @@ def _load_first(load: Load, names: Iterable[str]) -> Any:
         except OSError:  # not installed
             continue
     return None
+
+
+def gpu_identity(torch_device: torch.device) -> str:
+    """Return a name of a GPU that is the same on all ranks, whatever number they know it by."""
+    import torch
+
+    uuid = getattr(torch.cuda.get_device_properties(torch_device), "uuid", torch_device.index)
+    return f"{platform.node()} {uuid}"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import platform
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -12,29 +14,64 @@ from fedgan_mpi.config import Config
 from fedgan_mpi.hardware.gpu import find_gpus
 from fedgan_mpi.hardware.tf32 import use_tf32
 
+T = TypeVar("T")
 
-def choose_torch_device(
-    config: Config, local_rank: int, agree: Callable[[str | None], None]
-) -> str:
+
+class Ranks(Protocol):
+    """All ranks of a job, as one of them sees them."""
+
+    rank: int
+
+    def agree(self, problem: str | None) -> None:
+        """Collective. Raise an error on every rank if any rank has a problem."""
+
+    def allgather(self, value: T) -> list[T]:
+        """Collective. Return every rank's value."""
+
+
+def choose_torch_device(config: Config, ranks: Ranks) -> str:
     """Collective. Return "cpu" or this rank's GPU, and make that GPU the current device.
 
-    local_rank: This rank's number on its machine.
-    agree: Raises an error on every rank if any rank passes a problem.
+    Ranks that see the same GPUs take them in turn. A scheduler may show a rank only some of them.
 
-    Problems: a GPU or CUDA graphs are requested but torch cannot use a GPU, or it lacks bfloat16.
+    Problems: a GPU or CUDA graphs are requested but torch cannot use a GPU, another process has the
+    GPU for itself, or it lacks bfloat16.
     """
     device = config.training.device
     if config.link.route == "cuda" and device == "auto":
         device = "cuda"
     has_gpu = torch.cuda.is_available()
-    agree(None if has_gpu else _gpu_problem(device, config.training.graphs))
-    torch_device = "cpu"
+    ranks.agree(None if has_gpu else _gpu_problem(device, config.training.graphs))
+    torch_device, problem = "cpu", None
+    visible = _visible_gpus() if has_gpu else None
+    number = ranks.allgather(visible)[: ranks.rank].count(visible)
     if device != "cpu" and has_gpu:
-        torch_device = f"cuda:{local_rank % torch.cuda.device_count()}"
-        torch.cuda.set_device(torch_device)
+        torch_device = f"cuda:{number % torch.cuda.device_count()}"
+        problem = _exclusive_problem(torch_device)
         use_tf32(config.training.tf32)
-    agree(_autocast_problem(config, torch_device))
+    ranks.agree(problem or _autocast_problem(config, torch_device))
     return torch_device
+
+
+def _visible_gpus() -> tuple[str, ...]:
+    """Return the identifiers of the GPUs that this process sees, unique among all machines."""
+    properties = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    # Before version 2.4, torch has no identifiers.
+    return tuple(str(getattr(each, "uuid", platform.node())) for each in properties)
+
+
+def _exclusive_problem(torch_device: str) -> str | None:
+    """Make a GPU the current device and use it once. Return why that fails."""
+    try:
+        torch.cuda.set_device(torch_device)
+        torch.zeros(1, device=torch_device)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        return (
+            f"a rank cannot use {torch_device} of {platform.node()}: {reason}; if its compute mode "
+            "is exclusive, ranks can share it only under NVIDIA's MPS"
+        )
+    return None
 
 
 def _gpu_problem(device: str, graphs: str) -> str | None:

@@ -14,6 +14,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from fedgan_mpi.errors import UserError
+
 Input = Tensor | None | tuple[Tensor | None, ...]
 Outputs = tuple[Tensor, ...]
 WARM_UPS = 3  # eager runs before capture, in which libraries choose their kernels
@@ -26,12 +28,15 @@ class Recorder(Protocol):
     """Whether a failed capture raises."""
     failed: bool
     """Whether a capture has failed. All steps run eagerly from then on."""
+    recovers: bool
+    """Whether steps can run eagerly after a failed capture."""
 
     def warm_up(self, step: Callable[[], Outputs]) -> Outputs:
         """Run a step eagerly on the stream of the later capture."""
 
     def capture(self, step: Callable[[], Outputs]) -> Callable[[], Outputs]:
-        """Capture a step without running it and return its replay.
+        """Capture a step without running it and return its replay. If that fails, the current
+        stream is the same as before.
 
         Each replay overwrites and returns the same output tensors.
         """
@@ -42,6 +47,7 @@ class CudaGraphs:
 
     def __init__(self, *, strict: bool) -> None:
         self.strict, self.failed = strict, False
+        self.recovers = can_end_failed_captures(torch.__version__)
         self._pool = torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream()
 
@@ -55,15 +61,30 @@ class CudaGraphs:
         return outputs
 
     def capture(self, step: Callable[[], Outputs]) -> Callable[[], Outputs]:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-            outputs = step()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                outputs = step()
+        except BaseException:
+            # If the capture cannot be ended, torch leaves its stream as the current one.
+            torch.cuda.set_stream(stream)
+            raise
 
         def replay() -> Outputs:
             graph.replay()
             return outputs
 
         return replay
+
+
+def can_end_failed_captures(version: str) -> bool:
+    """Return whether this version of torch ends a capture completely that CUDA has invalidated.
+
+    Older ones leave their allocator in the belief that the capture goes on, and later end the
+    process (github.com/pytorch/pytorch/pull/180395).
+    """
+    major, minor = version.split(".")[:2]
+    return (int(major), int(minor)) >= (2, 12)
 
 
 def make_recorder(graphs: Literal["auto", "on", "off"], torch_device: str) -> Recorder | None:
@@ -119,14 +140,22 @@ class _CapturedStep:
         return self._function(*self._inputs)
 
     def _capture(self, recorder: Recorder) -> bool:
-        """Capture the step; return False and warn if that fails."""
+        """Capture the step; return False and warn if that fails.
+
+        Raises the error if the recorder is strict, and UserError if steps cannot run after it.
+        """
         try:
             self._replay = recorder.capture(self._run_eagerly)
         except Exception as error:  # any library in the step may refuse capture
             if recorder.strict:
                 raise
-            recorder.failed = True
             reason = " ".join(str(error).split())[:200]
+            if not recorder.recovers:
+                raise UserError(
+                    f"training.graphs is 'auto', but a step cannot be captured ({reason}), and "
+                    f"torch {torch.__version__} cannot go on after that; use 'off', or torch 2.12"
+                ) from error
+            recorder.failed = True
             warnings.warn(f"steps run without CUDA graphs: {reason}", stacklevel=2)
             return False
         return True

@@ -62,6 +62,7 @@ def train(
     try:
         result = run_training(link, link.from_server(read), callbacks, resume=run)
     except (AgreedError, SystemExit):  # the same on every rank
+        link.detector.stop()
         raise
     except BaseException as error:
         sentence = plugins.blame(error)

@@ -9,10 +9,8 @@ from numpy.typing import NDArray
 class ControlFlags:
     """This rank's flags; after the all-reduce of `numbers`, the logical OR over ranks."""
 
-    def __init__(self, parts: NDArray[np.float64]) -> None:
-        """parts: an array of the shape that describes a checkpoint's files."""
-        self._shape = parts.shape
-        self.numbers = np.zeros(6 + parts.size)
+    def __init__(self) -> None:
+        self.numbers: NDArray[np.float64] = np.zeros(6)
 
     def set(
         self,
@@ -23,7 +21,6 @@ class ControlFlags:
         late: bool,
         failed: bool,
         end: bool,
-        parts: NDArray[np.float64],
     ) -> None:
         """Set this rank's flags.
 
@@ -32,10 +29,8 @@ class ControlFlags:
         failed: Its part cannot be written.
         late: A checkpoint is due by the clock.
         end: A callback asks to end the training.
-        parts: Description of this rank's part.
         """
-        self.numbers[:6] = requeue, interrupted, writing, late, failed, end
-        self.numbers[6:] = parts.ravel()
+        self.numbers[:] = requeue, interrupted, writing, late, failed, end
 
     @property
     def requeue(self) -> bool:
@@ -60,7 +55,3 @@ class ControlFlags:
     @property
     def end(self) -> bool:
         return bool(self.numbers[5])
-
-    @property
-    def parts(self) -> NDArray[np.float64]:
-        return self.numbers[6:].reshape(self._shape)

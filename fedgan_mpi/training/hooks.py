@@ -62,7 +62,7 @@ class TrainingHooks:
             log=lambda line: self.record.log(line),
             on_complete=self._on_checkpoint,
         )
-        self.flags = ControlFlags(self.checkpoints.no_files)
+        self.flags = ControlFlags()
         self._saved_at = time.monotonic()
         self.scoring = Scoring(rank_state, context, record, state)
 
@@ -156,7 +156,7 @@ class TrainingHooks:
         self.record, self.state = record, state
         self.scoring.rollback(record, state)
         self.last_round = self.context.config.training.rounds
-        self.flags, self.exit_status = ControlFlags(self.checkpoints.no_files), None
+        self.flags, self.exit_status = ControlFlags(), None
         self.checkpoints.abandon()
 
     def close(self, *, complete: bool) -> None:
@@ -185,7 +185,7 @@ class TrainingHooks:
         if self.checkpoints.is_pending and self.flags.failed:
             self.checkpoints.drop_failed()
         elif self.checkpoints.is_pending and not self.flags.writing:
-            self.checkpoints.seal(self.flags.parts)
+            self.checkpoints.seal()
         if self.flags.stop or self.flags.late or self._checkpoints_after(round):
             self.checkpoints.begin(round, self.state.to_json())
             self._saved_at = time.monotonic()
@@ -193,7 +193,7 @@ class TrainingHooks:
     def _set_flags(self) -> None:
         minutes = self.context.config.checkpoint.minutes
         late = minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
-        writing, failed, parts = self.checkpoints.local_status()
+        writing, failed = self.checkpoints.local_status()
         self.flags.set(
             requeue=signals.requeue_requested(),
             interrupted=signals.interrupted(),
@@ -201,7 +201,6 @@ class TrainingHooks:
             late=late and self.rank_state.link.is_server,
             failed=failed,
             end=self._ends_early,
-            parts=parts,
         )
 
     def _stop(self, round: int) -> None:

@@ -16,7 +16,6 @@ from fedgan_mpi.algorithms.local_metrics import LocalMetrics
 from fedgan_mpi.algorithms.registry import make_algorithm
 from fedgan_mpi.callbacks import Callback
 from fedgan_mpi.comm.link import Link, RankLost
-from fedgan_mpi.config import LinkConfig
 from fedgan_mpi.errors import AgreedError
 from fedgan_mpi.federation.networks import build_networks, vector_lengths
 from fedgan_mpi.federation.rank import RankState, build_rank_state
@@ -29,10 +28,11 @@ from fedgan_mpi.run.stats import AUGMENT_SIGN
 from fedgan_mpi.training.detection import detect, set_weights
 from fedgan_mpi.training.hooks import TrainingHooks
 from fedgan_mpi.training.overlap import Overlap
+from fedgan_mpi.training.provenance import describe_run
 from fedgan_mpi.training.recovery import Recovery
 from fedgan_mpi.training.resume import resume
 from fedgan_mpi.training.round_metrics import allreduce_metrics, check_finite, round_stats
-from fedgan_mpi.training.setup import RunContext, describe_run
+from fedgan_mpi.training.setup import RunContext
 from fedgan_mpi.training.start import load_networks, load_owners
 from fedgan_mpi.training.state import TrainState
 from fedgan_mpi.wireless.clock import Clock, make_clock
@@ -49,12 +49,13 @@ def train_run(link: Link, context: RunContext, callbacks: Sequence[Callback] = (
         link.broadcast_exact(rank_state.pair.flat.fixed)
     restore_learned(algorithm, state)
     record = open_record(rank_state, context, done, state)
-    if context.resume:  # accepted
-        link.from_server(lambda: describe_run(context, link))
+    describe_run(rank_state, context)  # a run that is resumed: its checkpoint is accepted
     if config.training.device == "auto" and (reason := why_torch_has_no_gpu()):
         record.log(f"The server trains on the CPU: {reason}.")
     for route in link.routes if link.size > 1 else []:
         record.log(f"{route}.")
+    for note in rank_state.notes:
+        record.log(note)
     if link.size == 1 and config.algorithm.traits.has_devices:
         ranks = rank_state.participation.devices + 1
         record.log(
@@ -62,10 +63,7 @@ def train_run(link: Link, context: RunContext, callbacks: Sequence[Callback] = (
             f"work: mpirun -n {ranks} python -m fedgan_mpi …"
         )
     hooks = TrainingHooks(rank_state, context, record, state, callbacks)
-    # The default deadline may be dropped with a warning. A single process never waits for a rank.
-    is_default = config.link.deadline == LinkConfig().deadline
-    deadline = None if is_default and link.size == 1 else config.link.deadline
-    link.watch(deadline, required=not is_default)
+    link.watch_for_hangs()
     loop = Loop(algorithm, hooks, make_clock_of(algorithm, context))
     recovery = Recovery(rank_state) if config.link.survive else None
     complete = True  # no rank has died since the last rollback
@@ -215,7 +213,7 @@ def run_round(
 def build_algorithm(link: Link, context: RunContext) -> Algorithm:
     """Build this rank's networks, devices and algorithm. Collective."""
     config, manifest = context.config, context.manifest
-    torch_device = choose_torch_device(config, link.local_rank, link.agree)
+    torch_device = choose_torch_device(config, link)
     set_threads(config, cores=link.local_cores, ranks=link.local_size)
     images, histograms = context.images_and_histograms
     pair = link.on_every_rank(

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fedgan_mpi import plugins
 from fedgan_mpi.comm.link import Link
-from fedgan_mpi.config import Config
+from fedgan_mpi.config import Config, LinkConfig
 from fedgan_mpi.config.io import check_same_shards
 from fedgan_mpi.data import Manifest, Shard, union
 from fedgan_mpi.data.loading import (
@@ -24,7 +24,7 @@ from fedgan_mpi.data.loading import (
 )
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import refuse_links
-from fedgan_mpi.run.directory import make_run_directory, put_aside, write_config, write_devices
+from fedgan_mpi.run.directory import make_run_directory, put_aside
 from fedgan_mpi.run.lock import acquire_lock
 from fedgan_mpi.training.digits import check_digits, write_digits
 from fedgan_mpi.training.preflight import (
@@ -83,6 +83,7 @@ def prepare_run(
     be put aside. Raises AgreedError for mistakes, before torch is imported.
     """
     link.configure(config.link)
+    _watch(link, config.link)
     plugins.allow(link.from_server(plugins.allowed))
     link.on_every_rank(lambda: check_plugins(config))
     link.on_every_rank(lambda: check_machine(config))
@@ -99,7 +100,7 @@ def prepare_run(
         run, start = link.from_server(lambda: _open_run(config, data, resume, replace))
     if resume is not None:
         link.from_server(lambda: check_same_shards(run, manifest.sha256))
-    context = RunContext(
+    return RunContext(
         config=config,
         run=run,
         resume=resume is not None,
@@ -109,22 +110,14 @@ def prepare_run(
         heldout=heldout,
         start=start,
     )
-    if resume is None:  # a run to be resumed stays unchanged until its checkpoint is accepted
-        link.from_server(lambda: describe_run(context, link))
-    return context
 
 
-def describe_run(context: RunContext, link: Link) -> None:
-    """Write config.toml and devices.json; on the server."""
-    provenance: dict[str, Any] = {
-        "ranks": link.size,
-        "mpi": link.library(),
-        "shards_sha256": context.manifest.sha256,
-    }
-    if context.start is not None:
-        provenance["start"] = context.start.provenance
-    write_config(context.run, context.config, provenance)
-    write_devices(context.run, context.manifest)
+def _watch(link: Link, config: LinkConfig) -> None:
+    """Notice deaths from now on, while ranks import, read, try and resume. Collective."""
+    # The default deadline may be dropped with a warning. A single process never waits for a rank.
+    is_default = config.deadline == LinkConfig().deadline
+    deadline = None if is_default and link.size == 1 else config.deadline
+    link.watch(deadline, required=not is_default)
 
 
 def _prepare_digits(

@@ -1,4 +1,4 @@
-"""The table of checkpoint files that ranks sum with the numbers of a round."""
+"""The table of checkpoint files that ranks sum before one is sealed."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def test_the_server_shares_a_gpu(capsys, devices, gpus, nodes, tasks):
     requests = requests_of(script_of(capsys, *flags), "#SBATCH")
     assert requests >= {
         f"--ntasks={devices + 1}", f"--nodes={nodes}", f"--ntasks-per-node={tasks}",
-        f"--gpus-per-node={gpus}", "--cpus-per-task=4", "--time=04:00:00",
+        f"--gpus-per-node={gpus}", "--cpus-per-task=4", f"--mem={8 * tasks}G", "--time=04:00:00",
     }  # fmt: skip
     assert nodes * tasks >= devices + 1 and nodes * gpus >= devices
 
@@ -59,14 +59,33 @@ def test_cores_memory_and_the_type_of_mpi(capsys):
     assert 'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"' in script
     plain = script_of(capsys)
     assert "--mem" not in plain and "LAUNCH=" not in plain
+    with_gpus = script_of(capsys, "--gpus-per-node", "4", "--mem", "64G")
+    assert "--mem=64G" in requests_of(with_gpus, "#SBATCH")
     for flags, problem in (
         (["--mem", "64"], "--mem is '64', but must be a size such as 64G"),
         (["--cpus-per-task", "0"], "--cpus-per-task is 0, but must be from 1"),
         (["--scheduler", "pbs", "--mpi", "pmix"], "--mpi is 'pmix', but must be left out"),
         (["--scheduler", "flux", "--mem", "4G"], "--mem is '4G', but must be left out"),
+        (["--gpu-bind", "closest"], "--gpu-bind is 'closest', but must be left out"),
+        (
+            ["--scheduler", "pbs", "--gpus-per-node", "4", "--gpu-bind", "closest"],
+            "--gpu-bind is 'closest', but must be left out",
+        ),
     ):
         assert main(["jobs", *flags]) == 1
         assert problem in capsys.readouterr().err
+
+
+def test_tasks_that_see_the_closest_gpus_exchange_through_host_memory(capsys):
+    """MPI cannot copy between GPUs of which each process sees one only."""
+    plain = script_of(capsys, "--gpus-per-node", "4")
+    script = script_of(capsys, "--gpus-per-node", "4", "--gpu-bind", "closest")
+    assert "--gpu-bind=closest" in requests_of(script, "#SBATCH")
+    # After the user's flags, so that none of them selects another route.
+    assert 'train "$@" --resume auto --link.route host\n' in script
+    assert "--link.route" not in plain and "Leave all GPUs" in plain
+    assert not any("gpu-bind" in request for request in requests_of(plain, "#SBATCH"))
+    assert "Leave all GPUs" not in script
 
 
 FLAGS = ["--devices", "8", "--gpus-per-node", "4", "--time", "04:00:00"]

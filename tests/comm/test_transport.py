@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fedgan_mpi.comm.communicator import Communicator, can_survive
+from fedgan_mpi.comm.communicator import Communicator
+from fedgan_mpi.comm.routes import can_survive
 from fedgan_mpi.comm.shared_memory import Doorbell
 from fedgan_mpi.comm.transport import choose_transport
 from fedgan_mpi.hardware.topology import Machine

@@ -7,12 +7,14 @@ import socket
 import struct
 import threading
 import time
+from ipaddress import ip_address
 
 import pytest
 from peers import start_remote_rank, start_server
 
+from fedgan_mpi.errors import UserError
 from fedgan_mpi.faults import handshake
-from fedgan_mpi.faults.handshake import Endpoint, Listener, connect
+from fedgan_mpi.faults.handshake import Endpoint, Listener, connect, local_addresses
 
 RANK_BYTES, NONCE_BYTES, PROOF_BYTES = 4, 32, 32
 ANSWER_BYTES = RANK_BYTES + NONCE_BYTES + PROOF_BYTES
@@ -250,18 +252,34 @@ def test_clients_are_limited_and_the_oldest_of_the_busiest_address_goes_first(mo
     assert list(accept.connections()) == [1]
 
 
-def test_loopback_addresses_come_last(monkeypatch):
-    resolved = [("127.0.1.1", 0), ("::1", 0, 0, 0), ("192.0.2.7", 0), ("fe80::1", 0, 0, 2)]
-    monkeypatch.setattr(
-        socket, "getaddrinfo", lambda *_, **__: [(0, 0, 0, "", address) for address in resolved]
-    )
-    addresses = Listener([1]).endpoint.addresses
-    assert addresses[0] == "192.0.2.7" and "127.0.1.1" in addresses and "fe80::1" not in addresses
-    is_loopback = [address in ("127.0.1.1", "127.0.0.1", "::1") for address in addresses]
-    assert is_loopback == sorted(is_loopback)
+# ------------------------------------------------------------ networks
 
 
-@pytest.mark.parametrize("name", ["a" * 64, "a..b"])
-def test_a_host_name_may_be_no_valid_dns_name(name, monkeypatch):
-    monkeypatch.setattr(handshake, "node", lambda: name)
-    assert "127.0.0.1" in Listener([1]).endpoint.addresses
+def is_loopback(address: str) -> bool:
+    return ip_address(address).is_loopback
+
+
+def test_addresses_need_no_dns_and_loopback_comes_last(monkeypatch):
+    monkeypatch.setattr(socket, "getaddrinfo", None)  # it may block for minutes
+    addresses = local_addresses()
+    assert "127.0.0.1" in addresses and len(set(addresses)) == len(addresses)
+    assert addresses == sorted(addresses, key=is_loopback)
+    assert not any(ip_address(address).is_link_local for address in addresses)
+
+
+@pytest.mark.parametrize("network", ["lo", "127.0.0.1"])
+def test_a_chosen_network_is_the_only_one(network):
+    listener = Listener([7], network)
+    assert listener.endpoint.addresses == ["127.0.0.1"]
+    accept = AcceptInBackground(listener)
+    for other in local_addresses():
+        if not is_loopback(other):
+            with pytest.raises(OSError):
+                socket.create_connection((other, listener.endpoint.port), 1)
+    assert connect(listener.endpoint, 7) and list(accept.connections()) == [7]
+
+
+def test_a_network_that_does_not_exist_is_named_with_those_that_do():
+    right = r"link.peer_monitor is 'ib7', but must be 'on', 'off', or an interface .*: .*\blo\b"
+    with pytest.raises(UserError, match=right):
+        Listener([7], "ib7")

@@ -9,6 +9,7 @@ import pytest
 
 from fedgan_mpi import log
 from fedgan_mpi.comm.link import Link
+from fedgan_mpi.errors import AgreedError
 from fedgan_mpi.faults import detector, handshake
 from fedgan_mpi.faults.detector import connect_peers
 
@@ -38,6 +39,21 @@ def test_remote_ranks_connect_to_the_server(comm):
 def test_ranks_of_one_machine_open_no_connection(comm, monkeypatch):
     monkeypatch.setattr(detector, "Listener", None)
     assert connect_peers(comm, comm.Barrier, leader=0) is None
+
+
+def test_a_monitor_that_is_off_opens_no_connection(comm, monkeypatch):
+    monkeypatch.setattr(detector, "Listener", None)
+    assert connect_peers(comm, comm.Barrier, two_machines(comm), "off") is None
+
+
+def test_ranks_connect_by_the_chosen_network_and_a_wrong_one_is_told_to_all(comm):
+    monitor = connect_peers(comm, comm.Barrier, two_machines(comm), "lo")
+    assert (monitor is not None) == (comm.rank != 1)
+    comm.barrier()
+    if monitor is not None:
+        monitor.close()
+    with pytest.raises(AgreedError, match=r"link\.peer_monitor is 'ib7', but must be 'on', "):
+        connect_peers(comm, comm.Barrier, two_machines(comm), "ib7")
 
 
 def test_a_failed_connection_is_reported_and_the_others_are_observed(comm, monkeypatch, capfd):
@@ -104,6 +120,8 @@ def test_a_server_that_draws_longer_than_the_deadline_is_no_hang(comm):
     link, aborted = Link(comm), []
     link.abort = lambda code=1: aborted.append(code)
     link.watch(1.0)
+    time.sleep(4)  # before the rounds, for which alone the deadline is
+    link.watch_for_hangs()
     if link.is_server:
         with link.shows_activity():
             time.sleep(4)  # longer than the deadline and the time for reports of a hang

@@ -154,7 +154,7 @@ def test_staging_waits_for_a_busy_gpu(direct):
 
 def test_images_are_resident_in_the_gpus_memory():
     shard = toy_shards([20])[1]
-    images = Images(shard, torch.zeros(0, device=GPU))
+    images = Images(shard, torch.zeros(0, device=GPU), resident=True)
     assert images.resident is not None and images.resident.is_cuda
     indices = np.array([3, 1, 3, 19])
     expected = torch.from_numpy(shard.images[indices].astype(np.float32) * (2 / 255) - 1)

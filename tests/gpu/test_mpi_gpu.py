@@ -49,7 +49,7 @@ def gpu_link(comm, transport, config: LinkConfig) -> tuple[Link, str]:
 @pytest.mark.parametrize("route", ["host", "cuda"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("average", ["reduce", "gather"])
-@pytest.mark.parametrize("transport", ["mpi", None])
+@pytest.mark.parametrize("transport", ["mpi", "polling", "shared_memory"])
 def test_verbs_wait_for_a_busy_gpu(comm, route, dtype, average, transport):
     config = LinkConfig(route=route, wire_dtype=dtype, average=average)
     link, torch_device = gpu_link(comm, transport, config)
@@ -83,6 +83,13 @@ def test_verbs_wait_for_a_busy_gpu(comm, route, dtype, average, transport):
         for k in devices:
             expected = down + k if link.is_server else rounded(down + k, dtype)
             assert torch.equal(rows[k].cpu(), expected)
+
+        for k in devices:
+            rows[k].copy_(0 * down_on_gpu if link.is_server else up_on_gpu + 0 * busy[0, 0])
+        link.gather(rows)
+        for k in devices:
+            expected = rounded(ups[k], dtype) if link.is_server else ups[k]
+            assert torch.equal((rows[k] + 0).cpu(), expected)
 
         receivers = {k: k % (link.size - 1) + 1 for k in range(1, link.size)}
         own = {} if link.is_server else {link.rank: up_on_gpu}

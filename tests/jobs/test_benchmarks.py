@@ -11,7 +11,9 @@ import pytest
 
 HAVE_FLAGS = ("parser.", "study.Study(")
 FILES = sorted((Path(__file__).parents[2] / "benchmarks").glob("*.py"))
-MODULES = ("common", "fuzz_readers", "study", "synthetic_data")
+MODULES = (
+    "accept_commands", "accept_jobs", "common", "fuzz_readers", "study", "synthetic_data",
+)  # fmt: skip
 """Files that are no programs."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -40,6 +41,40 @@ def faulty_program(directory: Path, fault: str) -> tuple[str]:
     path = directory / "faulty.py"
     path.write_text(FAULTY_PROGRAM.replace("FAULT", fault))
     return (str(path),)
+
+
+# Rank 1 is killed when it calls one of these, in the order of a start.
+STARTS = ("setup.read_shards", "loop.build_algorithm", "loop.resume")
+DYING_PROGRAM = """
+import os, signal, sys, time
+from importlib import import_module
+from fedgan_mpi.comm.launcher import announced_rank
+
+if announced_rank() == 1:
+    if process := os.fork():  # the launcher does not notice the death of the rank itself
+        os.waitpid(process, 0)
+        time.sleep(60)
+        sys.exit(1)
+    module, _, name = "fedgan_mpi.training.PLACE".rpartition(".")
+    setattr(import_module(module), name, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+from fedgan_mpi.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("place", STARTS)
+def test_a_death_before_the_rounds_ends_the_job(place, uninterrupted_run, tmp_path):
+    """Also if the launcher does not notice the death, or waits as SLURM does."""
+    program = tmp_path / "dying.py"
+    program.write_text(DYING_PROGRAM.replace("PLACE", place))
+    flags = ["--run.name", "a", *FLAGS]
+    if "resume" in place:
+        shutil.copytree(uninterrupted_run, tmp_path / "runs" / "a")
+        flags = ["--resume", "runs/a"]
+    done = run_job(3, *flags, cwd=tmp_path, program=(str(program),))
+    assert done.returncode != 0
+    message = "rank 1 of this machine has died, and the job ends"
+    assert done.stderr.count(message) == 1 and "Traceback" not in done.stderr, done.stderr
 
 
 def test_an_exception_in_a_round_ends_the_job_with_one_traceback(tmp_path):

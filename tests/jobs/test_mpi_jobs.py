@@ -15,6 +15,8 @@ import pytest
 from in_process_jobs import RANKS
 
 from fedgan_mpi.checkpoint.format import checkpoints_of
+from fedgan_mpi.comm.link import Link
+from fedgan_mpi.config.io import read_provenance
 from fedgan_mpi.hardware.cpu import multiplies_bfloat16
 from fedgan_mpi.testing.jobs import SMALL, SMALL_NETWORKS
 from fedgan_mpi.testing.mutations import write_manifest
@@ -255,3 +257,23 @@ def test_centralized_is_equal_on_one_and_three_ranks(run, tmp_path):
     assert stats_lines(one)[-1]["metric"] == "class_total_variation"
     rounds = [line for line in stats_lines(one) if "seconds" in line]
     assert all(line["bytes_down"] == line["bytes_up"] == 0 for line in rounds)
+
+
+def test_a_round_sends_no_table_of_checkpoint_files(run, tmp_path, monkeypatch):
+    """The table has nine numbers a device. Ranks add it once a checkpoint, not once a round."""
+    sizes, add = [], Link.sum
+
+    def count(link, numbers, **named):
+        sizes.append(numbers.size)
+        return add(link, numbers, **named)
+
+    monkeypatch.setattr(Link, "sum", count)
+    flags = ["--training.rounds=6", "--checkpoint.every=2", "--data.devices=5", *SMALL]
+    done = run(RANKS, *flags, "--run.name=a", "--checkpoint.keep_last=9", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    files, checkpoints = 5 + 1, checkpoints_of(tmp_path / "runs" / "a")
+    assert sizes.count(9 * files) == len(checkpoints) >= 3
+    assert sizes.count(7 * files + 9 * RANKS + 6) == 6  # metrics and flags of six rounds
+    (placement,) = read_provenance(tmp_path / "runs" / "a")["placement"]  # all ranks have one table
+    assert (placement["ranks"], placement["device"]) == (f"0-{RANKS - 1}", "cpu")
+    assert placement["mpi"] == Link.library() and placement["route"].startswith("host")

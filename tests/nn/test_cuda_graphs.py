@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import contextmanager
 
 import pytest
 import torch
 from graph_cases import STEP_KINDS, device_and_server, train_five_rounds
 from torch import nn
 
-from fedgan_mpi.nn.cuda_graphs import WARM_UPS, Step, make_recorder
+from fedgan_mpi.errors import UserError
+from fedgan_mpi.nn.cuda_graphs import (
+    WARM_UPS,
+    CudaGraphs,
+    Step,
+    can_end_failed_captures,
+    make_recorder,
+)
 
 
 class FakeRecorder:
-    """Counts calls. `refuses`: captures fail."""
+    """Counts calls. `refuses`: captures fail. `recovers`: steps can run after that."""
 
-    def __init__(self, *, strict: bool = False, refuses: bool = False) -> None:
+    def __init__(
+        self, *, strict: bool = False, refuses: bool = False, recovers: bool = True
+    ) -> None:
         self.strict, self.refuses, self.failed = strict, refuses, False
+        self.recovers = recovers
         self.warm_ups = self.captures = self.replays = 0
 
     def warm_up(self, step):
@@ -85,6 +96,64 @@ def test_a_strict_recorder_raises_the_error_of_a_failed_capture():
         step(torch.ones(1))
     with pytest.raises(RuntimeError, match="not permitted"):
         step(torch.ones(1))
+
+
+def test_a_torch_that_cannot_go_on_after_a_failed_capture_ends_the_run():
+    runs = []
+    step = Step(lambda x: runs.append(x) or (x,), FakeRecorder(refuses=True, recovers=False))
+    for _ in range(WARM_UPS):
+        step(torch.ones(1))
+    sentence = r"training\.graphs is 'auto', but a step cannot be captured \(operation not .*'off'"
+    with pytest.raises(UserError, match=sentence):
+        step(torch.ones(1))
+    assert len(runs) == WARM_UPS
+
+
+@pytest.mark.parametrize(
+    "version, expected",
+    [("2.9.1+cu128", False), ("2.11.0", False), ("2.12.0a0+git1", True), ("3.0.1", True)],
+)
+def test_failed_captures_end_since_torch_2_12(version, expected):
+    assert can_end_failed_captures(version) == expected
+
+
+class FakeStreams:
+    """torch.cuda's current stream, and a capture that fails as torch's does."""
+
+    def __init__(self, monkeypatch, *, can_end: bool) -> None:
+        self.current, self.can_end = "default", can_end
+        cuda = {
+            "graph_pool_handle": object, "CUDAGraph": object, "Stream": lambda: "capture",
+            "current_stream": lambda: self.current, "graph": self.graph,
+            "set_stream": lambda stream: setattr(self, "current", stream),
+        }  # fmt: skip
+        for name, fake in cuda.items():
+            monkeypatch.setattr(torch.cuda, name, fake)
+
+    @contextmanager
+    def graph(self, graph, *, pool, stream):
+        before, self.current = self.current, stream
+        try:
+            yield
+        finally:
+            if not self.can_end:
+                raise RuntimeError("operation failed due to a previous error during capture")
+            self.current = before
+
+
+@pytest.mark.parametrize("can_end", [True, False])
+def test_a_failed_capture_leaves_the_stream_as_it_was(can_end, monkeypatch):
+    streams = FakeStreams(monkeypatch, can_end=can_end)
+    recorder = CudaGraphs(strict=False)
+    seen = []
+
+    def step():
+        seen.append(streams.current)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    with pytest.raises(RuntimeError, match="capturing" if can_end else "previous error"):
+        recorder.capture(step)
+    assert seen == ["capture"] and streams.current == "default"
 
 
 def test_a_cpu_has_no_recorder():
