@@ -18,6 +18,8 @@ from fedgan_mpi.run.stats import read_stats
 class Study:
     """One run for each setting and seed. Finished runs are not repeated.
 
+    Flags of the command line that are not of the study go to every run.
+
     settings: name -> flags, in which {shards} stands for the value of --shards. shared_flags: flags
     of every run. last: number of scores at the end of a run whose mean is its value.
     """
@@ -36,7 +38,7 @@ class Study:
         parser.add_argument("--out", type=Path, required=True, help="parent of the runs")
         parser.add_argument("--seeds", type=int, default=seeds)
         parser.add_argument("--ranks", type=int, default=3)
-        self._args = parser.parse_args()
+        self._args, self._more_flags = parser.parse_known_args()
         self._settings, self._shared_flags, self._last = settings, shared_flags, last
 
     def train(self) -> None:
@@ -46,7 +48,8 @@ class Study:
                 if not (run / "generator.safetensors").exists():
                     shards = str(self._args.shards)
                     own = [option.replace("{shards}", shards) for option in options]
-                    flags = [f"--data.shards={shards}", *self._shared_flags, *own]
+                    flags = [f"--data.shards={shards}", *self._shared_flags, *self._more_flags]
+                    flags += own
                     flags += [f"--run.seed={seed}", f"--run.directory={self._args.out}"]
                     program = [sys.executable, "-m", "fedgan_mpi", f"--run.name={run.name}"]
                     command = common.mpirun(self._args.ranks, *program, *flags)

@@ -177,6 +177,7 @@ def _run_on_every_rank(link: Link, command: Evaluate | Memorization) -> None:
             shards=command.shards,
             samples=command.samples,
             metrics=command.metrics,
+            imagenet_size=command.imagenet_size,
             inception_weights=command.inception_weights,
             networks=command.networks,
             extractor=command.extractor,

@@ -34,6 +34,7 @@ class Evaluate:
     shards: Path | None
     samples: int | None
     metrics: tuple[str, ...] | None
+    imagenet_size: int | None
     inception_weights: str | None
     networks: str | None
     extractor: str | None
@@ -107,6 +108,7 @@ def _parse_evaluate(arguments: list[str]) -> Evaluate:
         help="comma-separated list, as evaluation.metrics; if omitted, as in the run; kid and prdc "
         "send features of single real images to all ranks",
     )
+    _add_imagenet_size(parser, None)
     _add_inception_weights(parser)
     args = parse_flags(parser, arguments)
     return Evaluate(
@@ -114,6 +116,7 @@ def _parse_evaluate(arguments: list[str]) -> Evaluate:
         shards=optional_path(args.shards),
         samples=args.samples,
         metrics=None if args.metrics is None else _parse_metrics(args.metrics),
+        imagenet_size=args.imagenet_size,
         inception_weights=args.inception_weights,
         networks=args.model.architecture,
         extractor=args.evaluation.extractor,
@@ -183,12 +186,7 @@ def _parse_score(arguments: list[str]) -> Score:
         default="frechet",
         help="comma-separated list, as evaluation.metrics",
     )
-    parser.add_argument(
-        "--imagenet-size",
-        type=int,
-        default=224,
-        help="as evaluation.imagenet_size",
-    )
+    _add_imagenet_size(parser, 224)
     _add_inception_weights(parser)
     parser.add_argument("--out", type=str, default=None, help="JSON file to write")
     add_architecture(parser)
@@ -207,6 +205,12 @@ def _parse_score(arguments: list[str]) -> Score:
         out=optional_path(args.out),
         networks=args.model.architecture,
         extractor=args.evaluation.extractor,
+    )
+
+
+def _add_imagenet_size(parser: Parser, default: int | None) -> None:
+    parser.add_argument(
+        "--imagenet-size", type=int, default=default, help="as evaluation.imagenet_size"
     )
 
 

@@ -53,6 +53,7 @@ def evaluate(
     shards: Path | None = None,
     samples: int | None = None,
     metrics: Sequence[str] | None = None,
+    imagenet_size: int | None = None,
     inception_weights: str | None = None,
     networks: str | None = None,
     extractor: str | None = None,
@@ -71,6 +72,7 @@ def evaluate(
         "samples": samples,
         "metrics": metrics,
         "extractor": extractor,
+        "imagenet_size": imagenet_size,
         "inception_weights": inception_weights,
     }
     opened = open_run(link, run, shards, options, networks)

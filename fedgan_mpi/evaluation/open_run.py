@@ -143,7 +143,7 @@ def _read_config(run: Path, evaluation: Mapping[str, Any], networks: str | None)
     table = config.evaluation.metric_options
     changes["metric_options"] = {name: table[name] for name in metrics if name in table}
     if "extractor" in changes and changes["extractor"] != config.evaluation.extractor:
-        changes["extractor_options"] = {}
+        changes = {"extractor_options": {}, "imagenet_size": 224, **changes}
     model, training = config.model, config.training
     if networks is not None:
         model = dataclasses.replace(model, architecture=networks)

@@ -7,15 +7,19 @@ other cells, because training does not depend on the cell.
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from fedgan_mpi.config import WirelessConfig
+from fedgan_mpi.evaluation.evaluate import EVALUATION
 from fedgan_mpi.report.comparison import write_comparison
 from fedgan_mpi.report.costs import Cost, cost_to_target, cumulative_cost, retime
 from fedgan_mpi.report.history import History, read_history
+from fedgan_mpi.run.generator_file import BEST, FINAL
 
 BASELINE = "fedgan"
 SCHEDULES = ("ren-serial", "ren-parallel")
@@ -37,26 +41,28 @@ Runs = Mapping[str, Sequence[History]]
 Row = dict[str, str]
 
 
-def write_reports(out: Path, data_sets: Sequence[str], variants: Sequence[str]) -> None:
+def write_reports(out: Path, data_sets: Mapping[str, Sequence[str]]) -> None:
     """Write claim.md, sensitivity.md and a comparison per data set to out/report/.
 
-    Also write extras.md if there are other runs than these variants.
+    data_sets: name -> variants. Also write extras.md if there are other runs.
     """
     report = out / "report"
     report.mkdir(exist_ok=True)
     finished = read_runs(out)
     claims, cells = [], []
-    for data in data_sets:
+    for data, variants in data_sets.items():
         runs = {name: select(finished, f"{data}-{name}") for name in variants}
         runs = {name: seeds for name, seeds in runs.items() if seeds}
         if BASELINE not in runs:
             continue
         write_comparison([run.path for seeds in runs.values() for run in seeds], report / data)
         claims += [f"## {data}", score_table(runs), claim_table(runs)]
+        if all((run.path / EVALUATION).exists() for seeds in runs.values() for run in seeds):
+            claims += [imagenet_table(runs)]
         cells += [f"## {data}", *sensitivity_tables(runs)]
     (report / "claim.md").write_text("\n\n".join(claims) + "\n", encoding="utf-8")
     (report / "sensitivity.md").write_text("\n\n".join(cells) + "\n", encoding="utf-8")
-    names = {f"{data}-{variant}" for data in data_sets for variant in variants}
+    names = {f"{data}-{variant}" for data, variants in data_sets.items() for variant in variants}
     extras = [run for run in finished if variant_of(run) not in names]
     if extras:
         baselines = [run for run in finished if run.name.endswith(f"-{BASELINE}-seed0")]
@@ -140,6 +146,31 @@ def cost_ratios(
         for run in runs
         if run.experiment.run.seed in by_seed
     ]
+
+
+def imagenet_table(runs: Runs) -> str:
+    """Return the distances of each variant's best and last generator in ImageNet features.
+
+    The best generator is the one with the lowest score in training.
+    """
+    rows = []
+    for name, seeds in runs.items():
+        scores = [_imagenet_scores(run.path) for run in seeds]
+        rows.append(
+            {
+                "in ImageNet features": name,
+                "best": format_scores([each[f"{BEST}.safetensors"]["value"] for each in scores]),
+                "last": format_scores([each[f"{FINAL}.safetensors"]["value"] for each in scores]),
+                "held-out images": format_scores([next(iter(e.values()))["floor"] for e in scores]),
+            }
+        )
+    return markdown_table(rows)
+
+
+def _imagenet_scores(run: Path) -> dict[str, dict[str, Any]]:
+    """Return generator -> line of evaluation.jsonl."""
+    lines = (run / EVALUATION).read_text(encoding="utf-8").splitlines()
+    return {line["of"]["generator"]: line for line in map(json.loads, lines)}
 
 
 # ------------------------------------------------------------ other cells

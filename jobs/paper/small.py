@@ -2,10 +2,13 @@
 
     pip install ".[mpich]"
     python jobs/paper/small.py --mnist DIR --pneumonia FILE --out paper_small
+    pip install ".[mpich,imagenet]"
+    python jobs/paper/small.py --cifar FILE --out paper_cifar
 
-DIR holds MNIST's four idx files, or torchvision's MNIST/ folder. FILE is pneumoniamnist.npz.
-Finished steps are skipped, so the same command continues after an interruption. --extras adds the
-runs of small/extras.txt, with one seed each.
+DIR holds MNIST's four idx files, or torchvision's MNIST/ folder. The file of --pneumonia is
+pneumoniamnist.npz. The file of --cifar is a .zip with CIFAR-10's pictures, train/CLASS/ and
+test/CLASS/. Finished steps are skipped, so the same command continues after an interruption.
+--extras adds the runs of small/extras.txt on MNIST, with one seed each.
 """
 
 from __future__ import annotations
@@ -13,10 +16,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from report import write_reports
@@ -25,16 +30,39 @@ from variants import read_variants
 from fedgan_mpi.cli.parser import parse_train
 
 HERE = Path(__file__).resolve().parent / "small"
-DATA_SETS = ("mnist", "pneumonia")
 TIMES = "seconds.jsonl"
+IMAGENET = ("--evaluation.extractor=imagenet", "--imagenet-size=96", "--metrics=frechet")
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Shards of ten devices at 32 pixels, and the table of variants that train on them."""
+
+    given_by: str
+    source: str
+    partition: tuple[str, ...] = ()
+    variants: str = "variants.txt"
+    has_imagenet_scores: bool = False
+
+
+CLASSES2 = ("--partition", "classes", "--classes", "2")
+DIRICHLET = ("--partition", "dirichlet", "--alpha", "0.3")
+CIFAR = {"variants": "cifar_variants.txt", "has_imagenet_scores": True}
+DATA_SETS = {
+    "mnist": DataSet("mnist", "mnist"),
+    "pneumonia": DataSet("pneumonia", "npz"),
+    "cifar": DataSet("cifar", "imagefolder", **CIFAR),
+    "cifar-dirichlet": DataSet("cifar", "imagefolder", DIRICHLET, **CIFAR),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--mnist", type=Path, required=True, help="directory of MNIST's files")
-    parser.add_argument("--pneumonia", type=Path, required=True, help="pneumoniamnist.npz")
+    parser.add_argument("--mnist", type=Path, help="directory of MNIST's files")
+    parser.add_argument("--pneumonia", type=Path, help="pneumoniamnist.npz")
+    parser.add_argument("--cifar", type=Path, help=".zip of CIFAR-10's pictures")
     parser.add_argument("--out", type=Path, default=Path("paper_small"))
     parser.add_argument(
         "--ranks", type=int, default=3, help="MPI ranks; results do not depend on it"
@@ -42,32 +70,39 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--extras", action="store_true", help="also run small/extras.txt")
     args = parser.parse_args()
+    given = {name: data for name, data in DATA_SETS.items() if getattr(args, data.given_by)}
+    if not given or (args.extras and not args.mnist):
+        parser.error("give --mnist, --pneumonia or --cifar; --extras needs --mnist")
     args.out.mkdir(parents=True, exist_ok=True)
-    mnist, pneumonia = ("mnist", args.mnist.resolve()), ("npz", args.pneumonia.resolve())
-    prepare(args.out, "mnist", *mnist)
-    prepare(args.out, "pneumonia", *pneumonia)
-    variants = read_variants(HERE / "variants.txt")
+    for name, data in given.items():
+        prepare(args.out, name, data, getattr(args, data.given_by))
     for seed in range(args.seeds):
-        for data in DATA_SETS:
-            for name, flags in variants.items():
-                train(args.out, f"{data}-{name}-seed{seed}", data, seed, flags, args.ranks)
+        for name, data in given.items():
+            for variant, flags in read_variants(HERE / data.variants).items():
+                run = f"{name}-{variant}-seed{seed}"
+                shards = f"--data.shards=shards/{name}"
+                train(args.out, run, data.given_by, seed, [shards, *flags], args.ranks)
+                if data.has_imagenet_scores:
+                    score_imagenet(args.out, run, args.ranks)
     if args.extras:
-        prepare(args.out, "mnist-classes2", *mnist, "--partition", "classes", "--classes", "2")
-        for name, flags in read_variants(HERE / "extras.txt").items():
-            train(args.out, f"mnist-{name}-seed0", "mnist", 0, flags, args.ranks)
-    write_reports(args.out, DATA_SETS, list(variants))
+        prepare(args.out, "mnist-classes2", DataSet("mnist", "mnist", CLASSES2), args.mnist)
+        for variant, flags in read_variants(HERE / "extras.txt").items():
+            train(args.out, f"mnist-{variant}-seed0", "mnist", 0, flags, args.ranks)
+    tables = {name: list(read_variants(HERE / data.variants)) for name, data in given.items()}
+    write_reports(args.out, tables)
 
 
-def prepare(out: Path, name: str, source: str, path: Path, *flags: str) -> None:
-    """Write the shards of ten devices at 32 pixels, unless they exist."""
+def prepare(out: Path, name: str, data: DataSet, path: Path) -> None:
+    """Write the shards, unless they exist."""
     if not (out / "shards" / name / "shards.json").exists():
-        options = ["--source", str(path), "--size", "32", "--devices", "10", *flags]
-        run_python(out, "-m", "data_prep", source, *options, "--out", f"shards/{name}", name=name)
+        options = ["--source", str(path.resolve()), "--size", "32", "--devices", "10"]
+        command = ["-m", "data_prep", data.source, *options, *data.partition]
+        run_python(out, *command, "--out", f"shards/{name}", name=name)
 
 
-def train(out: Path, run: str, data: str, seed: int, flags: Sequence[str], ranks: int) -> None:
-    """Train or continue a run, unless it has finished."""
-    experiment = str(HERE / f"{data}.toml")
+def train(out: Path, run: str, name: str, seed: int, flags: Sequence[str], ranks: int) -> None:
+    """Train or continue a run of small/NAME.toml, unless it has finished."""
+    experiment = str(HERE / f"{name}.toml")
     rounds = parse_train([experiment, *flags]).config.training.rounds
     if completed_rounds(out / "runs" / run) == rounds:
         return
@@ -76,6 +111,18 @@ def train(out: Path, run: str, data: str, seed: int, flags: Sequence[str], ranks
     run_python(out, *command, name=run, launcher=("mpirun", "-n", str(ranks)))
     if completed_rounds(out / "runs" / run) != rounds:
         sys.exit(f"{out / 'runs' / run} did not finish {rounds} rounds; see {out / 'log.txt'}")
+
+
+def score_imagenet(out: Path, run: str, ranks: int) -> None:
+    """Score the last and the best generator of a finished run with ImageNet features.
+
+    Removes the checkpoints, which hold the last generator once more.
+    """
+    directory = out / "runs" / run
+    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+    if not (directory / "evaluation.jsonl").exists():
+        command = ["-m", "fedgan_mpi", "evaluate", f"runs/{run}", *IMAGENET]
+        run_python(out, *command, name=f"{run} imagenet", launcher=("mpirun", "-n", str(ranks)))
 
 
 def completed_rounds(run: Path) -> int | None:

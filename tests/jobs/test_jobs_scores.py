@@ -122,6 +122,20 @@ def test_evaluate_equals_the_scores_of_training_on_any_number_of_ranks(finished_
     assert again[0]["value"] == 12345 and len(again) == len(by_three)
 
 
+def test_evaluate_takes_another_extractor_and_its_size(finished_run):
+    cwd = finished_run.parents[1]
+    size = ("--metrics", "frechet", "--samples", "20", "--imagenet-size", "32")
+    refused = run_job(1, "evaluate", "runs/a", *size, cwd=cwd)
+    assert refused.returncode != 0
+    assert "imagenet_size is 32, but must be left out unless" in refused.stderr
+    done = run_job(1, "evaluate", "runs/a", *size, "--evaluation.extractor=imagenet", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    lines = evaluation(finished_run)
+    (finished_run / "evaluation.jsonl").unlink()
+    assert {line["metric"] for line in lines} == {"frechet_imagenet_lite0_32px"}
+    assert all(line["value"] > line["floor"] > 0 for line in lines)
+
+
 def test_score_of_a_run_and_its_shards_equals_evaluate(finished_run):
     metrics = ("--metrics", "frechet,classes,prdc", "--samples", "200")
     cwd = finished_run.parents[1]
