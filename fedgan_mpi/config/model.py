@@ -44,6 +44,9 @@ class ModelConfig:
     ema: float = 0.99
     """Decay per step of the exponential moving average of G, which is scored and exported. 0: no
     average."""
+    ema_warmup: bool = True
+    """After t steps of G, the decay is at most (1 + t) / (10 + t). The average then forgets the
+    first steps, when G changes fast."""
     initialization: Initialization | None = None
     """Initial parameters. fan_in: torch's default, scaled by fan-in. dcgan: N(0, 0.02), suited to
     widths of 64 and more. orthogonal: orthogonal matrices, as in BigGAN. None: fan_in, for resnet

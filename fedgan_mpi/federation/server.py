@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +18,9 @@ from fedgan_mpi.nn.cuda_graphs import Step
 from fedgan_mpi.nn.optimizers import make_optimizer
 from fedgan_mpi.nn.steps import Batch, generator_step, generator_step_on
 from fedgan_mpi.random_streams import Purpose, torch_stream
+
+WARM = 2**40
+"""Steps after which no decay is limited by the warm-up."""
 
 
 class Server:
@@ -39,9 +43,10 @@ class Server:
         self.augmentation = AugmentationStream(pair, config.run.seed, player=0)
         self.early_start: EarlyStart[float] = EarlyStart()
         self._recorded_step = Step(self._step, pair.recorder)
-        self.decay = config.model.ema
+        self.decay, self._warmup = config.model.ema, config.model.ema_warmup
         self.ema = pair.flat.whole_generator.clone() if self.decay else None
         """Exponential moving average of G, with its BatchNorm statistics; None if off."""
+        self._averaged_steps = 0
         self.kept: dict[str, Tensor] = {}
         """Tensors of the algorithm or its server optimizer that checkpoints keep, by name."""
         self.residual: Tensor | None = None
@@ -110,7 +115,19 @@ class Server:
     def update_ema(self, steps: int = 1) -> None:
         """Move the average towards G, which has taken `steps` steps since the last call."""
         if self.ema is not None:
-            self.ema.lerp_(self.pair.flat.whole_generator, 1 - self.decay**steps)
+            first = self._averaged_steps
+            self._averaged_steps += steps
+            decays = [self._decay_after(t) for t in range(first, self._averaged_steps)]
+            self.ema.lerp_(self.pair.flat.whole_generator, 1 - math.prod(decays))
+
+    def start_ema(self, average: Tensor) -> None:
+        """Overwrite the average with one of a trained G, which needs no warm-up."""
+        if self.ema is not None:
+            self.ema.copy_(average)
+            self._averaged_steps = WARM
+
+    def _decay_after(self, steps: int) -> float:
+        return min(self.decay, (1 + steps) / (10 + steps)) if self._warmup else self.decay
 
     def set_rate(self, factor: float) -> None:
         """Multiply the learning rate of G by a factor."""
@@ -124,6 +141,7 @@ class Server:
             "noise_stream": self.noise_stream.get_state(),
             **self.augmentation.state(),
             "moments": self.optimizer.state(),
+            "averaged_steps": self._averaged_steps,
             **present_tensors(average=self.ema, residual=self.residual),
             **({"kept": self.kept} if self.kept else {}),
         }
@@ -139,6 +157,7 @@ class Server:
         self.optimizer.load_state(state["moments"])
         if self.ema is not None:
             self.ema.copy_(state["average"])
+        self._averaged_steps = state["averaged_steps"]
         if self.residual is not None:
             self.residual.copy_(state["residual"])
         for name, tensor in self.kept.items():

@@ -192,8 +192,8 @@ def load_owners(rank_state: RankState, start: Start, average: Tensor) -> None:
 
     Call it after the algorithm is made. average: a result of `load_networks`.
     """
-    if rank_state.server is not None and rank_state.server.ema is not None:
-        rank_state.server.ema.copy_(average)
+    if rank_state.server is not None:
+        rank_state.server.start_ema(average)
     if start.keeps_discriminators:
         rank_state.link.on_every_rank(lambda: _load_discriminators(rank_state, start))
 

@@ -1,6 +1,6 @@
 """The exponential moving average of G: compared with its definition, and exported to a file.
 
-average ← decay^n · average + (1 - decay^n) · G,   n: steps of G since the last average
+average ← decay · average + (1 - decay) · G,   for each step of G since the last average
 """
 
 from __future__ import annotations
@@ -42,14 +42,16 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("decay", [0.9, 0.5])
+@pytest.mark.parametrize(
+    ("decay", "warmup"), [(0.9, False), (0.5, False), (0.9, True), (0.4, True)]
+)
 @pytest.mark.parametrize("case", CASES)
-def test_the_average_counts_the_steps_of_the_generator(case, decay):
+def test_the_average_counts_the_steps_of_the_generator(case, decay, warmup):
     """Devices take several steps between two averages; only the last G of these is averaged."""
     algorithm_options, training, steps = CASES[case]
     config = toy_config(
         algorithm=algorithm_options, training={**training, "batch_size": BATCH},
-        model={"ema": decay},
+        model={"ema": decay, "ema_warmup": warmup},
     )  # fmt: skip
     algorithm = toy_algorithm(Link(MPI.COMM_SELF), config, toy_shards(SIZES))
     server = algorithm.rank_state.server
@@ -59,15 +61,31 @@ def test_the_average_counts_the_steps_of_the_generator(case, decay):
     for t in range(3):
         algorithm.round(t)
         generator = server.pair.flat.whole_generator
-        expected = decay**steps * expected + (1 - decay**steps) * generator
+        for step in range(t * steps + 1, (t + 1) * steps + 1):  # 0.1, 2/11, 3/12 and so on
+            kept = min(decay, step / (step + 9)) if warmup else decay
+            expected = kept * expected + (1 - kept) * generator
         torch.testing.assert_close(server.ema, expected, rtol=1e-12, atol=1e-14)
-        assert (server.ema - generator).abs().max() > 1e-4
+        assert warmup or (server.ema - generator).abs().max() > 1e-4
         assert torch.equal(algorithm.rank_state.evaluated_generator, server.ema)
+
+
+def test_a_loaded_average_needs_no_warm_up_also_after_a_resume():
+    algorithm = toy_algorithm(
+        Link(MPI.COMM_SELF), toy_config(model={"ema": 0.9}), toy_shards(SIZES)
+    )
+    server = algorithm.rank_state.server
+    assert server is not None and server.ema is not None
+    average = torch.full_like(server.ema, 2.0)
+    generator = server.pair.flat.whole_generator
+    server.start_ema(average)
+    server.load_state(server.state())
+    server.update_ema()
+    torch.testing.assert_close(server.ema, 0.9 * average + 0.1 * generator)
 
 
 @pytest.mark.parametrize("name", ["ren", "fedgan"])
 def test_several_steps_with_the_same_generator_equal_one_call(name):
-    config = toy_config(algorithm={"name": name}, model={"ema": 0.8})
+    config = toy_config(algorithm={"name": name}, model={"ema": 0.8, "ema_warmup": False})
     averages = []
     for steps in ([3], [1, 1, 1], [2, 1]):
         algorithm = toy_algorithm(Link(MPI.COMM_SELF), config, toy_shards(SIZES))
