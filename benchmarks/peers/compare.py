@@ -1,6 +1,7 @@
 """Compares FedGAN in fedgan_mpi, Flower, FedML and bare torch.distributed on one machine.
 
     python benchmarks/peers/compare.py --out peers rounds
+    python benchmarks/peers/compare.py --out peers memory
     python benchmarks/peers/compare.py --out peers scores --mnist DIR
     python benchmarks/peers/tables.py peers                     # tables and docs/images/peers.png
 
@@ -8,7 +9,8 @@ The first call makes a virtual environment for each peer in OUT. All contenders 
 shards, networks, initial parameters and local steps. Their jobs alternate in blocks. Each result is
 a line of OUT/results.jsonl, and a call that is repeated measures what is missing.
 
-rounds    rounds without steps and with steps; start and memory
+rounds    rounds without steps and with steps, and the start
+memory    largest memory of all processes
 scores    seconds and processor seconds to a score
 """
 
@@ -55,8 +57,8 @@ ROUNDS = {
 """Pair -> contender -> rounds without and with steps."""
 FEDGAN = {"name": "fedgan", "moments": "reset"}  # as in the peers, whose optimizers are new
 SCORED: dict[str, dict[str, Any]] = {
-    "digits": {"model": {"nz": 100, "width": 32}, "rounds": 100, "export_every": 5},
-    "mnist": {"model": {"nz": 100, "width": 16}, "rounds": 80, "export_every": 5},
+    "digits": {"model": {"nz": 100, "width": 32}, "rounds": 80, "export_every": 5},
+    "mnist": {"model": {"nz": 100, "width": 16}, "rounds": 120, "export_every": 5},
 }
 SCORED_JOB: dict[str, Any] = {"silent_rounds": 0, "steps": 5, "batch": 32, "lr": 5e-4, "devices": 4}
 REN = {
@@ -77,6 +79,7 @@ def main() -> None:
     rounds.add_argument("--blocks", type=int, default=5)
     rounds.add_argument("--devices", type=int, nargs="+", default=[4, 8])
     rounds.add_argument("--pairs", nargs="+", choices=list(PAIRS), default=list(PAIRS))
+    commands.add_parser("memory")
     scores = commands.add_parser("scores")
     scores.add_argument("--mnist", type=Path, help="directory of MNIST; without it, digits only")
     scores.add_argument("--seeds", type=int, default=3)
@@ -84,9 +87,9 @@ def main() -> None:
     out: Path = args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     environments.prepare(out / "environments", args.flower, args.fedml)
-    cases = round_cases(args) if args.command == "rounds" else score_cases(args)
+    cases = {"rounds": round_cases, "memory": memory_cases, "scores": score_cases}[args.command]
     results = Results(out / "results.jsonl", {"flower": args.flower, "fedml": args.fedml})
-    for case in cases:
+    for case in cases(args):
         if not results.has(case):
             results.add(case, run_case(case, out))
 
@@ -120,9 +123,13 @@ def round_cases(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 for who in (*CONTENDERS, "link"):
                     yield {**case, "who": who}
                 yield {**case, "who": "steps", "devices": cores}
-    for pair in args.pairs:
+
+
+def memory_cases(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield the cases of `memory`, one job each: a sample of memory disturbs the rounds."""
+    for pair in PAIRS:
         for who in CONTENDERS:
-            yield {"kind": "memory", "pair": pair, "devices": args.devices[0], "who": who}
+            yield {"kind": "memory", "pair": pair, "devices": 4, "who": who}
 
 
 def score_cases(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
