@@ -1,8 +1,8 @@
 """Verbs: the methods of the link that exchange data with other ranks.
 
 A verb reports its name to the failure detector's status board, so that the report of a hang names
-the verb. It also notifies the link's subscribers, such as affinity, which depends on the phase of a
-round.
+the verb. It notifies the link's subscribers, such as affinity, which depends on the phase of a
+round. A profiler shows it by its name.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from mpi4py import MPI
+
+from fedgan_mpi.hardware import ranges
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -35,7 +37,8 @@ def verb(method: Method) -> Method:
         board = self.detector.board
         outer = 0 if board is None else board.enter(number)
         try:
-            return method(self, *arguments, **named)
+            with ranges.named(method.__name__):
+                return method(self, *arguments, **named)
         except MPI.Exception as error:
             if self.survives:
                 raise RankLost from error

@@ -14,6 +14,7 @@ from fedgan_mpi.federation.augmentation import AugmentationStream
 from fedgan_mpi.federation.device import present_tensors
 from fedgan_mpi.federation.early_start import EarlyStart, LocalRound
 from fedgan_mpi.federation.networks import NetworkPair
+from fedgan_mpi.hardware.ranges import named
 from fedgan_mpi.nn.cuda_graphs import Step
 from fedgan_mpi.nn.optimizers import make_optimizer
 from fedgan_mpi.nn.steps import Batch, generator_step, generator_step_on
@@ -42,7 +43,7 @@ class Server:
         self.noise_stream = torch_stream(config.run.seed, Purpose.FAKE, 0)
         self.augmentation = AugmentationStream(pair, config.run.seed, player=0)
         self.early_start: EarlyStart[float] = EarlyStart()
-        self._recorded_step = Step(self._step, pair.recorder)
+        self._recorded_step = Step(self._generator_step, pair.recorder)
         self.decay, self._warmup = config.model.ema, config.model.ema_warmup
         self.ema = pair.flat.whole_generator.clone() if self.decay else None
         """Exponential moving average of G, with its BatchNorm statistics; None if off."""
@@ -84,7 +85,8 @@ class Server:
         if self._makes_fakes_first:
             fakes = self.make_fakes(self.training.generator_batch_size)
             yield
-            loss += generator_step_on(fakes, self.pair.critic, self.pair.loss, self.optimizer)
+            with named("generator_step"):
+                loss += generator_step_on(fakes, self.pair.critic, self.pair.loss, self.optimizer)
             self.update_ema()
             steps -= 1
         for _ in range(steps):
@@ -107,9 +109,10 @@ class Server:
 
     def descend(self, fakes: Sequence[Batch], gradients: Sequence[Tensor]) -> None:
         """Take one step on θ, given the loss gradients with respect to batches of fakes."""
-        self.optimizer.zero_gradient()
-        torch.autograd.backward([fake.data for fake in fakes], list(gradients))
-        self.optimizer.step()
+        with named("generator_step"):
+            self.optimizer.zero_gradient()
+            torch.autograd.backward([fake.data for fake in fakes], list(gradients))
+            self.optimizer.step()
         self.update_ema()
 
     def update_ema(self, steps: int = 1) -> None:
@@ -163,6 +166,6 @@ class Server:
         for name, tensor in self.kept.items():
             tensor.copy_(state["kept"][name])
 
-    def _step(self, z: Batch) -> tuple[Tensor]:
+    def _generator_step(self, z: Batch) -> tuple[Tensor]:
         pair, parts = self.pair, self.training.accumulate
         return (generator_step(pair.G, pair.critic, pair.loss, self.optimizer, z, parts),)

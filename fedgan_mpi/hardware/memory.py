@@ -1,8 +1,11 @@
-"""Memory that this process may use: the machine's, or less if a cgroup or SLURM limits it."""
+"""Memory that this process may use: the machine's, or less if a cgroup or SLURM limits it. And the
+memory that it has used."""
 
 from __future__ import annotations
 
 import os
+import resource
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +23,12 @@ def memory_limit(root: Path = Path("/"), environ: Mapping[str, str] = os.environ
     """
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min(physical, *_cgroup_limits(root), *_slurm_limits(environ), physical)
+
+
+def peak_bytes_host() -> int:
+    """Return the largest resident memory that this process has had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _cgroup_limits(root: Path) -> Iterator[int]:

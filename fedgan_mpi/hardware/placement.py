@@ -12,6 +12,7 @@ import torch
 
 from fedgan_mpi.config import Config
 from fedgan_mpi.hardware.gpu import find_gpus
+from fedgan_mpi.hardware.ranges import use_nvtx
 from fedgan_mpi.hardware.tf32 import use_tf32
 
 T = TypeVar("T")
@@ -49,6 +50,7 @@ def choose_torch_device(config: Config, ranks: Ranks) -> str:
         torch_device = f"cuda:{number % torch.cuda.device_count()}"
         problem = _exclusive_problem(torch_device)
         use_tf32(config.training.tf32)
+        use_nvtx()
     ranks.agree(problem or _autocast_problem(config, torch_device))
     return torch_device
 

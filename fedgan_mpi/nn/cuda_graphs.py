@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fedgan_mpi.errors import UserError
+from fedgan_mpi.hardware import ranges
 
 Input = Tensor | None | tuple[Tensor | None, ...]
 Outputs = tuple[Tensor, ...]
@@ -103,9 +104,14 @@ class Step:
 
     def __init__(self, function: Callable[..., Outputs], recorder: Recorder | None) -> None:
         self._function, self._recorder = function, recorder
+        self._name = getattr(function, "__name__", "step").lstrip("_")  # in profiles
         self._captures: dict[object, _CapturedStep] = {}
 
     def __call__(self, *inputs: Input) -> Outputs:
+        with ranges.named(self._name):
+            return self._run(*inputs)
+
+    def _run(self, *inputs: Input) -> Outputs:
         recorder = self._recorder
         if recorder is None or recorder.failed:
             return self._function(*inputs)

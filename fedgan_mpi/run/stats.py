@@ -18,13 +18,15 @@ AUGMENT_SIGN = "augment_sign"
 """Mean sign of D's logits on real images, of a round with adaptive augmentation."""
 SECONDS_OF_DEVICE = "seconds_of_device"
 """Seconds of the local round of each participant, in the order of `participants`."""
+PEAK_BYTES_HOST, PEAK_BYTES_GPU = "peak_bytes_host", "peak_bytes_gpu"
+"""Largest memory of a rank so far: resident in its host, and allocated by torch on its GPU."""
 ROUND_KEYS = frozenset(
     (
         "round", "participants", "skipped", "d_loss", "g_loss", "seconds", "seconds_downlink",
         "seconds_local", "seconds_uplink", "seconds_server", "wireless_seconds", "bytes_down",
         "bytes_up", "bytes_down_other", "bytes_up_other", "images_seen", "metric", "value",
         "samples", "floor", "augment_probability", AUGMENT_SIGN,
-        "outliers", "device_weights", SECONDS_OF_DEVICE,
+        "outliers", "device_weights", SECONDS_OF_DEVICE, PEAK_BYTES_HOST, PEAK_BYTES_GPU,
     )
 )  # fmt: skip
 """Keys of the lines of rounds and scores; an algorithm logs under other names."""
@@ -49,6 +51,8 @@ class _Round(msgspec.Struct):
     outliers: list[Positive] = []
     device_weights: list[Number] = []
     seconds_of_device: list[Number] = []
+    peak_bytes_host: Count = 0
+    peak_bytes_gpu: Count = 0
 
 
 class _Score(msgspec.Struct):

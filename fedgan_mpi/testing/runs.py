@@ -19,9 +19,9 @@ def stats_lines(run: Path) -> list[dict[str, Any]]:
 
 
 def stats_without_seconds(run: Path) -> list[dict[str, Any]]:
-    """Return all lines of `stats.jsonl` without measured seconds."""
+    """Return all lines of `stats.jsonl` without measured seconds and memory."""
     return [
-        {key: value for key, value in line.items() if not key.startswith("seconds")}
+        {key: value for key, value in line.items() if not key.startswith(("seconds", "peak_"))}
         for line in stats_lines(run)
     ]
 
@@ -43,7 +43,7 @@ def generator_bytes(run: Path) -> bytes:
 def differences(run: Path, other: Path) -> list[str]:
     """Return the names of the files in which two runs differ. Empty if training was identical.
 
-    Compares `stats.jsonl` without measured seconds, the generator and the image grids.
+    Compares `stats.jsonl` without measured numbers, the generator and the image grids.
     """
     grids, other_grids = (
         {path.name: path.read_bytes() for path in (directory / "samples").iterdir()}

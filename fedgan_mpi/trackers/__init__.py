@@ -92,7 +92,13 @@ def open_trackers(config: Config | None) -> Iterator[list[Guarded]]:
 
 def numbers_of(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers of a line of stats.jsonl, named by group, such as `loss/d_loss`."""
-    groups = {"seconds": "seconds", "wireless": "seconds", "bytes": "bytes", "images": "data"}
+    groups = {
+        "seconds": "seconds",
+        "wireless": "seconds",
+        "bytes": "bytes",
+        "images": "data",
+        "peak": "memory",
+    }
     return {
         f"{groups.get(key.partition('_')[0], 'loss')}/{key}": float(value)
         for key, value in metrics.items()

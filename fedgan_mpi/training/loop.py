@@ -21,6 +21,7 @@ from fedgan_mpi.federation.networks import build_networks, vector_lengths
 from fedgan_mpi.federation.rank import RankState, build_rank_state
 from fedgan_mpi.hardware.affinity import Affinity
 from fedgan_mpi.hardware.placement import choose_torch_device, set_threads, why_torch_has_no_gpu
+from fedgan_mpi.hardware.ranges import named
 from fedgan_mpi.nn.schedules import rate_factor
 from fedgan_mpi.run.record import Record, rewind_record
 from fedgan_mpi.run.result import Result
@@ -28,6 +29,7 @@ from fedgan_mpi.run.stats import AUGMENT_SIGN
 from fedgan_mpi.training.detection import detect, set_weights
 from fedgan_mpi.training.hooks import TrainingHooks
 from fedgan_mpi.training.overlap import Overlap
+from fedgan_mpi.training.profiling import profiled
 from fedgan_mpi.training.provenance import describe_run
 from fedgan_mpi.training.recovery import Recovery
 from fedgan_mpi.training.resume import resume
@@ -122,11 +124,15 @@ class Loop:
             recovery.take_snapshot(done, hooks.state)
         self.algorithm.start_over()
         goes_on = hooks.on_run_begin(done)
-        with self.affinity.pinned():
+        profile = profiled(self.algorithm.rank_state, hooks.context.run, done, hooks.record.log)
+        with self.affinity.pinned(), profile as on_profiled_round:
             for t in range(done, hooks.last_round if goes_on else done):
                 if recovery is not None:
                     recovery.take_snapshot(t, hooks.state)
-                hooks.on_round_recorded(self.run_round(t))
+                with named("round"):
+                    stats = self.run_round(t)
+                on_profiled_round()
+                hooks.on_round_recorded(stats)
                 busy = hooks.is_busy_after(t + 1)
                 with self.affinity.unpinned() if busy else nullcontext():
                     goes_on = hooks.on_round_end(t + 1)

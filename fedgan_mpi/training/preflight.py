@@ -9,6 +9,7 @@ from fedgan_mpi import plugins
 from fedgan_mpi.algorithms.privacy import check_privacy
 from fedgan_mpi.comm.link import Link
 from fedgan_mpi.config import MIN_SIZE, Config
+from fedgan_mpi.config.record import PROFILE_WARM_UP
 from fedgan_mpi.data import Manifest
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.pinned_file import check_imagenet_packages, read_inception_weights
@@ -152,6 +153,12 @@ def check_experiment(
     histograms: Label histogram per device.
     """
     config.check_norm(size)
+    profile, most = config.record.profile, max(0, config.training.rounds - PROFILE_WARM_UP)
+    if profile > most:
+        raise UserError(
+            f"record.profile is {profile}, but must be at most {most} when training.rounds is "
+            f"{config.training.rounds}: the first {PROFILE_WARM_UP} rounds are not profiled"
+        )
     attackers = list(config.attack.devices)
     if max(attackers, default=0) > len(images):
         raise UserError(

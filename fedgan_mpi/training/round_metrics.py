@@ -9,16 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fedgan_mpi.algorithms.base import Algorithm
 from fedgan_mpi.algorithms.local_metrics import LocalMetrics
 from fedgan_mpi.errors import AgreedError
 from fedgan_mpi.federation.rank import RankState
-from fedgan_mpi.run.stats import SECONDS_OF_DEVICE
+from fedgan_mpi.hardware.memory import peak_bytes_host
+from fedgan_mpi.run.stats import PEAK_BYTES_GPU, PEAK_BYTES_HOST, SECONDS_OF_DEVICE
 from fedgan_mpi.wireless.cost import payload_sizes
 
-_PER_RANK = 9  # numbers that each rank contributes
+_PER_RANK = 11  # numbers that each rank contributes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,10 @@ class RoundMetrics:
     bytes_down: int
     """Per participant."""
     bytes_up: int
+    peak_bytes_host: int
+    """Of the rank with the most, since its start."""
+    peak_bytes_gpu: int
+    """Allocated by torch, on the rank with the most; 0 without a GPU."""
     logged: dict[str, dict[int, float]]
     """Name -> device -> value, from `Algorithm.log`; device 0 is the server."""
 
@@ -75,6 +81,7 @@ def allreduce_metrics(
     for block, values in ((5, metrics.update_norms), (6, metrics.seconds_of_device)):
         for k, number in values.items():
             numbers[block * players + k] = number
+    torch_device = rank_state.pair.torch_device
     own = 7 * players + _PER_RANK * link.rank
     numbers[own : own + _PER_RANK] = (
         rank_state.images_drawn - metrics.images_drawn_before,
@@ -86,6 +93,8 @@ def allreduce_metrics(
         metrics.seconds_server,
         not rank_state.is_finite(t),
         len(metrics.logged),
+        peak_bytes_host(),
+        torch.cuda.max_memory_allocated(torch_device) if torch_device.type == "cuda" else 0,
     )
     numbers[numbers.size - flags.size :] = flags
 
@@ -95,7 +104,7 @@ def allreduce_metrics(
     has_d, d_loss, has_g, g_loss, skipped, norms, seconds = (
         sums[start : start + players] for start in range(0, 7 * players, players)
     )
-    images, down, up, seconds_down, seconds_up, local, server, not_finite, logs = (
+    images, down, up, seconds_down, seconds_up, local, server, not_finite, logs, host, gpu = (
         sums[7 * players + n :: _PER_RANK] for n in range(_PER_RANK)
     )
     return RoundMetrics(
@@ -113,6 +122,8 @@ def allreduce_metrics(
         seconds_server=max(server),
         bytes_down=int(max(down)),
         bytes_up=int(max(up)),
+        peak_bytes_host=int(max(host)),
+        peak_bytes_gpu=int(max(gpu)),
         # A second exchange, only in rounds in which an algorithm has logged something.
         logged=_merge(link.allgather(metrics.logged)) if any(logs) else {},
     )
@@ -184,6 +195,8 @@ def round_stats(
         "bytes_down_other": (metrics.bytes_down - down) * participants,
         "bytes_up_other": (metrics.bytes_up - up) * participants,
         "images_seen": images_seen,
+        PEAK_BYTES_HOST: metrics.peak_bytes_host,
+        **({PEAK_BYTES_GPU: metrics.peak_bytes_gpu} if metrics.peak_bytes_gpu else {}),
         **({} if adaptive is None else {"augment_probability": adaptive.p}),
         **logged,
     }

@@ -5,6 +5,7 @@ Most of them are also resumed with one rank less, to the same bits.
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import shutil
@@ -273,7 +274,31 @@ def test_a_round_sends_no_table_of_checkpoint_files(run, tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr
     files, checkpoints = 5 + 1, checkpoints_of(tmp_path / "runs" / "a")
     assert sizes.count(9 * files) == len(checkpoints) >= 3
-    assert sizes.count(7 * files + 9 * RANKS + 6) == 6  # metrics and flags of six rounds
+    assert sizes.count(7 * files + 11 * RANKS + 6) == 6  # metrics and flags of six rounds
     (placement,) = read_provenance(tmp_path / "runs" / "a")["placement"]  # all ranks have one table
     assert (placement["ranks"], placement["device"]) == (f"0-{RANKS - 1}", "cpu")
     assert placement["mpi"] == Link.library() and placement["route"].startswith("host")
+
+
+def test_each_rank_writes_a_trace_of_the_profiled_rounds(run, tmp_path):
+    flags = ["--data.devices=3", "--training.rounds=8", "--record.profile=2", *SMALL]
+    done = run(RANKS, *flags, "--run.name=a", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    profile = tmp_path / "runs" / "a" / "profile"
+    assert f"Rounds 6 to 7 are traced in {profile.relative_to(tmp_path)}." in done.stdout
+    names = [f"round_000006_rank_{rank:04d}.json.gz" for rank in range(RANKS)]
+    assert sorted(path.name for path in profile.iterdir()) == names
+    for rank, name in enumerate(names):
+        events = json.loads(gzip.decompress((profile / name).read_bytes()))["traceEvents"]
+        spans = [each["name"] for each in events if each.get("cat") == "user_annotation"]
+        assert spans.count("round") == spans.count("average") == 2
+        assert ("fake_half" in spans) == (rank > 0) and ("generator_step" in spans) == (rank == 0)
+    lines = [line for line in stats_lines(tmp_path / "runs" / "a") if "d_loss" in line]
+    peaks = [line["peak_bytes_host"] for line in lines]
+    assert peaks[0] > 2**25 and peaks == sorted(peaks) and "peak_bytes_gpu" not in lines[0]
+
+
+def test_a_profile_longer_than_the_run_is_one_sentence(run, tmp_path):
+    done = run(2, "--training.rounds=6", "--record.profile=2", *SMALL, cwd=tmp_path)
+    sentence = "record.profile is 2, but must be at most 1 when training.rounds is 6: the first 5 "
+    assert done.returncode != 0 and sentence in done.stderr

@@ -91,7 +91,7 @@ def approximate_scores(run: Path) -> list[dict]:
         {
             key: pytest.approx(value) if key in ("value", "floor") else value
             for key, value in line.items()
-            if not key.startswith("seconds")
+            if not key.startswith(("seconds", "peak_"))
         }
         for line in stats_lines(run)
     ]

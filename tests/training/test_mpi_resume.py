@@ -13,12 +13,14 @@ from fedgan_mpi.config import Config
 pytestmark = pytest.mark.mpi(min_size=3)
 
 ROUNDS, CHECKPOINT = 6, 3
+SECONDS = ("", "_downlink", "_local", "_uplink", "_server", "_of_device")
+MEASURED = {"peak_bytes_host", *(f"seconds{each}" for each in SECONDS)}
 
 
 def train_and_resume(link: Link, config: Config, resumed_config: Config):
     """Train without interruption, and again with a checkpoint in the middle.
 
-    Returns the metrics of the rounds after the checkpoint, without seconds, and the server's
+    Returns the metrics of the rounds after the checkpoint, without measured ones, and the server's
     vectors, of the uninterrupted and of the resumed run.
     """
     uninterrupted = toy_algorithm(link, config, toy_shards(UNEQUAL))
@@ -33,7 +35,7 @@ def train_and_resume(link: Link, config: Config, resumed_config: Config):
     resumed_lines = play(resumed, ROUNDS - CHECKPOINT, start=CHECKPOINT, images_seen=images_seen)
     return [
         (
-            [{key: line[key] for key in line if "seconds" not in key} for line in each],
+            [{key: line[key] for key in line if key not in MEASURED} for line in each],
             vectors(algorithm) if link.is_server else (),
         )
         for algorithm, each in ((uninterrupted, lines[CHECKPOINT:]), (resumed, resumed_lines))
