@@ -70,6 +70,9 @@ def test_what_needs_a_gpu_is_refused_without_one(monkeypatch):
             assert problems[0].endswith(f"; use {instead!r}")
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch is older than 2.9"
+)
 def test_tf32_is_switched_through_one_interface_of_torch(recwarn):
     """Torch warns about the older one, and refuses both in one process."""
     matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
@@ -106,6 +109,7 @@ class FakeCuda:
             monkeypatch.setattr(torch.cuda, name, fake)
         monkeypatch.setattr(torch, "zeros", use)
         monkeypatch.setattr(placement, "use_tf32", lambda allowed: None)
+        monkeypatch.setattr(placement, "use_nvtx", lambda: None)
 
 
 def test_ranks_that_see_the_same_gpus_take_them_in_turn(monkeypatch):
