@@ -188,7 +188,7 @@ STEPS: dict[str, Callable[[], Result]] = {
     "no-cuda": accept_jobs.no_cuda,
     "resume": accept_jobs.resume,
     "cpu": accept_jobs.cpu,
-    "fallback": lambda: pytest("fallback-gpu", "graph_fallback.py", may_skip=False),
+    "fallback": lambda: pytest("fallback-gpu", "test_graph_fallback.py", may_skip=True),
     "steps": steps,
     "rounds": rounds,
     "routes": routes,

@@ -124,6 +124,25 @@ def test_tests_must_pass_and_not_be_skipped(
         assert result.passed == passed, result
 
 
+def test_each_step_runs_its_own_test_files(steps, monkeypatch):
+    commands: list[list[str]] = []
+    mpi = steps.Mpi("mpirun", {})
+    monkeypatch.setattr(steps, "start", lambda log, command, environment: commands.append(command))
+    for name in ("any_mpi", "open_mpi"):
+        monkeypatch.setattr(steps, name, lambda: mpi)
+    found = {}
+    for name in ("tests", "fallback", "mpich", "openmpi"):
+        with pytest.raises(AttributeError):  # the fake starts nothing, so there is no status
+            steps.STEPS[name]()
+        found[name] = {Path(part).name for part in commands[-1] if part.endswith(".py")}
+        assert ("--with-mpi" in commands[-1]) == (name in ("mpich", "openmpi"))
+    files = {path.name for path in (BENCHMARKS.parent / "tests" / "gpu").glob("test_*.py")}
+    assert found["tests"] | found["fallback"] | found["mpich"] == files
+    assert found["mpich"] == found["openmpi"] == {f for f in files if f.startswith("test_mpi_")}
+    assert found["fallback"] == {"test_graph_fallback.py"}  # it may spoil CUDA for other tests
+    assert not found["tests"] & (found["fallback"] | found["mpich"])
+
+
 def test_speeds_have_limits(steps):
     def of_steps(eager, bare):
         found = {"graph / eager": {"median": eager}, "bare / graph": {"median": bare}}
