@@ -162,6 +162,31 @@ def test_scripts_have_valid_shell_syntax(script):
     subprocess.run(["bash", "-n", JOBS / script], check=True)
 
 
+@pytest.mark.parametrize(
+    ("script", "command"),
+    [
+        ("train.sbatch", "python -m fedgan_mpi train x --resume auto --run.name name"),
+        ("evaluate.sbatch", "python -m fedgan_mpi evaluate x"),
+        ("prep.sbatch", "python -m data_prep x"),
+    ],
+)
+def test_ranks_start_by_the_sites_launcher_with_all_cores_of_a_task(tmp_path, script, command):
+    """Since version 22.05, srun takes the number of cores from SRUN_CPUS_PER_TASK only."""
+    launcher, site = tmp_path / "launcher", tmp_path / "site.sh"
+    launcher.write_text('#!/bin/sh\necho "$SRUN_CPUS_PER_TASK cores: $*"\n')
+    launcher.chmod(0o755)
+    site.write_text(f"LAUNCH={launcher}\n")
+    for path in (tmp_path, site):
+        path.chmod(0o755)
+    variables = {"FEDGAN_MPI_JOBS": str(tmp_path), "SLURM_CPUS_PER_TASK": "6"}
+    done = subprocess.run(
+        ["bash", JOBS / script, "x"], capture_output=True, text=True, cwd=tmp_path,
+        env={**os.environ, **variables, "SLURM_JOB_NAME": "name"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith(f"6 cores: {command}")
+
+
 def test_a_requeued_job_removes_old_shared_memory_only(tmp_path):
     """MPICH hangs if another starting job loses its segment before all ranks have opened it."""
     script = (JOBS / "train.sbatch").read_text()
