@@ -16,7 +16,8 @@ from torch import Tensor
 class FakeGpu:
     """Implements `Accelerator` and records the order of its calls in `calls`."""
 
-    def __init__(self) -> None:
+    def __init__(self, identity: str = "") -> None:
+        self.identity = identity
         self.calls: list[str] = []
         self.buffers: list[Tensor] = []
         """All pinned buffers."""

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mpi4py import MPI
 
 from fedgan_mpi.comm.compression import Wire
 from fedgan_mpi.comm.gpu.staging import Staging
+from fedgan_mpi.comm.gpu.torch_comm import VectorComm
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def ordered_sum(packed: Tensor, into: Tensor, comm: MPI.Comm, staging: Staging, wire: Wire) -> None:
+def ordered_sum(
+    packed: Tensor, into: Tensor, comm: VectorComm, staging: Staging, wire: Wire
+) -> None:
     """Collective. Overwrite the server's `into` with the sum of all device ranks' rows.
 
     The sum runs row by row, and within a row by rank. packed: (rows, n), packed for the wire; the
@@ -28,9 +31,10 @@ def ordered_sum(packed: Tensor, into: Tensor, comm: MPI.Comm, staging: Staging, 
     """
     few_ranks = (comm.size - 1) * wire.nbytes(into) <= into.nbytes
     # In GPU memory an addition costs little, and MPI has shown that it can send slices there.
-    (_gather if few_ranks and not staging.direct else _add_slices)(
-        packed, into, comm, staging, wire
-    )
+    if few_ranks and not staging.direct:
+        _gather(packed, into, cast(MPI.Comm, comm), staging, wire)
+    else:
+        _add_slices(packed, into, comm, staging, wire)
 
 
 def sum_rows(tables: Sequence[Tensor], into: Tensor, wire: Wire) -> None:
@@ -60,7 +64,9 @@ def _gather(packed: Tensor, into: Tensor, comm: MPI.Comm, staging: Staging, wire
         staging.copy_back(into, total)
 
 
-def _add_slices(packed: Tensor, into: Tensor, comm: MPI.Comm, staging: Staging, wire: Wire) -> None:
+def _add_slices(
+    packed: Tensor, into: Tensor, comm: VectorComm, staging: Staging, wire: Wire
+) -> None:
     """Reduce-scatter among the device ranks, then gather the sums on the server.
 
     Each device rank adds one slice of every chunk, so that no rank receives more if ranks are
@@ -82,14 +88,14 @@ def _add_slices(packed: Tensor, into: Tensor, comm: MPI.Comm, staging: Staging, 
     for number, (length, slice_sum) in enumerate(sums):
         # A GPU may still be adding; `mpi_buffer` waits for it.
         slice_sum = staging.mpi_buffer(slice_sum, ("sum", number), load=True)
-        target = [total[start : start + length], _slices_of(length, comm)]
+        target = (total[start : start + length], _slices_of(length, comm))
         comm.Gatherv(slice_sum, target if is_server else None, root=0)
         start += length
     if is_server:
         staging.copy_back(into, total)
 
 
-def _exchange_slices(chunk: Tensor, comm: MPI.Comm, staging: Staging) -> Tensor:
+def _exchange_slices(chunk: Tensor, comm: VectorComm, staging: Staging) -> Tensor:
     """Return this rank's slice from all device ranks, (device ranks, length).
 
     Empty on the server.
@@ -99,11 +105,11 @@ def _exchange_slices(chunk: Tensor, comm: MPI.Comm, staging: Staging) -> Tensor:
     slices = staging.workspace("slices", (ranks, length), chunk, chunk.dtype)
     sends = ([0] * comm.size, starts) if comm.rank == 0 else (counts, starts)
     receives = [0] + [length] * ranks, [0] + [length * n for n in range(ranks)]
-    comm.Alltoallv([chunk, sends], [slices, receives])
+    comm.Alltoallv((chunk, sends), (slices, receives))
     return slices
 
 
-def _slices_of(length: int, comm: MPI.Comm) -> tuple[list[int], list[int]]:
+def _slices_of(length: int, comm: VectorComm) -> tuple[list[int], list[int]]:
     """Return (lengths, starts) of all ranks' slices of a vector; the server's is empty."""
     ranks = comm.size - 1
     ends = [0] + [length * rank // ranks for rank in range(comm.size)]

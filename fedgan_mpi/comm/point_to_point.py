@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
-
-from mpi4py import MPI
+from typing import TYPE_CHECKING, Any
 
 from fedgan_mpi.comm.compression import Wire
 from fedgan_mpi.comm.gpu.staging import Staging
+from fedgan_mpi.comm.gpu.torch_comm import VectorComm
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Message = tuple[int, int, "Tensor"]
 """(remote rank, receiving or sending device as the tag, buffer)."""
-WaitAll = Callable[[list[MPI.Request]], None]
+WaitAll = Callable[[list[Any]], None]
 """Returns after all requests have completed."""
 
 
 def exchange(
     rows: Mapping[int, Tensor],
     partner_of: Callable[[int], int],
-    comm: MPI.Comm,
+    comm: VectorComm,
     staging: Staging,
     wire: Wire,
     wait_all: WaitAll,
@@ -53,7 +52,7 @@ def permute(
     vectors: Mapping[int, Tensor],
     to: Mapping[int, int],
     rank_of: Callable[[int], int],
-    comm: MPI.Comm,
+    comm: VectorComm,
     staging: Staging,
     wire: Wire,
     wait_all: WaitAll,
@@ -79,8 +78,6 @@ def permute(
         wire.unpack(received, vector)
 
 
-def _post(
-    comm: MPI.Comm, sends: Sequence[Message], receives: Sequence[Message]
-) -> list[MPI.Request]:
-    requests = [comm.Irecv(buffer, rank, tag) for rank, tag, buffer in receives]
+def _post(comm: VectorComm, sends: Sequence[Message], receives: Sequence[Message]) -> list[Any]:
+    requests: list[Any] = [comm.Irecv(buffer, rank, tag) for rank, tag, buffer in receives]
     return requests + [comm.Isend(buffer, rank, tag) for rank, tag, buffer in sends]

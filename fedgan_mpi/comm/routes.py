@@ -20,6 +20,7 @@ from fedgan_mpi.comm.gpu import timing
 from fedgan_mpi.comm.gpu.staging import Accelerator, Cuda, Staging
 from fedgan_mpi.comm.gpu.support import is_gpu_aware
 from fedgan_mpi.comm.gpu.timing import Probe
+from fedgan_mpi.comm.gpu.torch_comm import TorchComm, connect_store, problem_of_nccl
 from fedgan_mpi.comm.gpu.trial import allocator_warning, problem_of_trial
 from fedgan_mpi.comm.transfers import KINDS, Kind, Transfers
 from fedgan_mpi.comm.transport import Transport
@@ -52,8 +53,8 @@ class RoutedTransfers(Transfers):
     def configure(self, config: LinkConfig) -> None:
         """Apply the configured wire, route and sum. Raises AgreedError if a rank cannot."""
         problem = None
-        if config.route == "cuda" and not gpu_count():
-            problem = "link.route is 'cuda', but there is no GPU here; use 'host'"
+        if config.route in ("cuda", "nccl") and not gpu_count():
+            problem = f"link.route is {config.route!r}, but there is no GPU here; use 'host'"
         elif config.route == "cuda" and not is_gpu_aware(self._comm):
             problem = f"link.route is 'cuda', but {_NO_CLAIM}; use 'host'"
         elif config.survive and not can_survive():
@@ -83,16 +84,18 @@ class RoutedTransfers(Transfers):
         timed with them, and with the route `auto` takes the faster road. None: no rounds follow,
         and `auto` means `host`. gpu: None for the real one.
 
-        Raises AgreedError if the route `cuda` is configured but does not work.
+        Raises AgreedError if the route `cuda` or `nccl` is configured but does not work.
         """
         has_gpu = torch_device != "cpu"
         if not self.any(has_gpu):
             return
         gpu = gpu or (Cuda() if has_gpu else None)
         self._any_gpu = True
+        if self._config.route == "nccl" and self.size > 1:
+            self._open_nccl(gpu, torch_device)
         roads = self._working_roads(gpu, with_rounds=lengths is not None)
         self._roads = dict.fromkeys(KINDS, roads[0])
-        self.routes = [f"All vectors: {_name(roads[0])}"]
+        self.routes = [f"All vectors: {self._name(roads[0])}"]
         # Then the result does not depend on the road that was faster.
         self._sums_in_rank_order = any(road.direct for road in roads)
         if lengths is None or self.size == 1:
@@ -109,6 +112,8 @@ class RoutedTransfers(Transfers):
         """Collective. Return the roads that the configuration allows and that work here."""
         direct, host = Staging(gpu, direct=True), Staging(gpu, direct=False)
         route = self._config.route
+        if self._torch_comm is not None:
+            return [direct]
         if route == "host" or self.size == 1 or (route == "auto" and not with_rounds):
             return [host]
         problem = self._problem_of_direct_road(gpu)
@@ -117,6 +122,18 @@ class RoutedTransfers(Transfers):
                 raise AgreedError(f"link.route is 'cuda', but {problem}; use 'host'")
             return [direct]
         return [host] if problem is not None else [direct, host]
+
+    def _open_nccl(self, gpu: Accelerator | None, torch_device: str) -> None:
+        """Collective. Let NCCL move vectors."""
+        if self.any(gpu is None):
+            raise AgreedError("link.route is 'nccl', but a rank has no GPU; use 'auto'")
+        assert gpu is not None
+        problem = problem_of_nccl(self._comm, gpu.identity)
+        if problem is not None:
+            raise AgreedError(f"link.route is 'nccl', but {problem}; use 'auto'")
+        store = connect_store(self._comm)
+        with timing.time_limit(timing.SECONDS, partial(self._end_job, "Connecting the ranks")):
+            self._torch_comm = TorchComm(self._comm, store, torch_device, gpu.synchronize)
 
     def _problem_of_direct_road(self, gpu: Accelerator | None) -> str | None:
         """Collective. Return why MPI does not carry GPU memory on all ranks; None if it does."""
@@ -143,7 +160,7 @@ class RoutedTransfers(Transfers):
         probe = self._probe(kind, length, gpu)
 
         def move(road: Staging) -> None:
-            limit = timing.time_limit(timing.SECONDS, partial(self._end_job, kind))
+            limit = timing.time_limit(timing.SECONDS, partial(self._end_job, _TITLES[kind]))
             with limit if road.direct else nullcontext():
                 probe.move(road)
 
@@ -152,7 +169,7 @@ class RoutedTransfers(Transfers):
             "wrong values" if each is None else f"{probe.nbytes / each / 1e9:.3g} GB/s"
             for each in seconds
         ]
-        ways = [f"{_name(road)}, {speed}" for road, speed in zip(roads, speeds, strict=True)]
+        ways = [f"{self._name(road)}, {speed}" for road, speed in zip(roads, speeds, strict=True)]
         best = timing.fastest_road(seconds)
         if best is None:
             right = "use link.route 'host'" if roads[-1].direct else "use another MPI library"
@@ -162,10 +179,21 @@ class RoutedTransfers(Transfers):
         self.routes.append(f"{_TITLES[kind]}: {ways[0]}{others}")
         return roads[best]
 
-    def _end_job(self, kind: Kind, reason: str) -> None:
-        logger.error("%s in GPU memory: MPI %s; set link.route to 'host'", _TITLES[kind], reason)
+    def _end_job(self, what: str, reason: str) -> None:
+        carrier = "NCCL" if self._config.route == "nccl" else "MPI with GPU memory"
+        logger.error("%s: %s %s; set link.route to 'host'", what, carrier, reason)
         exit_after(GRACE)  # MPI_Abort may wait for the other ranks
         self.abort()
+
+    def _name(self, road: Staging) -> str:
+        if not road.direct:
+            return "pinned host memory"
+        return "GPU memory" if self._torch_comm is None else "NCCL"
+
+    def close(self) -> None:
+        if self._torch_comm is not None:
+            self._torch_comm.free()
+        super().close()
 
     # ---------------------------------------------------------------- transfers to be timed
 
@@ -216,10 +244,6 @@ class RoutedTransfers(Transfers):
 
 
 _NO_CLAIM = "this MPI library does not claim to accept GPU memory"
-
-
-def _name(road: Staging) -> str:
-    return "GPU memory" if road.direct else "pinned host memory"
 
 
 def can_survive() -> bool:

@@ -7,7 +7,7 @@ MPI reads is decided in `routes.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from mpi4py import MPI
@@ -16,6 +16,7 @@ from fedgan_mpi.comm import point_to_point
 from fedgan_mpi.comm.communicator import Communicator
 from fedgan_mpi.comm.compression import Wire
 from fedgan_mpi.comm.gpu.staging import Staging
+from fedgan_mpi.comm.gpu.torch_comm import TorchComm, VectorComm
 from fedgan_mpi.comm.ordered_sum import ordered_sum, sum_rows
 from fedgan_mpi.comm.polling import wait_all
 from fedgan_mpi.comm.shared_memory import Bytes, Channel
@@ -41,6 +42,8 @@ class Transfers(Communicator):
         self.in_order = False
         """Whether sums are taken device by device, in the order of devices."""
         self._any_gpu = False
+        self._torch_comm: TorchComm | None = None
+        """Moves vectors in place of MPI (`link.route nccl`)."""
         self._roads = dict.fromkeys(KINDS, Staging(None, direct=True))
         self._sums_in_rank_order = False  # then both roads have the same sums
         self._undelivered: list[tuple[Tensor, Tensor]] = []  # in a job of one rank
@@ -62,7 +65,7 @@ class Transfers(Communicator):
             self._arrive()
             pieces = staging.outgoing if self.is_server else staging.incoming
             for piece in pieces(packed):
-                self._comm.Bcast(piece, root=0)
+                self._carrier.Bcast(piece, root=0)
         if not self.is_server:
             wire.unpack(packed, vector)
 
@@ -82,7 +85,7 @@ class Transfers(Communicator):
             wire.sum(list(packed), into)
         elif self.in_order or self._sums_in_rank_order:
             self._arrive()
-            ordered_sum(packed, into, self._comm, staging, wire)
+            ordered_sum(packed, into, self._carrier, staging, wire)
         elif self.is_server:
             self._arrive()
             pieces = zip(staging.outgoing(rows.view(-1)), staging.incoming(into), strict=True)
@@ -111,20 +114,32 @@ class Transfers(Communicator):
         partner = self._host_of if self.is_server else lambda device: 0
         sends, staging = self.is_server != to_server, self._roads["point_to_point"]
         point_to_point.exchange(
-            rows, partner, self._comm, staging, self.wire, self._complete, sends=sends
+            rows, partner, self._carrier, staging, self.wire, self._complete_messages, sends=sends
         )
 
     def _permute(
         self, vectors: Mapping[int, Tensor], to: Mapping[int, int], wire: Wire, staging: Staging
     ) -> None:
         """Move each device's vector to the device `to[device]`."""
-        transfer = (self._comm, staging, wire, self._complete)
+        transfer = (self._carrier, staging, wire, self._complete_messages)
         point_to_point.permute(vectors, to, self._host_of, *transfer)
 
     def _host_of(self, device: int) -> int:
         rank = self.rank_of(device)
         assert rank is not None, f"the rank of device {device} has died, so it cannot take part"
         return rank
+
+    @property
+    def _carrier(self) -> VectorComm:
+        """The communicator that moves vectors, except by MPI's own reduction."""
+        return self._comm if self._torch_comm is None else self._torch_comm
+
+    def _complete_messages(self, requests: list[Any]) -> None:
+        """Return after the messages of the carrier have arrived."""
+        if self._torch_comm is not None:
+            self._torch_comm.complete(requests)
+        else:
+            self._complete(requests)
 
     def _complete(self, requests: list[MPI.Request]) -> None:
         if self.transport == "mpi":

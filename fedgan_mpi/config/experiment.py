@@ -285,7 +285,7 @@ class Config:
     def _check_device(self) -> None:
         training = self.training
         for key, is_set in (
-            ("link.route is 'cuda'", self.link.route == "cuda"),
+            (f"link.route is {self.link.route!r}", self.link.route in ("cuda", "nccl")),
             ("training.graphs is 'on'", training.graphs == "on"),
         ):
             valid = training.device != "cpu" or not is_set

@@ -13,11 +13,12 @@ from fedgan_mpi.config.require import require
 class LinkConfig:
     """Messages between the server and the device ranks."""
 
-    route: Literal["auto", "host", "cuda"] = "auto"
+    route: Literal["auto", "host", "cuda", "nccl"] = "auto"
     """Memory from which MPI sends vectors of a GPU. cuda: GPU memory, of NVIDIA or of AMD, which
     needs an MPI library that accepts it. host: host memory, with the vector copied in pieces. auto:
     the faster one for each kind of transfer, if all vectors of a trial at the start arrive intact;
-    else host."""
+    else host. nccl: GPU memory, sent by NCCL instead of MPI; needs a GPU of its own for each
+    rank."""
     wire_dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
     """Number type of messages, down and up. bfloat16 and float16 halve the bytes. Values are then
     rounded to nearest, but sums and the server's own parameters remain float32. float64 requires
@@ -47,3 +48,6 @@ class LinkConfig:
         require(valid, "link.deadline", self.deadline, "above 0 and finite")
         right = "'on', 'off', or an interface or address of the server's machine"
         require(self.peer_monitor != "", "link.peer_monitor", self.peer_monitor, right)
+        valid = self.route != "nccl" or not self.survive
+        right = "'auto', 'host' or 'cuda' when link.survive is true"
+        require(valid, "link.route", self.route, right)

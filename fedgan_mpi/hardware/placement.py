@@ -39,7 +39,7 @@ def choose_torch_device(config: Config, ranks: Ranks) -> str:
     GPU for itself, or it lacks bfloat16.
     """
     device = config.training.device
-    if config.link.route == "cuda" and device == "auto":
+    if config.link.route in ("cuda", "nccl") and device == "auto":
         device = "cuda"
     has_gpu = torch.cuda.is_available()
     ranks.agree(None if has_gpu else _gpu_problem(device, config.training.graphs))

@@ -85,7 +85,15 @@ WRONG_FLAGS = {
     ),
     "CUDA route on a CPU": (
         ["--link.route", "cuda", "--training.device", "cpu"],
-        "training.device is 'cpu', but must be 'auto' or 'cuda'",
+        "training.device is 'cpu', but must be 'auto' or 'cuda' when link.route is 'cuda'",
+    ),
+    "NCCL on a CPU": (
+        ["--link.route", "nccl", "--training.device", "cpu"],
+        "training.device is 'cpu', but must be 'auto' or 'cuda' when link.route is 'nccl'",
+    ),
+    "NCCL and dying ranks": (
+        ["--link.route", "nccl", "--link.survive", "true"],
+        "link.route is 'nccl', but must be 'auto', 'host' or 'cuda' when link.survive is true",
     ),
     "participation for centralized": (
         [

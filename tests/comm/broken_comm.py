@@ -13,16 +13,21 @@ LARGEST = 2**16
 
 class BrokenComm:
     """Passes every call to a communicator, but one operation fails on one rank if its vector is
-    longer than LARGEST.
+    longer than `largest` bytes.
 
     how: "raises"; "hangs", takes part never; "wrong", delivers a wrong number.
     """
 
-    def __init__(self, comm: Any, operation: str, how: str, *, rank: int = 1) -> None:
+    def __init__(
+        self, comm: Any, operation: str, how: str, *, rank: int = 1, largest: int = LARGEST
+    ) -> None:
         self._comm, self._operation, self._how, self._rank = comm, operation, how, rank
+        self._largest = largest
 
     def Dup(self) -> BrokenComm:
-        return BrokenComm(self._comm.Dup(), self._operation, self._how, rank=self._rank)
+        return BrokenComm(
+            self._comm.Dup(), self._operation, self._how, rank=self._rank, largest=self._largest
+        )
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._comm, name)
@@ -32,7 +37,7 @@ class BrokenComm:
         def fail(*arguments: Any, **named: Any) -> Any:
             vectors = [each[0] if isinstance(each, list) else each for each in arguments]
             vectors = [each for each in vectors if isinstance(each, torch.Tensor)]
-            if max(each.nbytes for each in vectors) <= LARGEST:
+            if max(each.nbytes for each in vectors) <= self._largest:
                 return attribute(*arguments, **named)
             if self._how == "raises":
                 raise MPI.Exception(MPI.ERR_BUFFER)

@@ -37,16 +37,18 @@ def gpu_link(comm, transport, config: LinkConfig) -> tuple[Link, str]:
     link = Link(comm, transport=transport)
     if config.route == "cuda" and not is_gpu_aware(comm):
         pytest.skip("this MPI library is not CUDA-aware")
+    if config.route == "nccl" and torch.cuda.device_count() < link.local_size:
+        pytest.skip("ranks share a GPU")
     link.configure(config)
     torch_device = choose_gpu(link)
     lengths: dict[Kind, int] = {"down": N, "sum": N, "point_to_point": N}
     link.choose_route(torch_device, lengths)
-    memory = {"host": "pinned host memory", "cuda": "GPU memory"}[config.route]
+    memory = {"host": "pinned host memory", "cuda": "GPU memory", "nccl": "NCCL"}[config.route]
     assert len(link.routes) == 3 and all(f": {memory}, " in route for route in link.routes)
     return link, torch_device
 
 
-@pytest.mark.parametrize("route", ["host", "cuda"])
+@pytest.mark.parametrize("route", ["host", "cuda", "nccl"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("average", ["reduce", "gather"])
 @pytest.mark.parametrize("transport", ["mpi", "polling", "shared_memory"])
@@ -97,6 +99,8 @@ def test_verbs_wait_for_a_busy_gpu(comm, route, dtype, average, transport):
         for k in own:
             (sender,) = (s for s, receiver in receivers.items() if receiver == k)
             assert torch.equal(own[k].cpu(), rounded(ups[sender], dtype))
+    if route == "nccl":
+        link.close()
 
 
 @pytest.mark.parametrize("graphs", ["on", "off"])

@@ -6,6 +6,7 @@ While MPI sends one chunk, the GPU copies the next one. This module knows neithe
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,6 +20,9 @@ CHUNK_BYTES = 2**21
 
 class Accelerator(Protocol):
     """Operations that staging needs from a GPU. Copies run in order on a stream of their own."""
+
+    identity: str
+    """Equal for two ranks if they share a GPU."""
 
     def owns(self, vector: Tensor) -> bool:
         """Return whether the vector is in this GPU's memory."""
@@ -54,6 +58,9 @@ class Cuda:
         self._cuda = torch.cuda
         self._empty = torch.empty
         self._stream = torch.cuda.Stream()
+        index = torch.cuda.current_device()
+        uuid = getattr(torch.cuda.get_device_properties(index), "uuid", index)
+        self.identity = f"{platform.node()} {uuid}"
 
     def owns(self, vector: Tensor) -> bool:
         return vector.is_cuda

@@ -67,16 +67,16 @@ def fastest_road(seconds: Sequence[float | None]) -> int | None:
 
 @contextmanager
 def time_limit(seconds: float, end: Callable[[str], None]) -> Iterator[None]:
-    """Call `end` with the rest of a sentence if the block takes longer, or if MPI fails in it.
+    """Call `end` with the rest of a sentence if the block takes longer or fails.
 
-    The block waits in MPI for other ranks, which cannot be told of a failure there.
+    The block waits for other ranks, which cannot learn of a failure there.
     """
     timer = threading.Timer(seconds, end, [f"did not end within {seconds:g} s"])
     timer.daemon = True
     timer.start()
     try:
         yield
-    except (MPI.Exception, BufferError, TypeError, ValueError) as error:
+    except Exception as error:
         end(f"failed: {' '.join(str(error).split())}")
         raise
     finally:
