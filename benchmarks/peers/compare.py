@@ -58,7 +58,7 @@ ROUNDS = {
 FEDGAN = {"name": "fedgan", "moments": "reset"}  # as in the peers, whose optimizers are new
 SCORED: dict[str, dict[str, Any]] = {
     "digits": {"model": {"nz": 100, "width": 32}, "rounds": 80, "export_every": 5},
-    "mnist": {"model": {"nz": 100, "width": 16}, "rounds": 120, "export_every": 5},
+    "mnist": {"model": {"nz": 100, "width": 16}, "rounds": 80, "export_every": 5},
 }
 SCORED_JOB: dict[str, Any] = {"silent_rounds": 0, "steps": 5, "batch": 32, "lr": 5e-4, "devices": 4}
 REN = {

@@ -216,7 +216,7 @@ def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def draw(rounds: Sequence[Row], path: Path) -> None:
-    """Draw the milliseconds of rounds with four devices, on a logarithmic scale."""
+    """Draw the milliseconds of rounds with four devices."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -238,7 +238,7 @@ def draw(rounds: Sequence[Row], path: Path) -> None:
         colours = ["#00796b" if who == "ours" else "#90a4ae" for who in names]
         bars = axis.barh([NAMES[who] for who in names], times, color=colours)
         axis.bar_label(bars, [f" {shorten(each)}" for each in times], fontsize=8)
-        axis.set(xscale="log", xlim=(min(times) / 3, 6 * max(times)), xlabel="ms per round")
+        axis.set(xlim=(0, 1.25 * max(times)), xlabel="ms per round")
         axis.set_title(f"{pair.removesuffix('px')} pixels, {stages[stage]}", fontsize=9)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
