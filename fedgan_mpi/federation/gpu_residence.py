@@ -65,7 +65,7 @@ def fit(ranks: Sequence[GpuShards]) -> set[int]:
 
 
 def describe(ranks: Sequence[GpuShards], resident: set[int]) -> list[str]:
-    """Return sentences that say where the images of each device are; none without GPUs."""
+    """Return sentences about the place of each device's images; none without GPUs."""
     sizes = {device: size for rank in ranks for device, size in rank.nbytes.items()}
     on_disk = {device for device, size in sizes.items() if size is None}
     share = f"shards may take {MEMORY_SHARE:.0%} of a GPU's free memory"

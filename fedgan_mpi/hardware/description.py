@@ -1,4 +1,4 @@
-"""What a rank computes on, in words and numbers for the record of a run."""
+"""The hardware of a rank, in words and numbers for the record of a run."""
 
 from __future__ import annotations
 

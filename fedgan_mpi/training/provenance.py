@@ -1,4 +1,4 @@
-"""Describes a job in its run directory: the configuration, and what each rank runs on."""
+"""Describes a job in its run directory: the configuration, and the hardware of each rank."""
 
 from __future__ import annotations
 
