@@ -6,9 +6,10 @@ While MPI sends one chunk, the GPU copies the next one. This module knows neithe
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
+
+from fedgan_mpi.hardware.gpu import gpu_identity
 
 if TYPE_CHECKING:
     import torch
@@ -58,9 +59,7 @@ class Cuda:
         self._cuda = torch.cuda
         self._empty = torch.empty
         self._stream = torch.cuda.Stream()
-        index = torch.cuda.current_device()
-        uuid = getattr(torch.cuda.get_device_properties(index), "uuid", index)
-        self.identity = f"{platform.node()} {uuid}"
+        self.identity = gpu_identity(torch.device("cuda", torch.cuda.current_device()))
 
     def owns(self, vector: Tensor) -> bool:
         return vector.is_cuda
