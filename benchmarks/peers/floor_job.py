@@ -33,6 +33,7 @@ def main() -> None:
             observe.message(down=sent, up=sent)
         if rank == 0:
             observe.round_end(gan)
+    dist.barrier()  # no rank closes its connections while others still receive
     dist.destroy_process_group()
 
 
