@@ -27,6 +27,9 @@ from fedgan_mpi.run.record import Record
 from fedgan_mpi.training.setup import RunContext
 from fedgan_mpi.training.state import TrainState
 
+_ROUNDING = 1e-6
+"""Change of a spread, as a share of the real images' spread, that may be a rounding error."""
+
 
 @dataclass(kw_only=True)
 class ScoredGenerator:
@@ -176,7 +179,8 @@ class Scoring:
         assert self.scorer is not None
         share, before = self.context.config.evaluation.collapse_share, self.state.spread
         self.state.spread = self.scorer.spread
-        if before is None or self.scorer.spread >= share or self.scorer.spread > before:
+        has_grown = before is not None and self.scorer.spread > before + _ROUNDING
+        if before is None or self.scorer.spread >= share or has_grown:
             return False
         self.record.score(self.scorer.spread_line(round))
         self.record.log(
