@@ -121,6 +121,21 @@ def rounds_of(run: Path) -> list[int]:
     return [line["round"] for line in stats_lines(run) if "metric" not in line]
 
 
+def test_the_tasks_of_a_job_get_the_cores_that_it_asks_for(slurm, monkeypatch):
+    """SLURM counts the cores of the step. Some versions of srun take them from the variable only."""
+    site = slurm / "cores"
+    site.mkdir()
+    report = site / "report.sh"
+    report.write_text('#!/bin/sh\nscontrol show step "$SLURM_JOB_ID.$SLURM_STEP_ID" | grep CPUs\n')
+    report.chmod(0o755)
+    (site / "site.sh").write_text(f'LAUNCH="srun {report}"\n')
+    monkeypatch.setenv("FEDGAN_MPI_JOBS", str(site))
+    job = submit(slurm, "--job-name=c", "--ntasks=2", "--cpus-per-task=3", "jobs/train.sbatch")
+    ended, text = wait_for_state(job, *ENDED), (slurm / f"c-{job}.log").read_text()
+    assert ended["JobState"] == "COMPLETED", text
+    assert "CPUs=6 Tasks=2" in text, text
+
+
 def test_a_preempted_job_is_requeued_and_resumes(slurm):
     flags = [*SMALL, "--data.devices", "3", "--checkpoint.every", "200"]
     job = submit(
