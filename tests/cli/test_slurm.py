@@ -122,7 +122,7 @@ def rounds_of(run: Path) -> list[int]:
 
 
 def test_the_tasks_of_a_job_get_the_cores_that_it_asks_for(slurm, monkeypatch):
-    """SLURM counts the cores of the step. Some versions of srun take them from the variable only."""
+    """SLURM counts the cores of a step. Some versions of srun read them from the variable only."""
     site = slurm / "cores"
     site.mkdir()
     report = site / "report.sh"
