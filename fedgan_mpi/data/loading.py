@@ -101,8 +101,6 @@ def scored_samples(config: Config, heldout: Shard | None) -> int:
 
 def check_extractor(directory: Path, manifest: Manifest) -> None:
     """Raise UserError if the feature extractor's file does not match its hash in shards.json."""
-    if manifest.features is None:
-        return
-    path = directory / manifest.features
-    if manifest.features_sha256 not in (None, sha256_of(path)):
+    path = manifest.extractor_file(directory)
+    if path is not None and manifest.features_sha256 not in (None, sha256_of(path)):
         raise UserError(f"{path} is not the extractor that shards.json describes; it was changed")

@@ -71,6 +71,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Bytes of the pixels of one image."""
         return math.prod(self.image_shape) * np.dtype(self.dtype).itemsize
 
+    def extractor_file(self, directory: Path) -> Path | None:
+        """Return the file of the extractor beside the shards; None if there is none."""
+        return None if self.features is None else directory / self.features
+
     def write(self, directory: Path) -> None:
         """Write shards.json to a directory, complete or not at all.
 

@@ -77,7 +77,7 @@ def open_run(
     link.choose_route(torch_device)
     set_threads(config, cores=link.local_cores, ranks=link.local_size)
     pooled_histogram = [sum(counts) for counts in zip(*manifest.histograms, strict=True)]
-    features = None if manifest.features is None else directory / manifest.features
+    features = manifest.extractor_file(directory)
     extractors = read_extractors(
         link, config.evaluation, manifest.image_shape, features, torch_device
     )

@@ -13,6 +13,7 @@ from fedgan_mpi.config import Config, EvaluationConfig
 from fedgan_mpi.config.evaluation import least_samples
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.extractors import check_channels, read_extractors
+from fedgan_mpi.evaluation.features import Extractor
 from fedgan_mpi.evaluation.metrics import Metric, compute_metrics, make_metrics
 from fedgan_mpi.files import explain_write_errors, write_complete
 from fedgan_mpi.hardware.placement import choose_torch_device, set_threads
@@ -65,15 +66,7 @@ def score(
         if not extractors:
             raise UserError(f"{b} has no feature extractor; add --evaluation.extractor imagenet")
         for each in sets:
-            if config.extractor == "imagenet":
-                check_channels("evaluation.extractor imagenet", each.shape)
-            elif each.shape != extractors[0].image_shape:
-                raise UserError(
-                    f"{each.path} has images of the shape {each.shape}, but the extractor needs "
-                    f"{extractors[0].image_shape}; use --evaluation.extractor imagenet, or resize "
-                    "them"
-                )
-        for each in sets:
+            _check_shape(each, config.extractor, extractors[0])
             _check_samples(each, samples, least_samples(metrics))
 
     link.from_server(check)
@@ -87,16 +80,20 @@ def score(
     for of_fake, of_real in zip(fake.per_extractor, real.per_extractor, strict=True):
         values |= compute_metrics(link, measures, of_fake, of_real)
 
-    def report() -> None:
-        table: dict[str, Any] = {"a": str(a), "b": str(b), "images": counts, "values": values}
-        print_line(f"{a}: {counts[0]} images; {b}: {counts[1]} images")
-        for name, value in values.items():
-            print_line(f"  {name} {value:.6g}")
-        if out is not None:
-            with explain_write_errors(out):
-                write_complete(out, (json.dumps(table, indent=1) + "\n").encode())
+    link.from_server(lambda: _report((a, b), counts, values, out))
 
-    link.from_server(report)
+
+def _report(
+    paths: tuple[Path, Path], counts: list[int], values: Mapping[str, float], out: Path | None
+) -> None:
+    a, b = paths
+    print_line(f"{a}: {counts[0]} images; {b}: {counts[1]} images")
+    for name, value in values.items():
+        print_line(f"  {name} {value:.6g}")
+    if out is not None:
+        table: dict[str, Any] = {"a": str(a), "b": str(b), "images": counts, "values": values}
+        with explain_write_errors(out):
+            write_complete(out, (json.dumps(table, indent=1) + "\n").encode())
 
 
 def _samples(each: ImageSet, sets: list[ImageSet], samples: int | None) -> int:
@@ -106,6 +103,16 @@ def _samples(each: ImageSet, sets: list[ImageSet], samples: int | None) -> int:
     if samples is not None:
         return samples
     return default_samples(*sets) if each.images is None else each.images
+
+
+def _check_shape(each: ImageSet, name: str, extractor: Extractor) -> None:
+    if name == "imagenet":
+        check_channels("evaluation.extractor imagenet", each.shape)
+    elif each.shape != extractor.image_shape:
+        raise UserError(
+            f"{each.path} has images of the shape {each.shape}, but the extractor needs "
+            f"{extractor.image_shape}; use --evaluation.extractor imagenet, or resize them"
+        )
 
 
 def _check_samples(each: ImageSet, samples: int | None, least: int) -> None:

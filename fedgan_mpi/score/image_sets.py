@@ -121,7 +121,7 @@ class ShardFile(Blocks):
 
     def __init__(self, path: Path) -> None:
         manifest = Manifest.read(path.parent)
-        self.shape, self.features = manifest.image_shape, features_of(path.parent, manifest)
+        self.shape, self.features = manifest.image_shape, manifest.extractor_file(path.parent)
         self._shard = read_shard(path, image_shape=manifest.image_shape, dtype=manifest.dtype)
         super().__init__(path, len(self._shard))
 
@@ -143,7 +143,7 @@ class Generator(Blocks):
             self._seed = read_config(path / "config.toml").run.seed
         shards = path / "shards"
         if (shards / MANIFEST).exists():
-            self.features = features_of(shards, Manifest.read(shards))
+            self.features = Manifest.read(shards).extractor_file(shards)
 
     def read(self, start: int, count: int) -> Images:
         return self._generator.scored_chunk(count, start // CHUNK, seed=self._seed)
@@ -157,7 +157,7 @@ class Shards(ImageSet):
     def __init__(self, path: Path, link: Link) -> None:
         manifest = Manifest.read(path)
         super().__init__(path, sum(manifest.images))
-        self.shape, self.features = manifest.image_shape, features_of(path, manifest)
+        self.shape, self.features = manifest.image_shape, manifest.extractor_file(path)
         devices = range(link.rank + 1, manifest.devices + 1, link.size)
         self._real = RealImages(
             shards=read_shards(path, manifest, devices, in_memory=False),
@@ -205,11 +205,6 @@ def open_set(link: Link, path: Path, networks: str | None) -> ImageSet:
 def default_samples(a: ImageSet, b: ImageSet) -> int:
     """Return the images that a generator draws: as many as the other set has, at most 10,000."""
     return min(min(each.images or MAX_SAMPLES for each in (a, b)), MAX_SAMPLES)
-
-
-def features_of(directory: Path, manifest: Manifest) -> Path | None:
-    """Return the file of the extractor beside the shards; None if there is none."""
-    return None if manifest.features is None else directory / manifest.features
 
 
 def _size(shape: tuple[int, ...]) -> str:

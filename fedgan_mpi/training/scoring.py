@@ -59,7 +59,7 @@ class Scoring:
         self.backdoor, self._backdoor_floor = self._new_backdoor(), 0.0
         link, config, manifest = rank_state.link, context.config, context.manifest
         samples = link.from_server(lambda: scored_samples(config, context.heldout))
-        path = None if manifest.features is None else context.directory / manifest.features
+        path = manifest.extractor_file(context.directory)
         device = str(rank_state.pair.torch_device)
         extractors = read_extractors(link, config.evaluation, manifest.image_shape, path, device)
         if extractors and samples:
