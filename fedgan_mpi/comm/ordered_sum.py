@@ -31,7 +31,7 @@ def ordered_sum(
     """
     few_ranks = (comm.size - 1) * wire.nbytes(into) <= into.nbytes
     # In GPU memory an addition costs little, and MPI has shown that it can send slices there.
-    if few_ranks and not staging.direct:
+    if few_ranks and not staging.sends_gpu_memory:
         _gather(packed, into, cast(MPI.Comm, comm), staging, wire)
     else:
         _add_slices(packed, into, comm, staging, wire)

@@ -98,6 +98,11 @@ class Staging:
         self._buffers: dict[Hashable, Tensor] = {}
         self._workspaces: dict[Hashable, Tensor] = {}
 
+    @property
+    def sends_gpu_memory(self) -> bool:
+        """Whether MPI reads and writes this GPU's memory."""
+        return self.direct and self.gpu is not None
+
     def mpi_buffer(self, vector: Tensor, key: Hashable, *, load: bool) -> Tensor:
         """Return memory of the vector's shape that MPI may access.
 
