@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal, get_args
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedgan_mpi.config import CHANNEL_POLICIES, WirelessConfig
+from fedgan_mpi.config import CHANNEL_POLICIES, Config, WirelessConfig
 from fedgan_mpi.config.io import config_table
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.report.history import History
 from fedgan_mpi.run.directory import DEVICES
+
+if TYPE_CHECKING:
+    from fedgan_mpi.wireless.clock import Work
 
 Cost = Literal["rounds", "seconds", "megabytes", "wireless"]
 COSTS: tuple[Cost, ...] = get_args(Cost)
@@ -62,6 +67,14 @@ def cost_to_target(run: History, target: float, cost: Cost) -> float | None:
     return None if total is None or not len(reached) else float(total[reached[0]])
 
 
+@cache
+def _count_work(run: Path, config: Config, image_shape: tuple[int, int, int], classes: int) -> Work:
+    """Count the networks of a run once, for all cells. run: its path, to tell runs apart."""
+    from fedgan_mpi.wireless.clock import count_work
+
+    return count_work(config, image_shape, classes)
+
+
 def retime(run: History, wireless: WirelessConfig) -> History:
     """Return the run with the wireless seconds that its rounds take in another cell.
 
@@ -87,6 +100,7 @@ def retime(run: History, wireless: WirelessConfig) -> History:
     from fedgan_mpi.algorithms.registry import algorithm_class
     from fedgan_mpi.wireless.clock import make_clock
 
+    classes = len(data.class_names) if run.experiment.model.conditional else 0
     experiment = replace(run.experiment, wireless=wireless)
     has_devices = experiment.algorithm.traits.has_devices
     clock = make_clock(
@@ -94,7 +108,10 @@ def retime(run: History, wireless: WirelessConfig) -> History:
         algorithm_class(experiment.algorithm.name),
         data.image_shape,
         data.images if has_devices else [sum(data.images)],
-        len(data.class_names) if experiment.model.conditional else 0,
+        classes,
+        _count_work(
+            run.path, replace(experiment, wireless=WirelessConfig()), data.image_shape, classes
+        ),
     )
     rounds = [
         {**line, "wireless_seconds": clock.seconds(line["round"] - 1, line["participants"])}

@@ -17,6 +17,9 @@ from fedgan_mpi.wireless.cost import CostFunctions, CostModel, macs_per_second, 
 if TYPE_CHECKING:
     from fedgan_mpi.wireless.macs import Macs
 
+    Work = tuple[Macs, int, int]
+    """(multiply-accumulates, |G|, |D| without fixed parameters)."""
+
 
 class Clock:
     """Simulated seconds of the rounds of one experiment."""
@@ -64,21 +67,21 @@ def make_clock(
     image_shape: tuple[int, int, int],
     images: Sequence[int],
     classes: int,
+    work: Work | None = None,
 ) -> Clock:
     """Build the clock of an experiment.
 
     `images` counts the images of device 1, 2, …; `centralized` has a single entry. `classes` is 0
-    for unconditional networks. Raises UserError if the compute rates do not fit the devices.
+    for unconditional networks. work: None to count it. Raises UserError if the compute rates do not
+    fit the devices.
     """
-    macs, theta, phi = _count(config, image_shape, classes)
+    macs, theta, phi = work or count_work(config, image_shape, classes)
     sizes = payload_sizes(config, image_shape, theta, phi)
     return Clock(algorithm, CostModel(config=config, sizes=sizes, macs=macs, images=images))
 
 
-def _count(
-    config: Config, image_shape: tuple[int, int, int], classes: int
-) -> tuple[Macs, int, int]:
-    """Return (multiply-accumulates, |G|, |D| without fixed parameters). Allocates no networks."""
+def count_work(config: Config, image_shape: tuple[int, int, int], classes: int) -> Work:
+    """Count the networks of an experiment; the cell does not matter. Allocates no networks."""
     import torch
 
     from fedgan_mpi.nn.freezing import count_trained, freeze_layers
