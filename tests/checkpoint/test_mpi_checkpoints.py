@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from rank_states import equal, states
 from toys import play, toy_algorithm, toy_config, toy_shards
 
 from fedgan_mpi.algorithms.base import Algorithm
@@ -18,11 +19,9 @@ from fedgan_mpi.checkpoint import sealing, writer
 from fedgan_mpi.checkpoint.format import (
     checkpoints_of,
     load_states,
-    local_files,
     read_manifest,
     read_states,
 )
-from fedgan_mpi.checkpoint.packing import PackedState, unpack
 from fedgan_mpi.checkpoint.writer import CheckpointWriter
 from fedgan_mpi.comm.link import Link
 from fedgan_mpi.federation.rank import RankState
@@ -32,19 +31,6 @@ pytestmark = pytest.mark.mpi(min_size=2)
 
 ABOUT = {"configuration": {}, "shards_sha256": ""}
 Job = tuple[Algorithm, CheckpointWriter, list[str]]
-
-
-def states(rank_state: RankState) -> dict[str, torch.Tensor]:
-    """Return copies of all tensors that this rank's part of a checkpoint must hold."""
-    return {
-        f"{name} {leaf}": tensor
-        for name, owner in local_files(rank_state).items()
-        for leaf, tensor in unpack(PackedState(owner.state()).content).items()
-    }
-
-
-def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.fixture(params=["shared_memory", "mpi", "hosting"])

@@ -9,17 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from rank_states import equal, states
 from rounds import UNEQUAL
 from toys import play, toy_algorithm, toy_config, toy_shards, vectors
 
 from fedgan_mpi.checkpoint.format import (
     checkpoints_of,
     load_states,
-    local_files,
     read_manifest,
     read_states,
 )
-from fedgan_mpi.checkpoint.packing import PackedState, unpack
 from fedgan_mpi.checkpoint.writer import CheckpointWriter
 from fedgan_mpi.comm.link import Link
 from fedgan_mpi.run.stats import STATS
@@ -38,19 +37,6 @@ def choose_gpu(link: Link) -> str:
     torch_device = f"cuda:{link.local_rank % torch.cuda.device_count()}"
     torch.cuda.set_device(torch_device)
     return torch_device
-
-
-def states(rank_state) -> dict[str, torch.Tensor]:
-    """Return copies of all tensors that this rank's part of a checkpoint must hold."""
-    return {
-        f"{name} {leaf}": tensor
-        for name, owner in local_files(rank_state).items()
-        for leaf, tensor in unpack(PackedState(owner.state()).content).items()
-    }
-
-
-def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize("graphs", ["on", "off"])
