@@ -28,6 +28,7 @@ from report import write_reports
 from variants import read_variants
 
 from fedgan_mpi.cli.parser import parse_train
+from fedgan_mpi.evaluation.evaluate import EVALUATION
 
 HERE = Path(__file__).resolve().parent / "small"
 TIMES = "seconds.jsonl"
@@ -76,9 +77,10 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     for name, data in given.items():
         prepare(args.out, name, data, getattr(args, data.given_by))
+    tables = {name: read_variants(HERE / data.variants) for name, data in given.items()}
     for seed in range(args.seeds):
         for name, data in given.items():
-            for variant, flags in read_variants(HERE / data.variants).items():
+            for variant, flags in tables[name].items():
                 run = f"{name}-{variant}-seed{seed}"
                 shards = f"--data.shards=shards/{name}"
                 train(args.out, run, data.given_by, seed, [shards, *flags], args.ranks)
@@ -88,8 +90,7 @@ def main() -> None:
         prepare(args.out, "mnist-classes2", DataSet("mnist", "mnist", CLASSES2), args.mnist)
         for variant, flags in read_variants(HERE / "extras.txt").items():
             train(args.out, f"mnist-{variant}-seed0", "mnist", 0, flags, args.ranks)
-    tables = {name: list(read_variants(HERE / data.variants)) for name, data in given.items()}
-    write_reports(args.out, tables)
+    write_reports(args.out, {name: list(variants) for name, variants in tables.items()})
 
 
 def prepare(out: Path, name: str, data: DataSet, path: Path) -> None:
@@ -120,7 +121,8 @@ def score_imagenet(out: Path, run: str, ranks: int) -> None:
     """
     directory = out / "runs" / run
     shutil.rmtree(directory / "checkpoints", ignore_errors=True)
-    if not (directory / "evaluation.jsonl").exists():
+    scores = directory / EVALUATION  # has a line for each generator that is scored
+    if not scores.exists() or len(scores.read_text(encoding="utf-8").splitlines()) < 2:
         command = ["-m", "fedgan_mpi", "evaluate", f"runs/{run}", *IMAGENET]
         run_python(out, *command, name=f"{run} imagenet", launcher=("mpirun", "-n", str(ranks)))
 
