@@ -7,8 +7,8 @@
 
 Other flags than --shards, --out, --seeds and --ranks go to every run. Trains the runs that do not
 exist yet, one job after the other. Prints a table: mean ± standard deviation over seeds of the
-Fréchet distance halfway and at the end, and the seconds of the steps on one core. All settings take
-the same number of steps on D.
+Fréchet distance halfway and at the end, and the mean seconds of all rounds. All settings take the
+same number of steps on D.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from fedgan_mpi.comm.link import Link
 from fedgan_mpi.config import Config
 from fedgan_mpi.data import Batches
 from fedgan_mpi.federation.device import Device
-from fedgan_mpi.federation.networks import build_networks
+from fedgan_mpi.federation.networks import build_networks, vector_lengths
 from fedgan_mpi.hardware.placement import choose_torch_device
 from fedgan_mpi.hardware.tf32 import use_tf32
 
@@ -250,9 +250,8 @@ def _link(args: argparse.Namespace, route: Route) -> tuple[Link, Config, str]:
     link, config = Link(), configuration("on", args, route)
     link.configure(config.link)
     torch_device = choose_torch_device(config, link)
-    flat = build_networks(config, (3, args.size, args.size), torch_device).flat
-    down, up = len(flat.gan), len(flat.discriminator)
-    link.choose_route(torch_device, {"down": down, "sum": up, "point_to_point": up})
+    pair = build_networks(config, (3, args.size, args.size), torch_device)
+    link.choose_route(torch_device, vector_lengths(config, pair))
     return link, config, torch_device
 
 

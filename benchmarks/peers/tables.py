@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedgan_mpi.run.figures import new_figure, write_figure
+
 NAMES = {
     "ours": "fedgan_mpi",
     "link": "its link alone",
@@ -217,11 +219,6 @@ def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 def draw(rounds: Sequence[Row], path: Path) -> None:
     """Draw the milliseconds of rounds with four devices."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     stages = {"silent": "without steps", "steps": "with one step"}
     panels = [
         (pair, devices, stage)
@@ -230,8 +227,8 @@ def draw(rounds: Sequence[Row], path: Path) -> None:
         if devices == 4
     ]
     names = [who for who in NAMES if who != "link"][::-1]
-    size = (2.7 * len(panels), 2.2)
-    figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, constrained_layout=True)
+    figure = new_figure(2.7 * len(panels), 2.2)
+    axes = figure.subplots(1, len(panels), sharey=True)
     for axis, (pair, devices, stage) in zip(axes, panels, strict=True):
         blocks, get = by_block(rounds, pair, devices), getter(stage, "seconds")
         times = [1e3 * statistics.median(values(blocks[who], get)) for who in names]
@@ -242,7 +239,7 @@ def draw(rounds: Sequence[Row], path: Path) -> None:
         axis.set_title(f"{pair.removesuffix('px')} pixels, {stages[stage]}", fontsize=9)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110)
+    write_figure(figure, path)
 
 
 if __name__ == "__main__":
