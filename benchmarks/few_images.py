@@ -3,7 +3,7 @@
     python -m data_prep npz --source pneumoniamnist.npz --devices 10 --out shards/pneumonia28
     python benchmarks/few_images.py --shards shards/pneumonia28 --out runs/few_images
 
-Trains the runs that do not exist yet, one job after the other. Prints a table: mean ± standard
+Other flags than those of --help go to every run. Trains the runs that do not exist yet. Prints a table: mean ± standard
 deviation over seeds of the best score, its round, and the last score. Writes few_images.png, the
 scores against rounds, into OUT.
 """
@@ -45,13 +45,17 @@ COMMON = [
 
 def draw(runs: study.Study) -> None:
     """Draw a panel per method, with a line per augmentation: the mean over seeds and its range."""
-    figure = new_figure(9, 3.4)
-    for axes, method in zip(figure.subplots(1, len(METHODS), sharey=True), METHODS, strict=True):
-        for augment in AUGMENTS:
-            histories = runs.histories(f"{method}, {augment}")
+    names = {method: [n for n in runs.names if n.startswith(method)] for method in METHODS}
+    names = {method: of_method for method, of_method in names.items() if of_method}
+    figure = new_figure(4.5 * len(names), 3.4)
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for axes, (method, of_method) in zip(panels, names.items(), strict=True):
+        for name in of_method:
+            histories = runs.histories(name)
             rounds = histories[0].scored_rounds
             values = list(zip(*(history.values for history in histories), strict=True))
-            axes.plot(rounds, [statistics.mean(row) for row in values], label=augment)
+            label = name.removeprefix(f"{method}, ")
+            axes.plot(rounds, [statistics.mean(row) for row in values], label=label)
             axes.fill_between(rounds, [min(r) for r in values], [max(r) for r in values], alpha=0.2)
         axes.set(title=method, xlabel="rounds", yscale="log")
         axes.grid(alpha=0.25, linewidth=0.5)
@@ -64,7 +68,7 @@ def main() -> None:
     runs = study.Study(__doc__, RUNS, COMMON, seeds=3)
     runs.train()
     lines = []
-    for name in RUNS:
+    for name in runs.names:
         histories = runs.histories(name)
         best = [float(each.values.min()) for each in histories]
         at = [float(each.scored_rounds[each.values.argmin()]) for each in histories]

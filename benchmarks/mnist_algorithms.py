@@ -4,7 +4,7 @@
         --out shards/mnist_c2
     python benchmarks/mnist_algorithms.py --shards shards/mnist_c2 --out runs/mnist
 
-Trains the runs that do not exist yet, one job after the other. Prints a table: mean ± standard
+Trains the runs that do not exist yet. Prints a table: mean ± standard
 deviation of the last score over seeds.
 """
 

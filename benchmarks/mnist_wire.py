@@ -3,7 +3,7 @@
     python -m data_prep mnist --source DIR --size 16 --devices 4 --partition iid --out shards/iid
     python benchmarks/mnist_wire.py --shards shards/iid --out runs/wire
 
-Trains the runs that do not exist yet, one job after the other. The value of a run is the mean of
+Trains the runs that do not exist yet. The value of a run is the mean of
 its last three scores, 100 rounds apart. Prints a table: mean ± standard deviation over seeds, and
 the mean difference to float32 seed by seed with its standard error. Without avx512_bf16, the
 setting with bfloat16 networks is skipped.

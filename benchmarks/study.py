@@ -1,4 +1,4 @@
-"""Trains several settings with several seeds, one job after the other, and reads their scores."""
+"""Trains several settings with several seeds, and reads their scores."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,22 +39,29 @@ class Study:
         parser.add_argument("--out", type=Path, required=True, help="parent of the runs")
         parser.add_argument("--seeds", type=int, default=seeds)
         parser.add_argument("--ranks", type=int, default=3)
+        parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
+        parser.add_argument("--only", nargs="+", choices=settings, help="these settings, not all")
         self._args, self._more_flags = parser.parse_known_args()
         self._settings, self._shared_flags, self._last = settings, shared_flags, last
+        self.names: list[str] = self._args.only or list(settings)
+        """The names of the settings to train and to read."""
 
     def train(self) -> None:
-        for seed in range(self._args.seeds):
-            for name, options in self._settings.items():
-                run = self._run(name, seed)
-                if not (run / "generator.safetensors").exists():
-                    shards = str(self._args.shards)
-                    own = [option.replace("{shards}", shards) for option in options]
-                    flags = [f"--data.shards={shards}", *self._shared_flags, *self._more_flags]
-                    flags += own
-                    flags += [f"--run.seed={seed}", f"--run.directory={self._args.out}"]
-                    program = [sys.executable, "-m", "fedgan_mpi", f"--run.name={run.name}"]
-                    command = common.mpirun(self._args.ranks, *program, *flags)
-                    subprocess.run(command, check=True)
+        """Train the runs that do not exist yet, seed by seed."""
+        runs = [(seed, name) for seed in range(self._args.seeds) for name in self.names]
+        with ThreadPoolExecutor(self._args.jobs) as jobs:
+            list(jobs.map(lambda run: self._train_run(*run), runs))  # raises what a run raised
+
+    def _train_run(self, seed: int, name: str) -> None:
+        run = self._run(name, seed)
+        if (run / "generator.safetensors").exists():
+            return
+        shards = str(self._args.shards)
+        own = [flag.replace("{shards}", shards) for flag in self._settings[name]]
+        flags = [f"--data.shards={shards}", *self._shared_flags, *self._more_flags, *own]
+        flags += [f"--run.seed={seed}", f"--run.directory={self._args.out}"]
+        program = [sys.executable, "-m", "fedgan_mpi", f"--run.name={run.name}"]
+        subprocess.run(common.mpirun(self._args.ranks, *program, *flags), check=True)
 
     def rounds(self, name: str) -> list[dict[str, Any]]:
         """Return the lines of rounds in the `stats.jsonl` of the first seed."""
@@ -61,7 +69,11 @@ class Study:
 
     def histories(self, name: str) -> list[History]:
         """Return the history of each seed."""
-        return [read_history(self._run(name, seed)) for seed in range(self._args.seeds)]
+        return [read_history(path) for path in self.paths(name)]
+
+    def paths(self, name: str) -> list[Path]:
+        """Return the run directory of each seed."""
+        return [self._run(name, seed) for seed in range(self._args.seeds)]
 
     def megabytes(self, name: str) -> float:
         """Return the megabytes that a participant sends and receives in a run."""
