@@ -3,9 +3,9 @@
     python -m data_prep npz --source pneumoniamnist.npz --devices 10 --out shards/pneumonia28
     python benchmarks/few_images.py --shards shards/pneumonia28 --out runs/few_images
 
-Other flags than those of --help go to every run. Trains the runs that do not exist yet. Prints a table: mean ± standard
-deviation over seeds of the best score, its round, and the last score. Writes few_images.png, the
-scores against rounds, into OUT.
+Other flags than those of --help go to every run. Trains the runs that do not exist yet. Prints a
+table: mean ± standard deviation over seeds of the best score, its round, and the last score. Writes
+few_images.png, the scores against rounds, into OUT.
 """
 
 from __future__ import annotations

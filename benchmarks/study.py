@@ -40,7 +40,7 @@ class Study:
         parser.add_argument("--seeds", type=int, default=seeds)
         parser.add_argument("--ranks", type=int, default=3)
         parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
-        parser.add_argument("--only", nargs="+", choices=settings, help="these settings, not all")
+        parser.add_argument("--only", nargs="+", metavar="NAME", choices=settings)
         self._args, self._more_flags = parser.parse_known_args()
         self._settings, self._shared_flags, self._last = settings, shared_flags, last
         self.names: list[str] = self._args.only or list(settings)
