@@ -3,7 +3,8 @@
     python -m data_prep imagefolder --source CIFAR10.zip --size 32 --devices 4 --out shards/cifar32
     python benchmarks/defaults.py --shards shards/cifar32 --out runs/defaults32 --model.width=16
     python -m data_prep digits --devices 8 --out shards/digits
-    python benchmarks/defaults.py --shards shards/digits --out runs/defaults16 --seeds 3
+    python benchmarks/defaults.py --shards shards/digits --out runs/defaults16 --seeds 3 \\
+        --evaluation.samples=359
 
 Other flags than those of --help go to every run. Trains the runs that do not exist yet. Prints a
 table: mean ± standard deviation over seeds of the Fréchet distance halfway and at the end, the mean
