@@ -89,14 +89,16 @@ def labels_of(shard: Shard, indices: Labels) -> Labels | None:
 def heldout_stats(
     link: Link, real: RealImages, empty: FeatureStats, *, samples: int
 ) -> FeatureStats:
-    """Return this rank's part of the statistics of the first `samples` held-out images.
+    """Return this rank's part of the statistics of `samples` held-out images.
 
-    empty: the statistics to which they are added.
+    They lie evenly in the shard, which may be sorted by class. empty: the statistics to which they
+    are added.
     """
     if real.heldout is not None:
         rank, size = (link.rank, link.size) if real.heldout_everywhere else (0, 1)
         for start in range(rank * BLOCK, samples, size * BLOCK):
-            indices = np.arange(start, min(start + BLOCK, samples))
+            rows = np.arange(start, min(start + BLOCK, samples))
+            indices = rows * len(real.heldout) // samples
             images, labels = real.heldout.take(indices), labels_of(real.heldout, indices)
             empty.accumulate(images, labels, row=start)
     return empty
