@@ -4,8 +4,8 @@
     python -m data_prep digits --devices 8 --partition classes --classes 2 --out shards/digits/c2
     python benchmarks/breakdown.py --shards shards/digits --out runs/breakdown --ranks 1
 
-Trains the runs that do not exist yet. Prints a table for each split, and
-draws `breakdown.png` below `--out`. The rules with an option f assume two attackers.
+Trains the runs that do not exist yet. Prints a table for each split, and draws `breakdown.png`
+below `--out`. The rules with an option f assume two attackers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Compares settings that could be the defaults at a size of images.
 
     python -m data_prep imagefolder --source CIFAR10.zip --size 32 --devices 4 --out shards/cifar32
-    python benchmarks/defaults.py --shards shards/cifar32 --out runs/defaults32 --model.width=16
+    python benchmarks/defaults.py --shards shards/cifar32 --out runs/defaults32 --model.width=16 \\
+        --training.batch_size=16 --training.generator_batch_size=32
     python -m data_prep digits --devices 8 --out shards/digits
     python benchmarks/defaults.py --shards shards/digits --out runs/defaults16 --seeds 3 \\
         --evaluation.samples=359

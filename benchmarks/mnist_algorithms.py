@@ -4,8 +4,8 @@
         --out shards/mnist_c2
     python benchmarks/mnist_algorithms.py --shards shards/mnist_c2 --out runs/mnist
 
-Trains the runs that do not exist yet. Prints a table: mean ± standard
-deviation of the last score over seeds.
+Trains the runs that do not exist yet. Prints a table: mean ± standard deviation of the last score
+over seeds.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main() -> None:
     runs = study.Study(__doc__, RUNS, COMMON, seeds=3)
     runs.train()
     lines = []
-    for name in RUNS:
+    for name in runs.names:
         metrics = (("frechet", 1), ("classes", 1), ("class_total", 2))
         cells = [study.spread(runs.scores(name, metric), digits) for metric, digits in metrics]
         lines.append([name, *cells, str(len(runs.rounds(name))), f"{runs.megabytes(name):.0f}"])

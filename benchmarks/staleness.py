@@ -46,7 +46,7 @@ def main() -> None:
     runs = study.Study(__doc__, RUNS, COMMON, seeds=3)
     print(times(), flush=True)
     runs.train()
-    histories = {name: runs.histories(name) for name in RUNS}
+    histories = {name: runs.histories(name) for name in runs.names}
     target = max(min(run.values) for of_name in histories.values() for run in of_name)
     lines = []
     for name, of_name in histories.items():

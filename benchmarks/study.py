@@ -48,11 +48,11 @@ class Study:
 
     def train(self) -> None:
         """Train the runs that do not exist yet, seed by seed."""
-        runs = [(seed, name) for seed in range(self._args.seeds) for name in self.names]
+        runs = [(name, seed) for seed in range(self._args.seeds) for name in self.names]
         with ThreadPoolExecutor(self._args.jobs) as jobs:
-            list(jobs.map(lambda run: self._train_run(*run), runs))  # raises what a run raised
+            list(jobs.map(self._train_run, *zip(*runs, strict=True)))  # raises what a run raised
 
-    def _train_run(self, seed: int, name: str) -> None:
+    def _train_run(self, name: str, seed: int) -> None:
         run = self._run(name, seed)
         if (run / "generator.safetensors").exists():
             return

@@ -52,6 +52,13 @@ class Shard:
         unique, inverse = np.unique(indices, return_inverse=True)
         return self.images[unique][inverse]
 
+    def even_indices(self, count: int) -> NDArray[np.int64]:
+        """Return the indices of `count` images at equal distances in the file.
+
+        A file may be sorted by class, so its first images may be of a few classes only.
+        """
+        return np.arange(count) * len(self) // count
+
 
 def read_shard(
     path: Path,

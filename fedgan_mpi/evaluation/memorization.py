@@ -86,7 +86,8 @@ def measure_memorization(
         chunk=0,
         dtype=opened.dtype,
     ).images
-    heldout = opened.heldout.take(np.arange(min(len(opened.heldout), _HELDOUT_IMAGES)))
+    chosen = opened.heldout.even_indices(min(len(opened.heldout), _HELDOUT_IMAGES))
+    heldout = opened.heldout.take(chosen)
     points = features_of.rows(np.concatenate([fakes, heldout]))
 
     local = _nearest_on_rank(features_of, points, opened.real.shards)

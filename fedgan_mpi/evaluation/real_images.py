@@ -91,14 +91,13 @@ def heldout_stats(
 ) -> FeatureStats:
     """Return this rank's part of the statistics of `samples` held-out images.
 
-    They lie evenly in the shard, which may be sorted by class. empty: the statistics to which they
-    are added.
+    empty: the statistics to which they are added.
     """
     if real.heldout is not None:
+        chosen = real.heldout.even_indices(samples)
         rank, size = (link.rank, link.size) if real.heldout_everywhere else (0, 1)
         for start in range(rank * BLOCK, samples, size * BLOCK):
-            rows = np.arange(start, min(start + BLOCK, samples))
-            indices = rows * len(real.heldout) // samples
+            indices = chosen[start : start + BLOCK]
             images, labels = real.heldout.take(indices), labels_of(real.heldout, indices)
             empty.accumulate(images, labels, row=start)
     return empty

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 from torch import Tensor
 
 from fedgan_mpi.algorithms.privacy import epsilon
@@ -89,7 +88,8 @@ class Scoring:
                 classes=classes,
             )
             if self.backdoor is not None and context.heldout is not None:  # on the server
-                self.backdoor.accumulate(context.heldout.take(np.arange(samples)))
+                chosen = context.heldout.even_indices(samples)
+                self.backdoor.accumulate(context.heldout.take(chosen))
                 self._backdoor_floor = self.backdoor.patched / samples
         else:
             missing = "no held-out images" if extractors else "no feature extractor"
