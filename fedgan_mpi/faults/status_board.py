@@ -115,7 +115,8 @@ class StatusBoard:
         if line == self._line or self._lines[line, _EXIT]:
             return False
         try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, line)
+            # Shared, because ranks that test at the same time must not find each other's lock.
+            fcntl.lockf(self._file, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, line)
         except OSError:
             return False
         fcntl.lockf(self._file, fcntl.LOCK_UN, 1, line)

@@ -115,8 +115,9 @@ class Watchdog(threading.Thread):
     def _death_message(self, dead: Sequence[int], seconds: float) -> str | None:
         """Return the message to print and then abort, or None to keep running.
 
-        seconds: time since the first death was detected. One rank reports; the other ranks print
-        an empty message one GRACE later, if its abort has not reached them.
+        seconds: time since the first death was detected. One rank reports. The other ranks report
+        one GRACE later, unless the end of the job has been announced: then they print an empty
+        message.
         """
         monitor = self.peer_monitor
         reports, turn = self.board.is_lowest_alive(dead), 1
@@ -125,15 +126,17 @@ class Watchdog(threading.Thread):
             # They report first. If that machine is gone, the lowest remote rank reports.
             alive = {*monitor.remote_ranks} - {*dead}
             reports, turn = 0 in dead and self.rank == min(alive), 2
-        if reports and seconds > turn * GRACE:
-            if monitor is None:
-                names, verb = f"{format_ranks(dead)} of this machine", "died"
-            else:
-                names = format_hosts(dead, monitor.hosts)
-                verb = "died or been cut off" if monitor.unreachable else "died"
-            has = "has" if len(dead) == 1 else "have"
-            return f"{names} {has} {verb}, and the job ends"
-        return "" if seconds > (turn + 1) * GRACE else None
+        if seconds <= (turn if reports else turn + 1) * GRACE:
+            return None
+        if not reports and self._job_ends():
+            return ""
+        if monitor is None:
+            names, verb = f"{format_ranks(dead)} of this machine", "died"
+        else:
+            names = format_hosts(dead, monitor.hosts)
+            verb = "died or been cut off" if monitor.unreachable else "died"
+        has = "has" if len(dead) == 1 else "have"
+        return f"{names} {has} {verb}, and the job ends"
 
     def _hang_message(self, verb: int, seconds: float) -> str | None:
         """Return the message to print and then abort, or None to keep running.

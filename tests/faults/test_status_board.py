@@ -22,6 +22,8 @@ if command == "end job":
     board.sign_off(ends_job=True)
 if command == "list dead":
     print(board.dead())
+if command == "list dead many times":
+    print(all(13 in board.dead() for _ in range(3000)))  # others end meanwhile
 """
 
 
@@ -68,6 +70,17 @@ def test_every_rank_detects_the_dead(path):
     assert board.dead() == [11, 12]
     assert board.dead() == [11, 12]  # the test of a lock does not keep it
     assert other.communicate("list dead\n")[0] == "[11, 12]\n"
+
+
+def test_ranks_that_test_at_the_same_time_all_detect_the_dead(path):
+    """A rank that overlooks a death once would count the seconds since then anew."""
+    others = [start_rank(path, line) for line in (0, 1, 2)]
+    start_rank(path, 3).communicate("\n")
+    for other in others:
+        assert other.stdin is not None
+        other.stdin.write("list dead many times\n")
+        other.stdin.flush()
+    assert [other.communicate()[0] for other in others] == ["True\n"] * 3
 
 
 def test_the_end_of_the_job_is_announced_and_is_no_death(path):

@@ -92,15 +92,21 @@ def test_the_server_reports_remote_deaths(monitor, expected, make_board, capfd):
     [
         (2, [0], "rank 0 on a has died"),
         (3, [0, 2], "rank 0 on a, rank 2 on b have died"),
-        (3, [0], ""),  # rank 2 reports
-        (2, [3], ""),  # the server reports
+        (3, [0], "rank 0 on a has died"),  # rank 2 does not report in time
+        (2, [3], "rank 3 on b has died"),  # the server does not report in time
     ],
 )
-def test_the_lowest_remote_rank_reports_if_the_server_is_dead(
-    rank, dead, expected, remote_boards, capfd
-):
+def test_a_remote_rank_reports_if_the_server_does_not(rank, dead, expected, remote_boards, capfd):
     message = last_message(remote_boards[rank - 2], rank, FakeMonitor(dead), capfd)
     assert message == expected
+
+
+@pytest.mark.parametrize("rank, dead", [(3, [0]), (2, [3])])
+def test_a_death_that_another_rank_has_reported_is_not_reported_again(
+    rank, dead, remote_boards, capfd
+):
+    monitor = FakeMonitor(dead, job_ends=True)
+    assert last_message(remote_boards[rank - 2], rank, monitor, capfd) == ""
 
 
 def test_the_end_of_the_job_reaches_other_machines_and_the_own_machine(remote_boards, capfd):
