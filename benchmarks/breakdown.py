@@ -27,6 +27,7 @@ RULES = {
 }
 ATTACKERS = (0, 1, 2, 3)
 COMMON = [
+    *study.THREE_STEPS,
     "--training.rounds=200",
     "--training.batch_size=16",
     "--training.generator_batch_size=32",

@@ -57,7 +57,7 @@ def device_and_server(
 
     args: batch, width, channels and size. options: of training.
     """
-    from fedgan_mpi.config import Config
+    from fedgan_mpi.config import Config, choose_by_size
     from fedgan_mpi.data import Batches
     from fedgan_mpi.federation.device import Device
     from fedgan_mpi.federation.networks import build_networks
@@ -73,8 +73,9 @@ def device_and_server(
         device="cpu",
         **options,
     )
-    config = replace(config, training=training, model=replace(config.model, width=args.width))
     shape = (args.channels, args.size, args.size)
+    config = replace(config, training=training, model=replace(config.model, width=args.width))
+    config = choose_by_size(config, shape)
     pair = build_networks(config, shape)
     shard = noise_shard(shape, 4 * args.batch)
     batches = Batches(shard, batch_size=args.batch, seed=0, device=1)

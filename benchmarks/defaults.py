@@ -25,6 +25,7 @@ from fedgan_mpi import load_generator
 
 ROUNDS = 600
 COMMON = [
+    *study.THREE_STEPS,
     f"--training.rounds={ROUNDS}", f"--evaluation.every={ROUNDS // 2}", "--checkpoint.every=0",
     "--evaluation.samples=2000", "--link.average=gather",
 ]  # fmt: skip

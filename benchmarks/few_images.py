@@ -36,6 +36,7 @@ RUNS = {
     for augment, augment_flags in AUGMENTS.items()
 }
 COMMON = [
+    *study.NONSATURATING,
     "--training.rounds=300", "--training.discriminator_steps=5", "--training.batch_size=8",
     "--training.generator_batch_size=80", "--training.generator_lr=1e-3",
     "--training.discriminator_lr=1e-3", "--model.width=16", "--link.average=gather",

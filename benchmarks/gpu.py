@@ -26,7 +26,7 @@ import torch
 
 from fedgan_mpi.algorithms.base import Algorithm
 from fedgan_mpi.comm.link import Link
-from fedgan_mpi.config import Config
+from fedgan_mpi.config import Config, choose_by_size
 from fedgan_mpi.data import Batches
 from fedgan_mpi.federation.device import Device
 from fedgan_mpi.federation.networks import build_networks, vector_lengths
@@ -243,7 +243,8 @@ def configuration(graphs: Graphs, args: argparse.Namespace, route: Route = "auto
         autocast=args.autocast,
         memory_format=args.memory_format,
     )
-    return replace(config, training=training, link=replace(config.link, route=route))
+    config = replace(config, training=training, link=replace(config.link, route=route))
+    return choose_by_size(config, (3, args.size, args.size))
 
 
 def _link(args: argparse.Namespace, route: Route) -> tuple[Link, Config, str]:

@@ -36,6 +36,7 @@ RUNS = {
     "ensemble": ["--algorithm.name=ensemble", *SERVER],
 }
 COMMON = [
+    *study.NONSATURATING,
     f"--training.rounds={STEPS}",
     "--training.generator_lr=5e-4",
     "--training.discriminator_lr=5e-4",

@@ -31,6 +31,7 @@ AUTOCAST = {
     ],
 }
 COMMON = [
+    *study.THREE_STEPS,
     "--training.rounds=600",
     "--evaluation.samples=5000",
     "--evaluation.every=100",

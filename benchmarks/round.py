@@ -34,7 +34,7 @@ import numpy as np
 import torch
 
 from fedgan_mpi.comm.link import Link
-from fedgan_mpi.config import Config
+from fedgan_mpi.config import Config, choose_by_size
 from fedgan_mpi.data import Batches, Shard
 from fedgan_mpi.federation.device import Device
 from fedgan_mpi.federation.networks import build_networks
@@ -185,6 +185,7 @@ class StepsAlone:
     """The steps of a round in one process and one thread, without communication."""
 
     def __init__(self, config: Config, shape: tuple[int, int, int], shard: Shard) -> None:
+        config = choose_by_size(config, shape)
         pair = build_networks(config, shape)
         size = config.training.batch_size
         self.device = Device(1, Batches(shard, batch_size=size, seed=0, device=1), pair, config)

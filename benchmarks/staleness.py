@@ -34,6 +34,7 @@ RUNS = {
     "parallel 4": ["--algorithm.schedule=parallel", "--algorithm.staleness=4"],
 }
 COMMON = [
+    *study.THREE_STEPS,
     "--wireless.on=true",
     f"--wireless.device_macs_per_second={json.dumps(RATES)}",
     "--training.rounds=200",

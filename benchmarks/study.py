@@ -15,6 +15,13 @@ import common
 from fedgan_mpi.report.history import History, read_history
 from fedgan_mpi.run.stats import read_stats
 
+NONSATURATING = ["--training.loss=nonsaturating", "--model.ema=0.99"]
+"""For studies at any size of images. Defaults up to 16 pixels are others."""
+THREE_STEPS = [
+    *NONSATURATING, "--training.generator_steps=3", "--training.generator_batch_size=64",
+    "--training.generator_lr=2e-4", "--training.discriminator_lr=2e-4",
+]  # fmt: skip
+
 
 class Study:
     """One run for each setting and seed. Finished runs are not repeated.

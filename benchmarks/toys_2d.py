@@ -156,6 +156,7 @@ def configure(options: dict[str, Any], seed: int, steps: int) -> Config:
             generator_batch_size=64,
             generator_lr=2e-3,
             discriminator_lr=2e-3,
+            loss="nonsaturating",
         ),
     )
 
@@ -166,7 +167,7 @@ def run(link: Link, config: Config, shards: dict[int, Shard]) -> Points:
     G, D = PointGenerator(), PointDiscriminator()
     for network in (G, D):
         initialize(network, "fan_in", stream)
-    loss = LOSSES[config.training.loss]
+    loss = LOSSES[config.training.loss_name]
     pair = pack_networks(G, D, nz=NZ, image_shape=(2, 1, 1), loss=loss, config=config)
     images = [len(shard) for shard in shards.values()]
     classes = [shard.labels for shard in shards.values() if shard.labels is not None]

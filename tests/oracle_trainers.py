@@ -51,7 +51,7 @@ class Trainer:
     def __init__(self, G, D, config: Config, index: int, shard: Shard | None, pooled, nz) -> None:
         self.config, self.training, self.index, self.nz = config, config.training, index, nz
         self.G, self.D = copy.deepcopy(G), copy.deepcopy(D)
-        self.real_loss, self.fake_loss, self.g_loss = LOSSES[config.training.loss]
+        self.real_loss, self.fake_loss, self.g_loss = LOSSES[config.training.loss_name]
         self.noise = torch_stream(config.run.seed, Purpose.FAKE, index)
         self.augment_stream = torch_stream(config.run.seed, Purpose.AUGMENT, index)
         self.pooled = pooled if config.model.conditional else None

@@ -110,8 +110,12 @@ def toy_config(**changes: dict[str, Any]) -> Config:
             "batch_size": 4,
             "generator_batch_size": 5,
             "discriminator_steps": 2,
+            "generator_lr": 2e-4,
+            "discriminator_lr": 2e-4,
+            "loss": "nonsaturating",
             **({} if sets_generator_steps else {"generator_steps": 1}),
         },
+        "model": {"ema": 0.99},
         "link": {"wire_dtype": "float64"},
     }
     sections = {}
@@ -146,7 +150,7 @@ def toy_algorithm(
         D,
         nz=nz,
         image_shape=(first[1], first[2], first[3]),
-        loss=loss or LOSSES[config.training.loss],
+        loss=loss or LOSSES[config.training.loss_name],
         config=config,
         torch_device=torch_device,
         class_shares=pooled / pooled.sum() if config.model.conditional else None,

@@ -54,6 +54,7 @@ def config(out: Path, name: str, rounds: int, steps: int) -> dict[str, Any]:
             "generator_batch_size": JOB["batch"],
             "generator_lr": JOB["lr"],
             "discriminator_lr": JOB["lr"],
+            "loss": "nonsaturating",
         },
         "evaluation": {"every": 0, "samples": JOB["samples"]},
         "checkpoint": {"every": JOB["export_every"], "keep_last": 10_000},

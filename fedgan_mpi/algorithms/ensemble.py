@@ -85,7 +85,7 @@ class Ensemble(Algorithm):
     def generator_step(self, shares: dict[int, float]) -> Tensor:
         """Take one step on G; return the loss. shares: device -> π_k."""
         assert self.server is not None
-        fakes = self.server.make_fakes(self.training.generator_batch_size)
+        fakes = self.server.make_fakes(self.training.server_batch_size)
         judgements = {k: self.judge(k, fakes) for k in shares}
         loss, gradient = loss_and_gradient(self.rank_state, fakes, shares, judgements)
         self.server.descend([fakes], [gradient])
@@ -114,7 +114,7 @@ class Ensemble(Algorithm):
         step = training.discriminator_steps * (macs.generator_forward + macs.discriminator_step)
         all_devices = len(cost_model.images) * macs.feedback
         generator = macs.generator_forward + macs.generator_backward + all_devices
-        server = training.server_steps * training.generator_batch_size * generator
+        server = training.server_steps * training.server_batch_size * generator
         return ComputeCost(device=[step * batch for batch in cost_model.batch_sizes], server=server)
 
     @staticmethod

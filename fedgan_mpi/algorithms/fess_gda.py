@@ -56,7 +56,7 @@ class Pull(UpdateTransform):
         self._before.copy_(self._x)
 
     def on_server(self, t: int) -> None:
-        rate = self._training.generator_lr * rate_factor(self._training, t)
+        rate = self._training.rate_of_G * rate_factor(self._training, t)
         strength = rate * self._training.discriminator_steps * self._p
         self._x.sub_(self._before - self._z, alpha=strength)
 

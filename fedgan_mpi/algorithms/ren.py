@@ -93,7 +93,7 @@ class Ren(AveragingAlgorithm):
     def compute_cost(cost_model: CostModel) -> ComputeCost:
         training, macs = cost_model.config.training, cost_model.macs
         step = training.discriminator_steps * (macs.generator_forward + macs.discriminator_step)
-        server = training.server_steps * training.generator_batch_size * macs.generator_step
+        server = training.server_steps * training.server_batch_size * macs.generator_step
         return ComputeCost(device=[step * batch for batch in cost_model.batch_sizes], server=server)
 
     @staticmethod

@@ -17,7 +17,7 @@ def make_timeline(rank_state: RankState, algorithm: CostFunctions) -> Timeline:
     macs = count_macs(
         pair.G,
         pair.D,
-        make_loss(training.loss, training.loss_options),
+        make_loss(training.loss_name, training.loss_options),
         pair.image_shape,
         nz=pair.nz,
         classes=pair.classes,

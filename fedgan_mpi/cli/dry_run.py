@@ -7,12 +7,12 @@ from pathlib import Path
 import tomli_w
 
 from fedgan_mpi.comm.link import Link
-from fedgan_mpi.config import Config
+from fedgan_mpi.config import Config, choose_by_size
 from fedgan_mpi.config.io import config_table
 from fedgan_mpi.data import Manifest
 from fedgan_mpi.federation.participation import check_count
 from fedgan_mpi.run.output import print_line
-from fedgan_mpi.training.digits import plan_digits
+from fedgan_mpi.training.digits import digits_shape, plan_digits
 from fedgan_mpi.training.preflight import check_manifest
 from fedgan_mpi.training.setup import check_networks
 
@@ -35,6 +35,7 @@ def _describe(link: Link, config: Config) -> str:
     from fedgan_mpi.wireless.cost import payload_sizes
 
     dataset, images, image_shape, classes = _data_set(config)
+    config = choose_by_size(config, image_shape)
     check_networks(config, image_shape, classes, len(images))
     G, D = build(config.model, image_shape, classes if config.model.conditional else 0)
     fixed = freeze_layers(D, config.training.freeze_discriminator)
@@ -103,9 +104,9 @@ def _data_set(config: Config) -> tuple[str, list[int], tuple[int, int, int], int
         images, dataset, image_shape = manifest.images, manifest.dataset, manifest.image_shape
         classes = len(manifest.histograms[0])
     else:
-        size, histograms, _ = plan_digits(config)
+        histograms, _ = plan_digits(config)
         images, dataset = [sum(counts) for counts in histograms], "digits"
-        image_shape, classes = (1, size, size), 10
+        image_shape, classes = digits_shape(config), 10
     check_count(config.participation, len(images))
     return dataset, images, image_shape, classes
 

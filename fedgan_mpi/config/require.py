@@ -1,12 +1,14 @@
-"""The check that all sections share."""
+"""Checks that all sections share."""
 
 from __future__ import annotations
 
 import math
 from importlib.util import find_spec
+from typing import TypeVar
 
 from fedgan_mpi.errors import UserError
 
+T = TypeVar("T")
 MAX_INTEGER = 2**53
 """Larger integers are not exact as float64."""
 MAX_NUMBER = 1e100
@@ -16,6 +18,12 @@ def require(condition: bool, key: str, value: object, right: str) -> None:
     """Raise UserError naming key, value and the valid values if the condition fails."""
     if not condition:
         raise UserError(f"{key} is {value!r}, but must be {right}")
+
+
+def chosen(value: T | None) -> T:
+    """Return the value of an option whose default, None, `choose_by_size` has replaced."""
+    assert value is not None, "choose_by_size has not been called"
+    return value
 
 
 def require_package(package: str, what: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from fedgan_mpi.config.options import check_listed, check_named
 from fedgan_mpi.config.paths import set_expanded
-from fedgan_mpi.config.require import require
+from fedgan_mpi.config.require import chosen, require
 
 RegularizerName = Literal["none", "gradient_penalty", "r1", "zero_centered", "lecam"]
 _WEIGHTS = {"none": 0.0, "gradient_penalty": 10.0, "r1": 1.0, "zero_centered": 10.0, "lecam": 0.1}
@@ -46,19 +46,21 @@ class TrainingConfig:
     """Local steps per participant and round, n_d. fedgan, fegan, fess_gda: on both networks;
     others: on D."""
     generator_steps: int | None = None
-    """ren, dp_fedavg_gan, ensemble, centralized: server steps on G per round, n_g. None: 3. mdgan
-    and uagan always take one per round, fedgan, fegan and fess_gda one with each step on D."""
+    """ren, dp_fedavg_gan, ensemble, centralized: server steps on G per round, n_g. None: 6 up to 16
+    pixels (3 in the parallel schedule or with staleness, where D is older), else 1. mdgan and uagan
+    always take one per round; fedgan, fegan and fess_gda take one with each step on D."""
     batch_size: int = 32
     """Images per local step. A device with fewer images uses all of them."""
-    generator_batch_size: int = 64
-    """Generated images per server step. mdgan and uagan use batch_size instead."""
+    generator_batch_size: int | None = None
+    """Generated images per server step. None: 32 up to 16 pixels, else 64. mdgan and uagan use
+    batch_size instead."""
     accumulate: int = 1
     """Micro-batches per batch of a step on D or G. Their gradients are summed, so that large
     batches need less memory. Without BatchNorm, the result equals a step on the whole batch."""
-    generator_lr: float = 2e-4
-    """Learning rate of G."""
-    discriminator_lr: float = 2e-4
-    """Learning rate of D."""
+    generator_lr: float | None = None
+    """Learning rate of G. None: 3e-4 up to 16 pixels, else 5e-4."""
+    discriminator_lr: float | None = None
+    """Learning rate of D. None: 3e-4 up to 16 pixels, else 5e-4."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Course of both learning rates over training.rounds. linear, cosine: down to 0 after the last
     round."""
@@ -71,10 +73,11 @@ class TrainingConfig:
     momentum."""
     optimizer_options: dict[str, Any] = field(default_factory=dict, hash=False)
     """Own options of an optimizer that is not built in: keywords of its constructor."""
-    loss: str = "nonsaturating"
+    loss: str | None = None
     """Adversarial loss, also an installed one or an import string. nonsaturating: G minimizes -log
     D(G(z)). saturating: G minimizes log(1 - D(G(z))). lsgan: least squares. hinge: hinge loss.
-    wgan-gp: Wasserstein loss with gradient penalty."""
+    wgan-gp: Wasserstein loss with gradient penalty. None: hinge up to 16 pixels, else
+    nonsaturating, as always for uagan and ensemble."""
     loss_options: dict[str, Any] = field(default_factory=dict, hash=False)
     """Own options of a loss that is not built in: keywords of the function that makes it."""
     gradient_penalty: float = 10.0
@@ -129,10 +132,32 @@ class TrainingConfig:
     """If ranks outnumber the cores of a single machine, pin each rank to a core. Applies to serial
     rounds of all devices. Set to false if other programs use these cores."""
 
+    # Properties, for code that runs after `choose_by_size` has replaced None.
+
     @property
     def server_steps(self) -> int:
-        """`generator_steps` with None resolved, n_g."""
-        return 3 if self.generator_steps is None else self.generator_steps
+        """`generator_steps`, n_g."""
+        return chosen(self.generator_steps)
+
+    @property
+    def server_batch_size(self) -> int:
+        """`generator_batch_size`."""
+        return chosen(self.generator_batch_size)
+
+    @property
+    def rate_of_G(self) -> float:
+        """`generator_lr`."""
+        return chosen(self.generator_lr)
+
+    @property
+    def rate_of_D(self) -> float:
+        """`discriminator_lr`."""
+        return chosen(self.discriminator_lr)
+
+    @property
+    def loss_name(self) -> str:
+        """`loss`."""
+        return chosen(self.loss)
 
     @property
     def has_lr_schedule(self) -> bool:
@@ -152,8 +177,12 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         set_expanded(self, "start")
-        for key in ("optimizer", "loss"):
-            check_named(f"training.{key}", getattr(self, key), getattr(self, f"{key}_options"))
+        check_named("training.optimizer", self.optimizer, self.optimizer_options)
+        if self.loss is not None:
+            check_named("training.loss", self.loss, self.loss_options)
+        else:
+            right = "left out when training.loss is"
+            require(not self.loss_options, "training.loss_options", self.loss_options, right)
         check_listed("training.augment", self.augment, self.augment_options)
         target = self.augment_target
         require(0 <= target < 1, "training.augment_target", target, "from 0 to below 1")
@@ -183,9 +212,11 @@ class TrainingConfig:
         require(valid, "training.regularizer_interval", interval, right)
         for key in ("batch_size", "generator_batch_size"):
             size = getattr(self, key)
-            require(1 <= size < 2**31, f"training.{key}", size, "from 1 to 2^31 - 1")
+            valid = size is None or 1 <= size < 2**31
+            require(valid, f"training.{key}", size, "from 1 to 2^31 - 1")
         for key in ("generator_lr", "discriminator_lr"):
             rate = getattr(self, key)
-            require(0 < rate <= 1e30, f"training.{key}", rate, "above 0 and at most 1e30")
+            valid = rate is None or 0 < rate <= 1e30
+            require(valid, f"training.{key}", rate, "above 0 and at most 1e30")
         in_range = all(0 <= beta < 1 for beta in self.betas)
         require(in_range, "training.betas", list(self.betas), "two numbers from 0 to below 1")

@@ -147,7 +147,8 @@ def _read_config(run: Path, evaluation: Mapping[str, Any], networks: str | None)
     model, training = config.model, config.training
     if networks is not None:
         model = dataclasses.replace(model, architecture=networks)
-    if not plugins.is_built_in("training.loss", training.loss):  # not needed, so not loaded
+    loss = training.loss
+    if loss and not plugins.is_built_in("training.loss", loss):  # not needed, so not loaded
         training = dataclasses.replace(training, loss="nonsaturating", loss_options={})
     return dataclasses.replace(
         config,

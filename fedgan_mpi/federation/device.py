@@ -242,7 +242,7 @@ class Device:
         optimizer = make_optimizer(
             parameters,
             kind=training.optimizer,
-            lr=training.generator_lr if is_generator else training.discriminator_lr,
+            lr=training.rate_of_G if is_generator else training.rate_of_D,
             betas=training.betas,
             options=training.optimizer_options,
             moments=averaged if config.algorithm.moments == "averaged" else None,

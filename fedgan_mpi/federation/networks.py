@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedgan_mpi.comm.transfers import Kind
-from fedgan_mpi.config import Config
+from fedgan_mpi.config import Config, choose_by_size
 from fedgan_mpi.config.training import Regularizer
 from fedgan_mpi.federation.device_images import to_device
 from fedgan_mpi.federation.flat_parameters import FlatParameters, Player
@@ -127,6 +127,7 @@ def build_networks(
 
     histogram: images of each class on all devices together; conditional noise is drawn by it.
     """
+    config = choose_by_size(config, image_shape)
     stream = torch_stream(config.run.seed, Purpose.PARAMETERS)
     counts = torch.tensor(histogram, dtype=torch.float64)
     class_shares = counts / counts.sum() if config.model.conditional else None
@@ -140,7 +141,7 @@ def build_networks(
         D,
         nz=config.model.nz,
         image_shape=image_shape,
-        loss=make_loss(config.training.loss, config.training.loss_options),
+        loss=make_loss(config.training.loss_name, config.training.loss_options),
         config=config,
         torch_device=torch_device,
         class_shares=class_shares,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fedgan_mpi.comm.link import Link
-from fedgan_mpi.config import Config
+from fedgan_mpi.config import Config, choose_by_size
 from fedgan_mpi.data import Batches, Shard
 from fedgan_mpi.federation.device import Device
 from fedgan_mpi.federation.flat_parameters import is_finite
@@ -103,6 +103,7 @@ def build_rank_state(
 
     Raises AgreedError if the vectors of two ranks differ in length.
     """
+    config = choose_by_size(config, pair.image_shape)
     participation = Participation(
         config.participation,
         images=images,

@@ -36,7 +36,7 @@ class Server:
         self.optimizer = make_optimizer(
             pair.flat.theta,
             kind=self.training.optimizer,
-            lr=self.training.generator_lr,
+            lr=self.training.rate_of_G,
             betas=self.training.betas,
             options=self.training.optimizer_options,
         )
@@ -44,7 +44,7 @@ class Server:
         self.augmentation = AugmentationStream(pair, config.run.seed, player=0)
         self.early_start: EarlyStart[float] = EarlyStart()
         self._recorded_step = Step(self._generator_step, pair.recorder)
-        self.decay, self._warmup = config.model.ema, config.model.ema_warmup
+        self.decay, self._warmup = config.model.decay, config.model.ema_warmup
         self.ema = pair.flat.whole_generator.clone() if self.decay else None
         """Exponential moving average of G, with its BatchNorm statistics; None if off."""
         self._averaged_steps = 0
@@ -83,7 +83,7 @@ class Server:
         steps = self.training.server_steps
         loss = torch.zeros((), dtype=self.pair.flat.vector.dtype, device=self.pair.torch_device)
         if self._makes_fakes_first:
-            fakes = self.make_fakes(self.training.generator_batch_size)
+            fakes = self.make_fakes(self.training.server_batch_size)
             yield
             with named("generator_step"):
                 loss += generator_step_on(fakes, self.pair.critic, self.pair.loss, self.optimizer)
@@ -91,7 +91,7 @@ class Server:
             steps -= 1
         for _ in range(steps):
             self._heartbeat()
-            loss += self._recorded_step(self.noise(self.training.generator_batch_size))[0]
+            loss += self._recorded_step(self.noise(self.training.server_batch_size))[0]
             self.update_ema()
         return float(loss) / self.training.server_steps
 

@@ -96,7 +96,7 @@ def allow(names: Iterable[str]) -> None:
 
 def named_in(values: Mapping[str, Any]) -> list[str]:
     """Return all names of code in a configuration. values: key -> value."""
-    named = [values[key] for key in KEYS if key in values]
+    named = [values[key] for key in KEYS if values.get(key) is not None]
     return [name for each in named for name in ([each] if isinstance(each, str) else each)]
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fedgan_mpi import log, plugins
 from fedgan_mpi.callbacks import Callback
 from fedgan_mpi.comm.link import Link
-from fedgan_mpi.config import Config
+from fedgan_mpi.config import Config, choose_as_before
 from fedgan_mpi.config.io import check_resumable, config_table, read_config, read_values
 from fedgan_mpi.config.parsing import flatten, make_config, parse_tables
 from fedgan_mpi.errors import AgreedError, UserError
@@ -54,8 +54,10 @@ def train(
         if shards is not None:
             experiment = replace(experiment, data=replace(experiment.data, shards=str(shards)))
         if resume is not None:
-            before = Path(resume) / "config.toml"
-            check_resumable(config_table(read_config(before)), config_table(experiment), before)
+            path = Path(resume) / "config.toml"
+            before = read_config(path)
+            experiment = choose_as_before(experiment, before)
+            check_resumable(config_table(before), config_table(experiment), path)
         return experiment
 
     run = None if resume is None else Path(resume)

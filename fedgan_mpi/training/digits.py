@@ -19,23 +19,27 @@ _SPLIT_SEED = 0
 _DEFAULT_SIZE = 16  # pixels
 
 
-def check_digits(config: Config) -> int:
-    """Return the image size in pixels. Raises UserError if the configuration does not fit the
-    embedded digits. Writes nothing."""
-    size, _, heldout = plan_digits(config)
+def digits_shape(config: Config) -> tuple[int, int, int]:
+    """Return channels, height and width of the digits in pixels."""
+    size = config.model.size or _DEFAULT_SIZE
+    return 1, size, size
+
+
+def check_digits(config: Config) -> None:
+    """Raise UserError if the configuration does not fit the embedded digits. Writes nothing."""
+    _, heldout = plan_digits(config)
     if config.data.heldout is not None:
         path = Path(config.data.heldout)
-        check_samples(config, len(read_shard(path, image_shape=(1, size, size))), path)
+        check_samples(config, len(read_shard(path, image_shape=digits_shape(config))), path)
     else:
         check_samples(config, heldout, "the digits' held-out part")
-    return size
 
 
-def plan_digits(config: Config) -> tuple[int, list[list[int]], int]:
+def plan_digits(config: Config) -> tuple[list[list[int]], int]:
     """Split the embedded digits without writing them.
 
-    Returns the image size in pixels, the class histogram of each device, and the number of
-    held-out images. Raises UserError if the configuration does not fit the digits.
+    Returns the class histogram of each device, and the number of held-out images. Raises UserError
+    if the configuration does not fit the digits.
     """
     from data_prep.sources import Digits
     from data_prep.split import assign_images
@@ -43,7 +47,7 @@ def plan_digits(config: Config) -> tuple[int, list[list[int]], int]:
     channels = config.model.channels
     if channels not in (None, 1):
         raise UserError(f"model.channels is {channels}, but the embedded digits have 1")
-    size = config.model.size or _DEFAULT_SIZE
+    _, size, _ = digits_shape(config)
     source = Digits(size=size)
     assert source.labels is not None
     labels = np.asarray(source.labels)
@@ -51,7 +55,7 @@ def plan_digits(config: Config) -> tuple[int, list[list[int]], int]:
     histograms = [np.bincount(labels[part], minlength=10).tolist() for part in parts]
     images = [len(part) for part in parts]
     check_experiment(config, size, images, histograms)
-    return size, histograms, len(heldout)
+    return histograms, len(heldout)
 
 
 def write_digits(config: Config, directory: Path) -> Manifest:
@@ -59,5 +63,6 @@ def write_digits(config: Config, directory: Path) -> Manifest:
     from data_prep.prepare import prepare
     from data_prep.sources import Digits
 
-    source = Digits(size=config.model.size or _DEFAULT_SIZE)
+    _, size, _ = digits_shape(config)
+    source = Digits(size=size)
     return prepare(source, directory, devices=config.data.devices, seed=_SPLIT_SEED)

@@ -48,7 +48,7 @@ def check_plugins(config: Config) -> None:
         key
         for key, name in (
             ("algorithm.name", config.algorithm.name),
-            ("training.loss", training.loss),
+            ("training.loss", training.loss or "nonsaturating"),
             ("training.optimizer", training.optimizer),
             ("model.architecture", config.model.architecture),
             ("participation.policy", config.participation.policy),
@@ -82,7 +82,8 @@ def check_plugins(config: Config) -> None:
     make_server_optimizer(config.aggregation)
     make_compressor(config.aggregation)
     make_detector(config.aggregation)
-    make_loss(training.loss, training.loss_options)
+    if training.loss is not None:
+        make_loss(training.loss, training.loss_options)
     optimizer, _ = check_optimizer(training.optimizer, training.optimizer_options)
     if training.has_lr_schedule and not optimizer.follows_schedule:
         raise UserError(

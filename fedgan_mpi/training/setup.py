@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fedgan_mpi import plugins
 from fedgan_mpi.comm.link import Link
-from fedgan_mpi.config import Config, LinkConfig
+from fedgan_mpi.config import Config, LinkConfig, choose_by_size
 from fedgan_mpi.config.io import check_same_shards
 from fedgan_mpi.data import Manifest, Shard, union
 from fedgan_mpi.data.loading import (
@@ -26,7 +26,7 @@ from fedgan_mpi.errors import UserError
 from fedgan_mpi.files import refuse_links
 from fedgan_mpi.run.directory import make_run_directory, put_aside
 from fedgan_mpi.run.lock import acquire_lock
-from fedgan_mpi.training.digits import check_digits, write_digits
+from fedgan_mpi.training.digits import check_digits, digits_shape, write_digits
 from fedgan_mpi.training.preflight import (
     check_inception,
     check_machine,
@@ -90,10 +90,12 @@ def prepare_run(
     link.from_server(lambda: check_inception(config))
 
     if config.data.shards is None:
+        config = choose_by_size(config, digits_shape(config))
         run, directory, manifest, start = _prepare_digits(link, config, resume, replace)
     else:
         directory = Path(config.data.shards)
         manifest = link.from_server(lambda: _read_manifest(link, config, directory))
+        config = choose_by_size(config, manifest.image_shape)
     shards, heldout = link.on_every_rank(lambda: _read_data(link, config, directory, manifest))
     if config.data.shards is not None:
         data = (manifest.dataset, manifest.image_shape, len(manifest.class_names), manifest.devices)
@@ -127,8 +129,8 @@ def _prepare_digits(
 
     def check_and_open() -> tuple[Path, Start | None]:
         check_world(config, link, config.data.devices)
-        size = check_digits(config)
-        data = ("digits", (1, size, size), 10, config.data.devices)
+        check_digits(config)
+        data = ("digits", digits_shape(config), 10, config.data.devices)
         return _open_run(config, data, resume, replace)
 
     run, start = link.from_server(check_and_open)

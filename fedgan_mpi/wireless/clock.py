@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fedgan_mpi.config import Config
+from fedgan_mpi.config import Config, choose_by_size
 from fedgan_mpi.wireless.cell import Cell, RadioRound
 from fedgan_mpi.wireless.cost import CostFunctions, CostModel, macs_per_second, payload_sizes
 
@@ -75,6 +75,7 @@ def make_clock(
     for unconditional networks. work: None to count it. Raises UserError if the compute rates do not
     fit the devices.
     """
+    config = choose_by_size(config, image_shape)
     macs, theta, phi = work or count_work(config, image_shape, classes)
     sizes = payload_sizes(config, image_shape, theta, phi)
     return Clock(algorithm, CostModel(config=config, sizes=sizes, macs=macs, images=images))
@@ -89,11 +90,12 @@ def count_work(config: Config, image_shape: tuple[int, int, int], classes: int) 
     from fedgan_mpi.nn.registry import build, count_parameters
     from fedgan_mpi.wireless.macs import count_macs
 
+    config = choose_by_size(config, image_shape)
     model, training = config.model, config.training
     with torch.device("meta"):
         G, D = build(model, image_shape, classes)
     freeze_layers(D, training.freeze_discriminator)
-    loss = make_loss(training.loss, training.loss_options)
+    loss = make_loss(training.loss_name, training.loss_options)
     regularizer = config.regularizer(loss.has_penalty)
     macs = count_macs(
         G, D, loss, image_shape, nz=model.nz, classes=classes, regularizer=regularizer

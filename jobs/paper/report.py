@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pictures import draw_samples
+
 from fedgan_mpi.config import WirelessConfig
 from fedgan_mpi.evaluation.evaluate import EVALUATION
 from fedgan_mpi.report.comparison import write_comparison
@@ -56,6 +58,9 @@ def write_reports(out: Path, data_sets: Mapping[str, Sequence[str]]) -> None:
         if BASELINE not in runs:
             continue
         write_comparison([run.path for seeds in runs.values() for run in seeds], report / data)
+        first = {name: seeds[0].path for name, seeds in runs.items()}
+        if all((run / f"{BEST}.safetensors").exists() for run in first.values()):
+            draw_samples(first, report / data / "samples.png")
         claims += [f"## {data}", score_table(runs), claim_table(runs)]
         if all((run.path / EVALUATION).exists() for seeds in runs.values() for run in seeds):
             claims += [imagenet_table(runs)]

@@ -8,6 +8,7 @@
 DIR holds MNIST's four idx files, or torchvision's MNIST/ folder. The file of --pneumonia is
 pneumoniamnist.npz. The file of --cifar is a .zip with CIFAR-10's pictures, train/CLASS/ and
 test/CLASS/. Finished steps are skipped, so the same command continues after an interruption.
+--only leaves data sets out, so that two commands can share the work.
 --extras adds the runs of small/extras.txt on MNIST, with one seed each.
 """
 
@@ -69,9 +70,12 @@ def main() -> None:
         "--ranks", type=int, default=3, help="MPI ranks; results do not depend on it"
     )
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--only", nargs="+", choices=DATA_SETS, default=[*DATA_SETS], help="these data sets"
+    )
     parser.add_argument("--extras", action="store_true", help="also run small/extras.txt")
     args = parser.parse_args()
-    given = {name: data for name, data in DATA_SETS.items() if getattr(args, data.given_by)}
+    given = {name: DATA_SETS[name] for name in args.only if getattr(args, DATA_SETS[name].given_by)}
     if not given or (args.extras and not args.mnist):
         parser.error("give --mnist, --pneumonia or --cifar; --extras needs --mnist")
     args.out.mkdir(parents=True, exist_ok=True)

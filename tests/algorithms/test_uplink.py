@@ -36,7 +36,7 @@ def make_rank_state(average: str = "gather", non_finite: str = "stop") -> RankSt
     link.configure(config.link)
     G, D = toy_networks()
     pair = pack_networks(
-        G, D, nz=NZ, image_shape=(1, 4, 4), loss=LOSSES[config.training.loss], config=config
+        G, D, nz=NZ, image_shape=(1, 4, 4), loss=LOSSES[config.training.loss_name], config=config
     )
     return build_rank_state(link, config, pair, toy_shards(IMAGES), IMAGES)
 

@@ -54,6 +54,9 @@ def test_a_plain_step_is_a_step_of_fedgan(import_peer, monkeypatch, tmp_path):
         model=replace(config.model, width=4, nz=8),
         algorithm=replace(config.algorithm, name="fedgan", moments="reset"),
         run=replace(config.run, seed=3),
+        training=replace(
+            config.training, loss="nonsaturating", generator_lr=2e-4, discriminator_lr=2e-4
+        ),
     )
     write_digits(config, tmp_path / "shards")
     job = {

@@ -19,7 +19,7 @@ def make_device(**training: Any) -> Device:
     config = toy_config(training=training)
     G, D = toy_networks()
     pair = pack_networks(
-        G, D, nz=NZ, image_shape=(1, 4, 4), loss=LOSSES[config.training.loss], config=config
+        G, D, nz=NZ, image_shape=(1, 4, 4), loss=LOSSES[config.training.loss_name], config=config
     )
     batches = Batches(toy_shards([10])[1], batch_size=4, seed=0, device=1)
     return Device(1, batches, pair, config)

@@ -18,7 +18,7 @@ def make_server(steps: int, **model: float) -> Server:
     config = toy_config(training={"generator_steps": steps}, model=model)
     G, D = toy_networks()
     pair = pack_networks(
-        G, D, nz=NZ, image_shape=(1, 4, 4), loss=LOSSES[config.training.loss], config=config
+        G, D, nz=NZ, image_shape=(1, 4, 4), loss=LOSSES[config.training.loss_name], config=config
     )  # fmt: skip
     return Server(pair, config)
 

@@ -16,7 +16,7 @@ from toys import toy_shards
 
 from fedgan_mpi.comm.compression import Wire
 from fedgan_mpi.comm.gpu.staging import CHUNK_BYTES, Cuda, Staging
-from fedgan_mpi.config import Config, ModelConfig
+from fedgan_mpi.config import Config, ModelConfig, choose_by_size
 from fedgan_mpi.data import Batches
 from fedgan_mpi.federation.device import Device
 from fedgan_mpi.federation.device_images import Images
@@ -71,6 +71,7 @@ def train_64_pixels(graphs, *, architecture="dcgan", loss="nonsaturating", **tra
     steps = {"batch_size": 16, "discriminator_steps": 3, "generator_steps": 3}
     training = replace(config.training, loss=loss, graphs=graphs, **steps, **training)
     config = replace(config, model=model, training=training)
+    config = choose_by_size(config, (3, 64, 64))
     use_tf32(False)
     pair = build_networks(config, (3, 64, 64), GPU)
     stream = np.random.default_rng(0)

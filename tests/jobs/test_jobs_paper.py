@@ -9,15 +9,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from made_up_runs import DEVICES, make_run
+from PIL import Image
 
 from fedgan_mpi.cli.parser import parse_train
-from fedgan_mpi.config import Config
+from fedgan_mpi.config import Config, choose_by_size
 from fedgan_mpi.testing.jobs import ENVIRONMENT, MPIRUN, SMALL
 
 JOBS = Path(__file__).parents[2] / "jobs"
 sys.path.insert(0, str(JOBS / "paper"))
+import pictures  # noqa: E402
 import report  # noqa: E402
 from variants import read_variants  # noqa: E402
 
@@ -51,6 +54,7 @@ def test_all_algorithms_train_under_equal_conditions(table, file):
     conditions, steps, scores = set(), set(), set()
     variants = experiments(table, file)
     for name, config in variants.items():
+        config = choose_by_size(config, (3, 32, 32))
         training, evaluation = config.training, config.evaluation
         conditions.add(
             (
@@ -62,7 +66,7 @@ def test_all_algorithms_train_under_equal_conditions(table, file):
         )  # fmt: skip
         steps_on_d = training.rounds * training.discriminator_steps
         takes_one = config.algorithm.name in ("mdgan", "uagan")
-        server_steps = 1 if takes_one else training.server_steps
+        server_steps = 1 if takes_one else training.generator_steps
         if config.algorithm.name != "fedgan":
             assert training.rounds * server_steps == steps_on_d
         if config.algorithm.schedule == "serial":
@@ -191,6 +195,28 @@ def test_reports_cover_the_runs_that_exist(finished):
     rows = [line for line in text.split("Bandwidth")[0].splitlines() if "e+" in line]
     shares = [float(line.split(" | ")[3]) for line in rows]
     assert shares[-1] > 0.99 and min(shares) < 0.75
+
+
+def test_the_best_and_the_last_generator_of_each_algorithm_are_drawn(tmp_path, monkeypatch):
+    """The second algorithm's best generator makes dark images, and its last one bright ones."""
+    asked = []
+
+    def load(path):
+        def generate(count, seed):
+            asked.append((path.parent.name, path.name, seed))
+            brightness = 20 if path.stem == "generator_best" else 220
+            return np.full((count, 1, 8, 8), brightness, np.uint8)
+
+        return generate
+
+    monkeypatch.setattr(pictures, "load_generator", load)
+    pictures.draw_samples({"a": tmp_path / "a", "b": tmp_path / "b"}, tmp_path / "samples.png")
+    names = ("generator_best.safetensors", "generator.safetensors")
+    assert asked == [(run, name, 0) for run in "ab" for name in names]
+    picture = np.asarray(Image.open(tmp_path / "samples.png").convert("L"))
+    height, width = picture.shape
+    column = picture[:, 3 * width // 4]
+    assert (column[height // 4], column[3 * height // 4]) == (20, 220)
 
 
 def test_imagenet_scores_of_both_generators_stand_beside_the_floor(finished):

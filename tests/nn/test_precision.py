@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from toys import toy_shards
 
-from fedgan_mpi.config import Config, ModelConfig
+from fedgan_mpi.config import Config, ModelConfig, choose_by_size
 from fedgan_mpi.data import Batches
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.federation.device import Device
@@ -29,6 +29,7 @@ def make_pair(architecture="dcgan", size=None, **training):
         model=ModelConfig(architecture=architecture, width=8, nz=10),
         training=replace(config.training, batch_size=8, generator_batch_size=8, **training),
     )
+    config = choose_by_size(config, (3, size, size))
     return build_networks(config, (3, size, size)), config
 
 

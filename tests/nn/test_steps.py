@@ -58,10 +58,8 @@ def test_other_losses_equal_their_definitions():
 # ------------------------------------------------------------ steps
 
 
-def test_default_learning_rates_and_betas():
-    training = Config().training
-    assert (training.generator_lr, training.discriminator_lr) == (2e-4, 2e-4)
-    assert training.betas == (0.5, 0.999)
+def test_default_betas():
+    assert Config().training.betas == (0.5, 0.999)
 
 
 @pytest.mark.parametrize("kind", ["adam", "sgd"])

@@ -149,7 +149,7 @@ def test_the_numbers_of_a_report_are_those_of_its_files(run):
     changed = page.rows("Configuration")
     assert changed["algorithm.name"]["value"][0] == '"dp_fedavg_gan"'
     assert changed["algorithm.name"]["default"][0] == '"ren"'
-    assert changed["training.rounds"]["value"][0] == "40" and "training.loss" not in changed
+    assert changed["training.rounds"]["value"][0] == "40" and "training.optimizer" not in changed
 
 
 def test_the_charts_hold_the_numbers_of_the_files(run):
@@ -283,4 +283,4 @@ def test_a_comparison_shows_phases_and_differences(tmp_path):
         small: ("16", None),
     }
     assert list(page.rows("Configuration")) == ["training.batch_size"]
-    assert "training.loss" in page.rows("Configuration", 1)
+    assert "training.optimizer" in page.rows("Configuration", 1)

@@ -30,7 +30,7 @@ def test_stored_rounds_take_the_seconds_of_the_other_cell(tmp_path):
         return bandwidth_hz * math.log2(1 + snr)
 
     theta, phi = 143_840, 42_432
-    server = 3 * 64 * 5.777408e6 / 1e12  # n_g = 3, 64 fakes
+    server = 6 * 32 * 5.777408e6 / 1e12  # n_g = 6, 32 fakes
     for line, present in zip(timed.rounds[:2], ((1, 3), (2,)), strict=True):
         share, batches = 10e6 / len(present), {1: 32, 2: 32, 3: 20}
         expected = 16 * (theta + phi) / min(rate(k, 46, 10e6) for k in present)

@@ -1,0 +1,74 @@
+"""Default values that depend on the size of the images.
+
+They were found by experiment: docs/results/algorithms.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from fedgan_mpi.config.experiment import Config
+
+SMALL = 16
+"""Greatest height or width of images that count as small, pixels, whichever is less."""
+MAX_STEPS_WITH_OLD_D = 3
+"""Steps on G per round at most, if D is one round old or older: six steps diverged."""
+_SMALL_IMAGES: dict[str, dict[str, Any]] = {
+    "training": {
+        "generator_steps": 6,
+        "generator_batch_size": 32,
+        "generator_lr": 3e-4,
+        "discriminator_lr": 3e-4,
+        "loss": "hinge",
+    },
+    "model": {"ema": 0.998},
+}
+_LARGE_IMAGES: dict[str, dict[str, Any]] = {
+    "training": {
+        "generator_steps": 1,
+        "generator_batch_size": 64,
+        "generator_lr": 5e-4,
+        "discriminator_lr": 5e-4,
+        "loss": "nonsaturating",
+    },
+    "model": {"ema": 0.99},
+}
+
+
+def choose_by_size(config: Config, image_shape: tuple[int, int, int]) -> Config:
+    """Return the configuration with a value for each option whose default depends on the images.
+
+    image_shape: channels, height, width. Options that have a value keep it.
+    """
+    chosen = _SMALL_IMAGES if min(image_shape[1:]) <= SMALL else _LARGE_IMAGES
+    traits = config.algorithm.traits
+    training = dict(chosen["training"])
+    if traits.sets_generator_steps:
+        del training["generator_steps"]
+    elif config.algorithm.schedule == "parallel" or config.algorithm.staleness > 0:
+        training["generator_steps"] = min(training["generator_steps"], MAX_STEPS_WITH_OLD_D)
+    if "mode" in traits.keys:  # it needs a D that gives probabilities
+        training["loss"] = "nonsaturating"
+    return replace(
+        config,
+        training=_fill(config.training, training),
+        model=_fill(config.model, chosen["model"]),
+    )
+
+
+def choose_as_before(config: Config, before: Config) -> Config:
+    """Return the configuration with a run's value for each such option that is left out.
+
+    before: of the run that is resumed, in which `choose_by_size` has replaced None.
+    """
+    training = {key: getattr(before.training, key) for key in _SMALL_IMAGES["training"]}
+    return replace(
+        config,
+        training=_fill(config.training, training),
+        model=_fill(config.model, {"ema": before.model.ema}),
+    )
+
+
+def _fill(section: Any, values: dict[str, Any]) -> Any:
+    return replace(section, **{k: v for k, v in values.items() if getattr(section, k) is None})
