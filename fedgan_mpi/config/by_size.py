@@ -24,6 +24,7 @@ _SMALL_IMAGES: dict[str, dict[str, Any]] = {
     },
     "model": {"ema": 0.998},
 }
+_MODEL_KEYS = ("ema", "discriminator_norm")
 _LARGE_IMAGES: dict[str, dict[str, Any]] = {
     "training": {
         "generator_steps": 1,
@@ -43,17 +44,21 @@ def choose_by_size(config: Config, image_shape: tuple[int, int, int]) -> Config:
     """
     chosen = _SMALL_IMAGES if min(image_shape[1:]) <= SMALL else _LARGE_IMAGES
     traits = config.algorithm.traits
-    training = dict(chosen["training"])
+    training, model = dict(chosen["training"]), dict(chosen["model"])
     if traits.sets_generator_steps:
         del training["generator_steps"]
     elif config.algorithm.schedule == "parallel" or config.algorithm.staleness > 0:
         training["generator_steps"] = min(training["generator_steps"], MAX_STEPS_WITH_OLD_D)
-    if "mode" in traits.keys:  # it needs a D that gives probabilities
+    if "mode" in traits.keys:
+        # A mixture needs probabilities, and asks each D in evaluation mode. There, a D with
+        # BatchNorm judges otherwise than in its training, and G learns to use the difference.
         training["loss"] = "nonsaturating"
+        if config.model.architecture == "dcgan":
+            model["discriminator_norm"] = "none"
     return replace(
         config,
         training=_fill(config.training, training),
-        model=_fill(config.model, chosen["model"]),
+        model=_fill(config.model, model),
     )
 
 
@@ -66,7 +71,7 @@ def choose_as_before(config: Config, before: Config) -> Config:
     return replace(
         config,
         training=_fill(config.training, training),
-        model=_fill(config.model, {"ema": before.model.ema}),
+        model=_fill(config.model, {key: getattr(before.model, key) for key in _MODEL_KEYS}),
     )
 
 

@@ -35,8 +35,9 @@ class ModelConfig:
     """Feature maps of the layer next to the image, in G and D. The number doubles with each halving
     of the size, up to 16 times. None: 64, but 32 for dcgan up to 16 pixels."""
     discriminator_norm: Literal["batch", "none"] | None = None
-    """dcgan: normalization in D. None: batch, but none up to 16 pixels. On small data sets of 16
-    pixels, a D with BatchNorm overpowers G after a few hundred rounds."""
+    """dcgan: normalization in D. None: batch, but none up to 16 pixels, where a D with BatchNorm
+    overpowers G after a few hundred rounds, and none for uagan and ensemble, whose G learns to
+    deceive BatchNorm's running statistics."""
     conditional: bool = False
     """Condition both networks on the class: G by its input, in resnet by its BatchNorm, and D by
     projection. Needs labelled shards. Classes of generated images follow the label histogram of all

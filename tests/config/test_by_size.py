@@ -9,6 +9,7 @@ import pytest
 from fedgan_mpi.config import (
     AlgorithmConfig,
     Config,
+    ModelConfig,
     TrainingConfig,
     WirelessConfig,
     choose_as_before,
@@ -88,6 +89,16 @@ def test_mixtures_of_discriminators_get_a_loss_with_probabilities(name):
     chosen = choose_by_size(config, (1, 16, 16))
     assert chosen.training.loss == "nonsaturating"
     assert chosen.training.generator_lr == 3e-4
+
+
+@pytest.mark.parametrize("name, norm", [("uagan", "none"), ("ensemble", "none"), ("ren", None)])
+def test_mixtures_of_discriminators_get_no_batchnorm(name, norm):
+    config = replace(Config(), algorithm=AlgorithmConfig(name=name))
+    assert choose_by_size(config, (3, 32, 32)).model.discriminator_norm == norm
+    given = replace(config, model=ModelConfig(discriminator_norm="batch"))
+    assert choose_by_size(given, (3, 32, 32)).model.discriminator_norm == "batch"
+    residual = replace(config, model=ModelConfig(architecture="resnet"))
+    assert choose_by_size(residual, (3, 32, 32)).model.discriminator_norm is None
 
 
 def test_a_value_that_has_not_been_chosen_is_a_bug():
