@@ -104,6 +104,7 @@ def toy_config(**changes: dict[str, Any]) -> Config:
     config = Config()
     name = changes.get("algorithm", {}).get("name", "ren")
     sets_generator_steps = name in ("fedgan", "fegan", "fess_gda", "mdgan", "uagan")
+    is_mixture = name in ("uagan", "ensemble")
     small = {
         "training": {
             "precision": "float64",
@@ -115,7 +116,7 @@ def toy_config(**changes: dict[str, Any]) -> Config:
             "loss": "nonsaturating",
             **({} if sets_generator_steps else {"generator_steps": 1}),
         },
-        "model": {"ema": 0.99},
+        "model": {"ema": 0.99, **({"discriminator_norm": "none"} if is_mixture else {})},
         "link": {"wire_dtype": "float64"},
     }
     sections = {}

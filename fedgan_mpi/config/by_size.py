@@ -55,11 +55,7 @@ def choose_by_size(config: Config, image_shape: tuple[int, int, int]) -> Config:
         training["loss"] = "nonsaturating"
         if config.model.architecture == "dcgan":
             model["discriminator_norm"] = "none"
-    return replace(
-        config,
-        training=_fill(config.training, training),
-        model=_fill(config.model, model),
-    )
+    return _fill_sections(config, training, model)
 
 
 def choose_as_before(config: Config, before: Config) -> Config:
@@ -68,12 +64,15 @@ def choose_as_before(config: Config, before: Config) -> Config:
     before: of the run that is resumed, in which `choose_by_size` has replaced None.
     """
     training = {key: getattr(before.training, key) for key in _SMALL_IMAGES["training"]}
-    return replace(
-        config,
-        training=_fill(config.training, training),
-        model=_fill(config.model, {key: getattr(before.model, key) for key in _MODEL_KEYS}),
-    )
+    model = {key: getattr(before.model, key) for key in _MODEL_KEYS}
+    return _fill_sections(config, training, model)
 
 
-def _fill(section: Any, values: dict[str, Any]) -> Any:
-    return replace(section, **{k: v for k, v in values.items() if getattr(section, k) is None})
+def _fill_sections(config: Config, training: dict[str, Any], model: dict[str, Any]) -> Config:
+    sections = {}
+    for name, values in (("training", training), ("model", model)):
+        section: Any = getattr(config, name)
+        left_out = {k: v for k, v in values.items() if getattr(section, k) is None}
+        if left_out:
+            sections[name] = replace(section, **left_out)
+    return replace(config, **sections) if sections else config
