@@ -17,8 +17,8 @@ import jsonargparse
 
 from fedgan_mpi import plugins
 from fedgan_mpi.cli.completion import complete_commands, complete_values, is_completing
-from fedgan_mpi.config import Config, choose_as_before
-from fedgan_mpi.config.io import check_resumable, config_table, read_config, read_values
+from fedgan_mpi.config import Config
+from fedgan_mpi.config.io import read_values, resumed_config
 from fedgan_mpi.config.parsing import (
     DEFAULTS,
     Parser,
@@ -107,7 +107,7 @@ def parse_train(arguments: list[str]) -> Train:
     if flags.resume:
         run = user_path(flags.resume)
         config = _parse_config(arguments, run / "config.toml")
-        return Train(config=_resumable(run, config), resume=run, dry_run=flags.dry_run)
+        return Train(config=resumed_config(run, config), resume=run, dry_run=flags.dry_run)
     file = user_path(flags.file) if flags.file else None
     return Train(config=_parse_config(arguments, file), resume=None, dry_run=flags.dry_run)
 
@@ -120,16 +120,7 @@ def _parse_resume_auto(flags: jsonargparse.Namespace, arguments: list[str]) -> T
     run = Path(config.run.directory) / config.run.name
     if not any((run / "checkpoints").glob("round_*")):
         return Train(config=config, resume=None, dry_run=flags.dry_run, again=True)
-    return Train(config=_resumable(run, config), resume=run, dry_run=flags.dry_run)
-
-
-def _resumable(run: Path, config: Config) -> Config:
-    """Return the configuration with which a run continues."""
-    path = run / "config.toml"
-    before = read_config(path)
-    config = choose_as_before(config, before)
-    check_resumable(config_table(before), config_table(config), path)
-    return config
+    return Train(config=resumed_config(run, config), resume=run, dry_run=flags.dry_run)
 
 
 def _parse_config(arguments: list[str], file: Path | None) -> Config:

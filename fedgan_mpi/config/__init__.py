@@ -9,7 +9,7 @@ from __future__ import annotations
 from fedgan_mpi.config.aggregation import AggregationConfig
 from fedgan_mpi.config.algorithm import AlgorithmConfig
 from fedgan_mpi.config.attack import AttackConfig
-from fedgan_mpi.config.by_size import choose_as_before, choose_by_size
+from fedgan_mpi.config.by_size import choose_by_size
 from fedgan_mpi.config.checkpoint import CheckpointConfig
 from fedgan_mpi.config.data import DataConfig
 from fedgan_mpi.config.evaluation import (
@@ -46,7 +46,6 @@ __all__ = [
     "TrainingConfig",
     "WirelessConfig",
     "check_metrics",
-    "choose_as_before",
     "choose_by_size",
     "least_samples",
 ]

@@ -37,6 +37,11 @@ class AlgorithmTraits:
     """Whether shards need labels. No preset needs them."""
 
     @property
+    def mixes_discriminators(self) -> bool:
+        """Whether G trains against a mixture of the devices' D's."""
+        return "mode" in self.keys
+
+    @property
     def sets_generator_steps(self) -> bool:
         """Whether the algorithm determines the steps on G per round."""
         return self.devices_train_generator or self.exchanges_images

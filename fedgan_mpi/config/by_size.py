@@ -11,7 +11,7 @@ from typing import Any
 from fedgan_mpi.config.experiment import Config
 
 SMALL = 16
-"""Greatest height or width of images that count as small, pixels, whichever is less."""
+"""Images are small up to this height or width, pixels; the lesser of both counts."""
 MAX_STEPS_WITH_OLD_D = 3
 """Steps on G per round at most, if D is one round old or older: six steps diverged."""
 _SMALL_IMAGES: dict[str, dict[str, Any]] = {
@@ -24,7 +24,6 @@ _SMALL_IMAGES: dict[str, dict[str, Any]] = {
     },
     "model": {"ema": 0.998},
 }
-_MODEL_KEYS = ("ema", "discriminator_norm")
 _LARGE_IMAGES: dict[str, dict[str, Any]] = {
     "training": {
         "generator_steps": 1,
@@ -35,6 +34,8 @@ _LARGE_IMAGES: dict[str, dict[str, Any]] = {
     },
     "model": {"ema": 0.99},
 }
+_TRAINING_KEYS = (*_SMALL_IMAGES["training"],)
+_MODEL_KEYS = ("ema", "discriminator_norm")
 
 
 def choose_by_size(config: Config, image_shape: tuple[int, int, int]) -> Config:
@@ -49,7 +50,7 @@ def choose_by_size(config: Config, image_shape: tuple[int, int, int]) -> Config:
         del training["generator_steps"]
     elif config.algorithm.schedule == "parallel" or config.algorithm.staleness > 0:
         training["generator_steps"] = min(training["generator_steps"], MAX_STEPS_WITH_OLD_D)
-    if "mode" in traits.keys:
+    if traits.mixes_discriminators:
         # A mixture needs probabilities, and asks each D in evaluation mode. There, a D with
         # BatchNorm judges otherwise than in its training, and G learns to use the difference.
         training["loss"] = "nonsaturating"
@@ -63,7 +64,7 @@ def choose_as_before(config: Config, before: Config) -> Config:
 
     before: of the run that is resumed, in which `choose_by_size` has replaced None.
     """
-    training = {key: getattr(before.training, key) for key in _SMALL_IMAGES["training"]}
+    training = {key: getattr(before.training, key) for key in _TRAINING_KEYS}
     model = {key: getattr(before.model, key) for key in _MODEL_KEYS}
     return _fill_sections(config, training, model)
 

@@ -207,7 +207,9 @@ class Config:
     def _check_losses(self) -> None:
         algorithm, loss, mode = self.algorithm, self.training.loss, self.algorithm.mode
         probabilities = loss not in ("lsgan", "hinge", "wgan-gp")
-        valid = "mode" not in algorithm.traits.keys or probabilities or mode in ("mean", "max")
+        valid = (
+            not algorithm.traits.mixes_discriminators or probabilities or mode in ("mean", "max")
+        )
         right = f"'mean' or 'max' when training.loss is {loss!r}, whose D gives no probabilities"
         require(valid, "algorithm.mode", mode, right)
         regularizer = self.training.regularizer
@@ -235,7 +237,8 @@ class Config:
             return
         what = "wgan-gp" if is_wgan else "gradient_penalty"
         norm = self.model.discriminator_norm
-        used = norm or default_discriminator_norm(size)
+        is_mixture = self.algorithm.traits.mixes_discriminators  # see choose_by_size
+        used = norm or ("none" if is_mixture else default_discriminator_norm(size))
         right = f"'none' for {what}, whose norm needs a D without dependence between images"
         if norm is None:
             right = f"{right}; None means {used!r} at {size} pixels"

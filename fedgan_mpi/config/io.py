@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from fedgan_mpi.config.by_size import choose_as_before
 from fedgan_mpi.config.experiment import Config
 from fedgan_mpi.config.parsing import DEFAULTS, SECTIONS, flatten, make_config, parse_tables
 from fedgan_mpi.config.paths import relative_to_file
@@ -115,6 +116,18 @@ def umask_of(run: Path) -> str:
     except UserError:
         return PRIVATE
     return str(found) if is_umask(str(found)) else PRIVATE
+
+
+def resumed_config(run: Path, config: Config) -> Config:
+    """Return a configuration with which a run continues, with the run's values where it has none.
+
+    Raises UserError for a key that affects results and is not the run's.
+    """
+    path = run / "config.toml"
+    before = read_config(path)
+    config = choose_as_before(config, before)
+    check_resumable(config_table(before), config_table(config), path)
+    return config
 
 
 def check_resumable(

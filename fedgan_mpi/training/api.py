@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from fedgan_mpi import log, plugins
 from fedgan_mpi.callbacks import Callback
 from fedgan_mpi.comm.link import Link
-from fedgan_mpi.config import Config, choose_as_before
-from fedgan_mpi.config.io import check_resumable, config_table, read_config, read_values
+from fedgan_mpi.config import Config
+from fedgan_mpi.config.io import read_values, resumed_config
 from fedgan_mpi.config.parsing import flatten, make_config, parse_tables
 from fedgan_mpi.errors import AgreedError, UserError
 from fedgan_mpi.files import explain_write_errors, umask
@@ -54,10 +54,7 @@ def train(
         if shards is not None:
             experiment = replace(experiment, data=replace(experiment.data, shards=str(shards)))
         if resume is not None:
-            path = Path(resume) / "config.toml"
-            before = read_config(path)
-            experiment = choose_as_before(experiment, before)
-            check_resumable(config_table(before), config_table(experiment), path)
+            experiment = resumed_config(Path(resume), experiment)
         return experiment
 
     run = None if resume is None else Path(resume)

@@ -48,7 +48,7 @@ def check_plugins(config: Config) -> None:
         key
         for key, name in (
             ("algorithm.name", config.algorithm.name),
-            ("training.loss", training.loss or "nonsaturating"),
+            ("training.loss", training.loss),
             ("training.optimizer", training.optimizer),
             ("model.architecture", config.model.architecture),
             ("participation.policy", config.participation.policy),
@@ -61,7 +61,7 @@ def check_plugins(config: Config) -> None:
             *(("evaluation.metrics", name) for name in config.evaluation.metrics),
             *(("record.trackers", name) for name in config.record.trackers),
         )
-        if not plugins.is_built_in(key, name)
+        if name is not None and not plugins.is_built_in(key, name)
     ]
     if not named and config.aggregation.is_default:
         return

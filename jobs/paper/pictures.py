@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from fedgan_mpi import load_generator
+from fedgan_mpi.data import to_8_bits
 from fedgan_mpi.run.figures import new_figure, write_figure
 from fedgan_mpi.run.generator_file import BEST, FINAL
+from fedgan_mpi.run.image_grids import grid
 
-SIDE = 5  # images in a row and in a column
+COUNT = 25  # images of a generator
 
 
 def draw_samples(runs: Mapping[str, Path], path: Path) -> None:
@@ -24,19 +24,11 @@ def draw_samples(runs: Mapping[str, Path], path: Path) -> None:
     for column, (name, run) in enumerate(runs.items()):
         for row, (file, when) in enumerate(((BEST, "best"), (FINAL, "last"))):
             axes = panels[row, column]
-            images = load_generator(run / f"{file}.safetensors")(SIDE * SIDE, seed=0)
-            axes.imshow(_tile(images), cmap="gray", vmin=0, vmax=255)
+            images = load_generator(run / f"{file}.safetensors")(COUNT, seed=0)
+            axes.imshow(grid(to_8_bits(images)), cmap="gray", vmin=0, vmax=255)
             axes.set(xticks=[], yticks=[])
             if row == 0:
                 axes.set_title(name, fontsize=9)
             if column == 0:
                 axes.set_ylabel(when, fontsize=9)
     write_figure(figure, path)
-
-
-def _tile(images: np.ndarray) -> np.ndarray:
-    """Arrange images (N, C, H, W) in a square, as (H', W', C) or (H', W')."""
-    _, channels, height, width = images.shape
-    grid = images.reshape(SIDE, SIDE, channels, height, width).transpose(0, 3, 1, 4, 2)
-    tiled = grid.reshape(SIDE * height, SIDE * width, channels)
-    return tiled[..., 0] if channels == 1 else tiled

@@ -12,9 +12,9 @@ from fedgan_mpi.config import (
     ModelConfig,
     TrainingConfig,
     WirelessConfig,
-    choose_as_before,
     choose_by_size,
 )
+from fedgan_mpi.config.by_size import choose_as_before
 from fedgan_mpi.config.parsing import DEFAULTS
 
 KEYS = (

@@ -118,6 +118,8 @@ def test_wgan_gp_needs_no_other_option_where_d_has_no_norm(tmp_path):
     """None means no normalization at 16 pixels, which the digits have."""
     for more in ([], ["--model.size=16"], ["--model.discriminator_norm=none", "--model.size=64"]):
         assert parse(["--training.loss=wgan-gp", *more]).config.training.loss == "wgan-gp"
+    mixture = ["--algorithm.name=ensemble", "--algorithm.mode=mean", "--model.size=32"]
+    assert parse(["--training.loss=wgan-gp", *mixture]).config.model.discriminator_norm is None
     for more in (["--model.size=32"], ["--model.discriminator_norm=batch"]):
         with pytest.raises(UserError, match=r"model.discriminator_norm is .* but must be 'none'"):
             parse(["--training.loss=wgan-gp", *more])
