@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fedgan_mpi.algorithms.aggregation.compressors import make_compressor
@@ -79,15 +79,21 @@ def test_qsgd_is_unbiased():
     assert len({tuple(draw.tolist()) for draw in draws[:10]}) == 10  # draws differ
 
 
-@given(values=st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=40))
+@given(
+    values=st.lists(
+        st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=40
+    )
+)
+@example(values=[9.675545506623564e-41])
+@example(values=[3e38, -1e-45])
 @settings(max_examples=100, deadline=None)
 @pytest.mark.parametrize(("name", "options"), [("top_k", {"share": 0.3}), ("qsgd", {"bucket": 7})])
 def test_an_update_never_grows(name, options, values):
     """No number changes its sign, and the greatest magnitude stays."""
     update = torch.tensor(values, dtype=torch.float32)
     arrived, _ = sent(name, options, update)
-    assert (arrived * update >= 0).all()
-    torch.testing.assert_close(arrived.abs().max(), update.abs().max(), rtol=1e-6, atol=0)
+    assert (arrived.sign() * update.sign() >= 0).all()
+    assert arrived.abs().max() == update.abs().max()
 
 
 @pytest.mark.parametrize("name", ["top_k", "qsgd"])

@@ -18,6 +18,7 @@ from fedgan_mpi.wireless.cell import Cell
 def test_stored_rounds_take_the_seconds_of_the_other_cell(tmp_path):
     """Serial rounds of ren, calculated from their participants by hand."""
     flags = ["--participation.policy=random", "--participation.count=2", "--model.width=16"]
+    flags += ["--training.generator_steps=6", "--training.generator_batch_size=32"]
     run = read_history(add_devices(make_run(tmp_path / "a", {0: 9, 40: 5}, *flags), (1, 3), (2,)))
     config = WirelessConfig(fading="none", device_macs_per_second=(1e9, 2e9, 3e9), seed=4)
     timed = retime(run, config)

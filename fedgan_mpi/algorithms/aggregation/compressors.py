@@ -105,15 +105,16 @@ class QSGD(Compressor):
         table = self._buckets(update)
         torch.amax(table.abs(), 1, out=greatest)
         noise = torch.rand(update.shape, generator=stream, dtype=update.dtype).to(update.device)
-        # A bucket of zeros has no scale. Sums may round up to 128.
-        smallest = torch.finfo(update.dtype).tiny
-        scaled = table.abs().mul_(_LEVELS).div_(greatest.clamp(min=smallest)[:, None])
+        # A bucket of zeros has no scale. Sums may round up to 128. Division comes before
+        # multiplication, so that neither subnormal nor huge numbers leave the range of floats.
+        scale = greatest.where(greatest != 0, 1)[:, None]
+        scaled = table.abs().div_(scale).mul_(_LEVELS)
         magnitudes = scaled.view(-1)[: len(update)].add_(noise).floor_().clamp_(max=_LEVELS)
         levels.copy_(magnitudes.mul_(update.sign()))
 
     def decode(self, message: Tensor, update: Tensor) -> None:
         greatest, levels = self._parts(message, update)
-        table = self._buckets(levels.to(update.dtype)).mul_(greatest[:, None] / _LEVELS)
+        table = self._buckets(levels.to(update.dtype)).div_(_LEVELS).mul_(greatest[:, None])
         update.copy_(table.view(-1)[: len(update)])
 
     def _parts(self, message: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
