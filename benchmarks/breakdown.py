@@ -1,16 +1,17 @@
-"""Aggregation rules under attack: 0 to 3 of 8 devices send their update times -4.
+"""Aggregation rules and a detector under five attacks by 0 to 3 of 8 devices.
 
     python -m data_prep digits --devices 8 --out shards/digits/iid
     python -m data_prep digits --devices 8 --partition classes --classes 2 --out shards/digits/c2
     python benchmarks/breakdown.py --shards shards/digits --out runs/breakdown --ranks 1
 
-Trains the runs that do not exist yet. Prints a table for each split, and draws `breakdown.png`
-below `--out`. The rules with an option f assume two attackers.
+Trains the runs that do not exist yet. Prints a table for each attack and split, and draws
+`breakdown.png` below `--out`. The rules with an option f assume two attackers.
 """
 
 from __future__ import annotations
 
 import statistics
+from itertools import product
 from pathlib import Path
 
 import study
@@ -24,6 +25,16 @@ RULES = {
     "trimmed_mean": ["--aggregation.options.trim=2"],
     "multi_krum": ["--aggregation.options.faulty=2"],
     "geometric_median": [],
+    "norm_bound": [],
+    "loss_outliers": [],
+}
+"""Name -> options. `loss_outliers` is a detector, with the mean."""
+ATTACKS = {
+    "sign_flip": ["--attack.strength=4"],
+    "noise": ["--attack.strength=0.05"],
+    "stale": [],
+    "label_free": [],
+    "backdoor": [],
 }
 ATTACKERS = (0, 1, 2, 3)
 COMMON = [
@@ -41,56 +52,60 @@ COMMON = [
 ]
 
 
-def run_name(split: str, rule: str, attackers: int) -> str:
-    return f"{split}_{rule}_{attackers}"
+def run_name(split: str, rule: str, attack: str, attackers: int) -> str:
+    return f"{split}_{rule}_{attack}_{attackers}" if attackers else f"{split}_{rule}"
 
 
-def flags(split: str, rule: str, attackers: int) -> list[str]:
-    chosen = [f"--data.shards={{shards}}/{split}", f"--aggregation.rule={rule}", *RULES[rule]]
+def flags(split: str, rule: str, attack: str, attackers: int) -> list[str]:
+    key = "detector" if rule == "loss_outliers" else "rule"
+    chosen = [f"--data.shards={{shards}}/{split}", f"--aggregation.{key}={rule}", *RULES[rule]]
     if attackers:
         chosen.append(f"--attack.devices={list(range(1, attackers + 1))}")
-        chosen += ["--attack.kind=sign_flip", "--attack.strength=4"]
+        chosen += [f"--attack.kind={attack}", *ATTACKS[attack]]
     return chosen
 
 
 SETTINGS = {
-    run_name(split, rule, attackers): flags(split, rule, attackers)
-    for attackers in ATTACKERS
-    for split in SPLITS
-    for rule in RULES
+    run_name(*setting): flags(*setting) for setting in product(SPLITS, RULES, ATTACKS, ATTACKERS)
 }
 
 
 def main() -> None:
-    runs = study.Study(__doc__, SETTINGS, COMMON, seeds=1)
+    runs = study.Study(__doc__, SETTINGS, COMMON, seeds=3)
     runs.train()
-    for split, description in SPLITS.items():
+    for attack, (split, description) in product(ATTACKS, SPLITS.items()):
         head = ["", *(f"f = {n}" for n in ATTACKERS)]
         lines = [
-            [rule, *(cell(runs, run_name(split, rule, n)) for n in ATTACKERS)] for rule in RULES
+            [rule, *(cell(runs, run_name(split, rule, attack, n)) for n in ATTACKERS)]
+            for rule in RULES
         ]
-        print(f"\n{description}: distance (classes covered)\n{study.table(head, lines)}")
+        print(f"\n{attack}, {description}: distance (classes covered)\n{study.table(head, lines)}")
     draw(runs, runs.out / "breakdown.png")
 
 
 def cell(runs: study.Study, name: str) -> str:
+    """Return the mean distance ± standard deviation and the mean number of classes covered."""
     classes = statistics.mean(runs.scores(name, "classes"))
-    return f"{statistics.mean(runs.scores(name, 'frechet')):.0f} ({classes:.0f})"
+    return f"{study.spread(runs.scores(name, 'frechet'), 0)} ({classes:.0f})"
 
 
 def draw(runs: study.Study, path: Path) -> None:
-    """Draw the distance against the number of attackers, a panel for each split."""
-    figure = new_figure(9, 3.8)
-    panels = figure.subplots(1, len(SPLITS), sharey=True)
-    for axes, (split, description) in zip(panels, SPLITS.items(), strict=True):
+    """Draw the mean distance against the number of attackers: a row per split, a column per
+    attack."""
+    figure = new_figure(2.6 * len(ATTACKS) + 1.6, 5.2)
+    panels = figure.subplots(len(SPLITS), len(ATTACKS), sharex=True, sharey=True)
+    for axes, (split, attack) in zip(panels.flat, product(SPLITS, ATTACKS), strict=True):
         for rule in RULES:
-            names = [run_name(split, rule, n) for n in ATTACKERS]
+            names = [run_name(split, rule, attack, n) for n in ATTACKERS]
             distances = [statistics.mean(runs.scores(name, "frechet")) for name in names]
-            axes.plot(ATTACKERS, distances, marker="o", label=rule)
-        axes.set_title(description, fontsize="medium")
+            axes.plot(ATTACKERS, distances, marker="o", markersize=3, label=rule)
         axes.set_yscale("log")
         axes.set_xticks(ATTACKERS)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
+        if axes in panels[0]:
+            axes.set_title(attack, fontsize="medium")
+        if axes in panels[:, 0]:
+            axes.set_ylabel(SPLITS[split])
+    figure.legend(*panels.flat[0].get_legend_handles_labels(), loc="outside right center")
     figure.supxlabel("attackers of 8 devices")
     figure.supylabel("Fréchet classifier distance")
     write_figure(figure, path)

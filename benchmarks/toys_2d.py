@@ -13,15 +13,16 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import common
 import numpy as np
 import torch
+from methods import METHODS
 from numpy.typing import NDArray
 from torch import nn
 
 from fedgan_mpi.algorithms.registry import ALGORITHMS
+from fedgan_mpi.cli.parser import parse_train
 from fedgan_mpi.comm.link import Link
 from fedgan_mpi.config import Config
 from fedgan_mpi.data import Shard, union
@@ -38,23 +39,29 @@ SAMPLES = 512
 RADIUS, SPREAD = 0.7, 0.03
 LOCAL_STEPS = 5
 """Local steps per round of algorithms whose devices train G, too (FedGAN and FeGAN)."""
-ALGORITHM_OPTIONS: dict[str, dict[str, Any]] = {
-    "centralized": {"name": "centralized"},
-    "ren serial": {"name": "ren"},
-    "ren parallel": {"name": "ren", "schedule": "parallel"},
-    "fedgan": {"name": "fedgan"},
-    "fegan": {"name": "fegan"},
-    "fegan ifl": {"name": "fegan", "preset": "ifl"},
-    "fess_gda": {"name": "fess_gda"},
-    "dp_fedavg_gan": {"name": "dp_fedavg_gan"},
-    "mdgan": {"name": "mdgan"},
-    "uagan mean": {"name": "uagan", "mode": "mean"},
-    "uagan max": {"name": "uagan", "mode": "max"},
-    "uagan softmax": {"name": "uagan", "mode": "softmax", "sharpness": 5.0},
-    "uagan odds": {"name": "uagan"},
-    "ensemble mean": {"name": "ensemble", "mode": "mean"},
-    "ensemble max": {"name": "ensemble", "mode": "max"},
-    "ensemble odds": {"name": "ensemble"},
+_REN5 = ["--algorithm.name=ren", f"--training.generator_steps={LOCAL_STEPS}"]
+_MIXTURES = {
+    f"{name} {mode}": [f"--algorithm.name={name}", f"--algorithm.mode={mode}"]
+    for name, modes in (
+        ("uagan", ("mean", "max", "softmax", "odds")),
+        ("ensemble", ("mean", "max", "odds")),
+    )
+    for mode in modes
+}
+_MIXTURES["uagan softmax"].append("--algorithm.sharpness=5")
+ALGORITHM_FLAGS: dict[str, list[str]] = {
+    "centralized": ["--algorithm.name=centralized"],
+    "ren serial": ["--algorithm.name=ren"],
+    "ren parallel": ["--algorithm.name=ren", "--algorithm.schedule=parallel"],
+    "fedgan": ["--algorithm.name=fedgan"],
+    "fegan": ["--algorithm.name=fegan"],
+    "fegan ifl": ["--algorithm.name=fegan", "--algorithm.preset=ifl"],
+    "fess_gda": ["--algorithm.name=fess_gda"],
+    "dp_fedavg_gan": ["--algorithm.name=dp_fedavg_gan"],
+    "mdgan": ["--algorithm.name=mdgan"],
+    **_MIXTURES,
+    "ren5": _REN5,
+    **{f"ren5, {name}": [*_REN5, *flags] for name, flags in METHODS.items()},
 }
 Points = NDArray[np.float64]
 
@@ -133,25 +140,23 @@ class PointDiscriminator(Perceptron):
         return logits
 
 
-def configure(options: dict[str, Any], seed: int, steps: int) -> Config:
+def configure(flags: list[str], seed: int, steps: int) -> Config:
     """Return a configuration with `steps` local D steps in all and as many steps of G.
 
-    A round has one step, or LOCAL_STEPS if the devices train G, too.
+    A round has one step, or LOCAL_STEPS if the devices train G, too, or the flags say so.
     """
-    config = Config()
-    algorithm = replace(config.algorithm, **options)
-    per_round = LOCAL_STEPS if algorithm.traits.devices_train_generator else 1
-    sets_generator_steps = algorithm.traits.sets_generator_steps
+    config = parse_train(flags).config
+    training, traits = config.training, config.algorithm.traits
+    per_round = LOCAL_STEPS if traits.devices_train_generator else training.generator_steps or 1
     return replace(
         config,
         run=replace(config.run, seed=seed),
         model=replace(config.model, ema=0.99),
-        algorithm=algorithm,
         training=replace(
-            config.training,
+            training,
             rounds=steps // per_round,
             discriminator_steps=per_round,
-            generator_steps=None if sets_generator_steps else 1,
+            generator_steps=None if traits.sets_generator_steps else per_round,
             batch_size=64,
             generator_batch_size=64,
             generator_lr=2e-3,
@@ -256,12 +261,12 @@ def main() -> None:
     results: dict[str, dict[str, list[dict[str, float]]]] = {}
     for setting, (target, skewed) in SETTINGS.items():
         clouds: dict[str, Points] = {}
-        for name, options in ALGORITHM_OPTIONS.items():
+        for name, flags in ALGORITHM_FLAGS.items():
             if args.only not in f"{setting} {name}":
                 continue
             for seed in range(args.seeds):
                 start = time.perf_counter()
-                config = configure(options, seed, args.steps)
+                config = configure(flags, seed, args.steps)
                 points = run(link, config, make_shards(target, skewed, seed))
                 if not link.is_server:
                     continue
