@@ -12,7 +12,8 @@ METHODS: dict[str, list[str]] = {
     "norm bound": ["--aggregation.rule=norm_bound"],
     "FedDetect": ["--aggregation.detector=loss_outliers"],
     "FedAdam": [
-        "--aggregation.server_optimizer=adam", "--aggregation.server_options.rate=0.003",
+        "--aggregation.server_optimizer=adam", "--aggregation.server_options.rate=0.01",
+        "--aggregation.server_options.betas=[0.0, 0.99]",
     ],
     "FedAvgM": [
         "--aggregation.server_options.rate=0.5", "--aggregation.server_options.momentum=0.5",
