@@ -41,6 +41,13 @@ def rates(generator: str, discriminator: str) -> list[str]:
     return [f"--training.generator_lr={generator}", f"--training.discriminator_lr={discriminator}"]
 
 
+def local_steps(count: int, server_steps: int) -> list[str]:
+    """Return the flags for several steps on each D per round, in fewer rounds."""
+    flags = [f"--training.rounds={ROUNDS // count}", f"--evaluation.every={ROUNDS // count // 2}"]
+    steps = (f"discriminator_steps={count}", f"generator_steps={server_steps}")
+    return [*flags, *(f"--training.{step}" for step in steps), *rates("5e-4", "5e-4")]
+
+
 SETTINGS = {
     "three steps of G": [THREE, "--model.ema_warmup=false"],
     "three steps, the average warms up": [THREE],
@@ -56,6 +63,9 @@ SETTINGS = {
     "one step, G twice as fast": [ONE, *rates("1e-3", "5e-4"), LINEAR],
     "one step, D without BatchNorm": [ONE, "--model.discriminator_norm=none"],
     "one step, start of DCGAN": [ONE, "--model.initialization=dcgan"],
+    "two steps of D, one of G": local_steps(2, 1),
+    "two steps of D, two of G": local_steps(2, 2),
+    "five steps of D, five of G": local_steps(5, 5),
     "one step, sngan": [ONE, "--model.architecture=sngan"],
 }
 
