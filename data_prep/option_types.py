@@ -11,7 +11,7 @@ from PIL import ImageColor
 from fedgan_mpi.files import UMASK_FORM, is_umask
 
 _MAX_INTEGER = 2**53
-_MAX_SIZE = 2**14
+_MIN_SIZE, _MAX_SIZE = 8, 2**14  # the networks need 8 pixels
 _MAX_PROCESSES = 1024
 
 
@@ -24,10 +24,11 @@ def nonnegative(text: str) -> int:
 
 
 def size(text: str) -> int | tuple[int, int]:
-    height, cross, width = text.partition("x")
-    if not cross:
-        return _integer(text, 1, _MAX_SIZE)
-    return _integer(height, 1, _MAX_SIZE), _integer(width, 1, _MAX_SIZE)
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(sides):
+        raise argparse.ArgumentTypeError(f"{text[:40]} must be N or HEIGHTxWIDTH, such as 48x64")
+    numbers = [_integer(side, _MIN_SIZE, _MAX_SIZE) for side in sides]
+    return numbers[0] if len(sides) == 1 else (numbers[0], numbers[1])
 
 
 def processes(text: str) -> int:

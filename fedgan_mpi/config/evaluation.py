@@ -45,7 +45,7 @@ class EvaluationConfig:
     collapse_share: float = 0.05
     """Threshold for a collapse of the generator. The spread of features is the trace of their
     covariance. The generator has collapsed if the spread of its images is below this share of the
-    real images' spread, and has not grown since the last score. 0: never."""
+    real images' spread, and has not grown since the last score of a trained generator. 0: never."""
     on_collapse: Literal["warn", "stop"] = "warn"
     """Response to a collapse. warn: a warning, and a line in stats.jsonl. stop: also end the
     training."""

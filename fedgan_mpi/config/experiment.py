@@ -206,10 +206,8 @@ class Config:
 
     def _check_losses(self) -> None:
         algorithm, loss, mode = self.algorithm, self.training.loss, self.algorithm.mode
-        probabilities = loss not in ("lsgan", "hinge", "wgan-gp")
-        valid = (
-            not algorithm.traits.mixes_discriminators or probabilities or mode in ("mean", "max")
-        )
+        mixes_odds = algorithm.traits.mixes_discriminators and mode not in ("mean", "max")
+        valid = not mixes_odds or loss not in ("lsgan", "hinge", "wgan-gp")
         right = f"'mean' or 'max' when training.loss is {loss!r}, whose D gives no probabilities"
         require(valid, "algorithm.mode", mode, right)
         regularizer = self.training.regularizer
@@ -220,6 +218,9 @@ class Config:
         target = self.training.augment_target
         right = f"0 when training.loss is {loss!r}, whose logits have no meaning by sign"
         valid = target == 0 or loss not in ("lsgan", "wgan-gp")
+        require(valid, "training.augment_target", target, right)
+        right = f"0 for {algorithm.name}, which does not protect the sign that a device sends"
+        valid = target == 0 or not algorithm.traits.is_private
         require(valid, "training.augment_target", target, right)
         # Without shards of the user's own, the images are the digits, of 16 pixels.
         size = self.model.size or (16 if self.data.shards is None else None)

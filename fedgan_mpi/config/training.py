@@ -56,7 +56,8 @@ class TrainingConfig:
     batch_size instead."""
     accumulate: int = 1
     """Micro-batches per batch of a step on D or G. Their gradients are summed, so that large
-    batches need less memory. Without BatchNorm, the result equals a step on the whole batch."""
+    batches need less memory. The result equals a step on the whole batch, unless a network couples
+    passes or images: by BatchNorm or by the spectral norm of sngan and resnet."""
     generator_lr: float | None = None
     """Learning rate of G. None: 3e-4 up to 16 pixels, else 5e-4."""
     discriminator_lr: float | None = None
@@ -194,6 +195,9 @@ class TrainingConfig:
         layers = self.freeze_discriminator
         require(layers >= 0, "training.freeze_discriminator", layers, "at least 0")
         require(self.accumulate >= 1, "training.accumulate", self.accumulate, "at least 1")
+        right = "1 when training.regularizer is 'lecam', whose averages need whole batches"
+        valid = self.accumulate == 1 or self.regularizer != "lecam"
+        require(valid, "training.accumulate", self.accumulate, right)
         valid = 0 <= self.warmup_rounds <= self.rounds
         right = "from 0 to training.rounds"
         require(valid, "training.warmup_rounds", self.warmup_rounds, right)

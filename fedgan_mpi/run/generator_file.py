@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
@@ -57,18 +58,25 @@ class TrainedGenerator:
         if the generator has no such class.
         """
         self.check_count(count)
-        return self._draw(count, torch_stream(seed, Purpose.GRID), label)
+        return self._draw(count, torch_stream(seed, Purpose.GRID), label)[0]
 
     @torch.no_grad()
-    def scored_chunk(self, count: int, chunk: int, *, seed: int = 0) -> Images:
-        """Return a chunk of the images of scores, (count, C, H, W), as training scores them."""
+    def scored_chunk(
+        self, count: int, chunk: int, *, seed: int = 0
+    ) -> tuple[Images, NDArray[np.int64] | None]:
+        """Return a chunk of the images of scores, (count, C, H, W), as training scores them, and
+        their classes, (count,), if the generator is conditional."""
         return self._draw(count, torch_stream(seed, Purpose.SCORE, chunk), None)
 
-    def _draw(self, count: int, stream: torch.Generator, label: int | None) -> Images:
+    def _draw(
+        self, count: int, stream: torch.Generator, label: int | None
+    ) -> tuple[Images, NDArray[np.int64] | None]:
         noise = self._noise(count, stream).split(_BATCH)
         classes = self._one_hot_batches(count, stream, label)
         batches = [Batch(z, y) for z, y in zip(noise, classes, strict=True)]
-        return np.concatenate([self._to_pixels(batch) for batch in batches])
+        images = np.concatenate([self._to_pixels(batch) for batch in batches])
+        codes = [y for y in classes if y is not None]
+        return images, torch.cat(codes).argmax(1).numpy() if codes else None
 
     def check_count(self, count: int) -> None:
         """Raise UserError if `count` images do not fit into memory."""

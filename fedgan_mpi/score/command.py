@@ -9,16 +9,18 @@ from typing import Any
 
 from fedgan_mpi import plugins
 from fedgan_mpi.comm.link import Link
-from fedgan_mpi.config import Config, EvaluationConfig
+from fedgan_mpi.config import Config, EvaluationConfig, ModelConfig
 from fedgan_mpi.config.evaluation import least_samples
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.extractors import check_channels, read_extractors
 from fedgan_mpi.evaluation.features import Extractor
-from fedgan_mpi.evaluation.metrics import Metric, compute_metrics, make_metrics
+from fedgan_mpi.evaluation.image_classes import find_classes
+from fedgan_mpi.evaluation.metrics import compute_metrics, make_metrics, need_classes
+from fedgan_mpi.evaluation.pairwise import SUBSET_SIZE
 from fedgan_mpi.files import explain_write_errors, write_complete
 from fedgan_mpi.hardware.placement import choose_torch_device, set_threads
 from fedgan_mpi.run.output import print_line
-from fedgan_mpi.score.image_sets import ImageSet, default_samples, open_set
+from fedgan_mpi.score.image_sets import ImageSet, Shards, Wanted, default_samples, open_set
 
 
 def score(
@@ -50,19 +52,25 @@ def score(
     plugins.allow([*named, *link.from_server(plugins.allowed)])
     sets = [open_set(link, path, networks) for path in (a, b)]
     shards = next((each.features for each in reversed(sets) if each.features is not None), None)
-    config = EvaluationConfig(
-        extractor=extractor or ("imagenet" if shards is None else "shards"),
-        metrics=metrics,
-        imagenet_size=imagenet_size,
-        inception_weights=inception_weights,
+    name = extractor or ("imagenet" if shards is None else "shards")
+    config = link.on_every_rank(
+        lambda: EvaluationConfig(
+            extractor=name,
+            metrics=metrics,
+            imagenet_size=imagenet_size,
+            inception_weights=inception_weights,
+        )
     )
     measures = link.on_every_rank(lambda: make_metrics(config.metrics, config.metric_options))
     device = choose_torch_device(Config(), link)
     set_threads(Config(), cores=link.local_cores, ranks=link.local_size)
     extractors = read_extractors(link, config, sets[0].shape, shards, device)
 
+    own_rows = SUBSET_SIZE if any(m.needs_own_features for m in measures.values()) else 0
+
     def check() -> None:
-        _check_metrics(measures)
+        if own_rows and not isinstance(sets[1], Shards):
+            raise UserError(f"--metrics has a score of devices, but {b} is no directory of shards")
         if not extractors:
             raise UserError(f"{b} has no feature extractor; add --evaluation.extractor imagenet")
         for each in sets:
@@ -70,11 +78,36 @@ def score(
             _check_samples(each, samples, least_samples(metrics))
 
     link.from_server(check)
+    # As in `evaluate`: labels, if a generator was asked for classes, else the classifier's opinion.
+    uses_labels = (
+        any(each.is_conditional for each in sets) and sets[0].classes == sets[1].classes > 0
+    )
+    classes = find_classes(
+        link,
+        Config(model=ModelConfig(conditional=uses_labels)),
+        extractors,
+        is_needed=need_classes(measures),
+        classes=sets[0].classes,
+        shards=shards,
+    )
     counts = [_samples(each, sets, samples) for each in sets]
-    rows = [count if any(m.needs_features for m in measures.values()) else 0 for count in counts]
+    has_rows = own_rows or any(m.needs_features for m in measures.values())
+    seed = next((each.seed for each in sets if each.seed is not None), 0)
+    # As `evaluate` does, draw single real images, if all of them are not asked for.
+    drawn = samples or min(counts)
     fake, real = (
-        each.statistics(link, extractors, samples=count, rows=row)
-        for each, count, row in zip(sets, counts, rows, strict=True)
+        each.statistics(
+            link,
+            extractors,
+            Wanted(
+                samples=count,
+                rows=(min(count, drawn) if each.uses_all else count) if has_rows else 0,
+                own_rows=own_rows,
+                seed=seed,
+                classes=classes,
+            ),
+        )
+        for each, count in zip(sets, counts, strict=True)
     )
     values: dict[str, float] = {}
     for of_fake, of_real in zip(fake.per_extractor, real.per_extractor, strict=True):
@@ -120,11 +153,3 @@ def _check_samples(each: ImageSet, samples: int | None, least: int) -> None:
         raise UserError(f"--samples is {samples}, but {each.path} has {each.images} images")
     if each.images is not None and each.images < least:
         raise UserError(f"{each.path} has {each.images} images, but a score needs at least {least}")
-
-
-def _check_metrics(measures: Mapping[str, Metric]) -> None:
-    for name, measure in measures.items():
-        if measure.needs_own_features or measure.needs_classes:
-            raise UserError(
-                f"--metrics has {name!r}, which needs devices or classes; use evaluate for it"
-            )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -23,12 +24,29 @@ from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.feature_stats import FeatureStats
 from fedgan_mpi.evaluation.features import BLOCK, Extractor
 from fedgan_mpi.evaluation.generation import CHUNK
-from fedgan_mpi.evaluation.real_images import RealImages, pooled_stats
+from fedgan_mpi.evaluation.image_classes import ImageClasses, Labels
+from fedgan_mpi.evaluation.real_images import RealImages, labels_of, pooled_stats
 from fedgan_mpi.run.generator_about import shape_of
 from fedgan_mpi.run.generator_file import find_generator, load
 
 _EIGHT_BITS = PictureSettings(needs_range=True)
 """Refuses images of more bits, whose range of values is not known here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is computed of a set."""
+
+    samples: int
+    """Number of images."""
+    rows: int = 0
+    """Images whose single features are kept, at most `samples`."""
+    own_rows: int = 0
+    """Images of each device whose features stay on a rank."""
+    seed: int = 0
+    """For the choice of these images among those of devices."""
+    classes: ImageClasses | None = None
+    """Rule of the images' classes, if a metric needs them."""
 
 
 class ImageSet(ABC):
@@ -39,6 +57,12 @@ class ImageSet(ABC):
     """File of the extractor that belongs to the images."""
     uses_all = False
     """Whether the statistics are of all images, whatever the number of samples."""
+    classes = 0
+    """Number of classes, if the images have labels."""
+    is_conditional = False
+    """Whether a generator is asked for classes, which are then the labels of its images."""
+    seed: int | None = None
+    """Of the run, for a generator."""
 
     def __init__(self, path: Path, images: int | None) -> None:
         """images: None for a generator, which has any number."""
@@ -46,13 +70,9 @@ class ImageSet(ABC):
 
     @abstractmethod
     def statistics(
-        self, link: Link, extractors: Sequence[Extractor], *, samples: int, rows: int
+        self, link: Link, extractors: Sequence[Extractor], wanted: Wanted
     ) -> FeatureStats:
-        """Return the statistics over all ranks. Collective.
-
-        samples: Number of images.
-        rows: Images whose single features are kept, at most `samples`.
-        """
+        """Return the statistics over all ranks. Collective."""
 
 
 class Blocks(ImageSet):
@@ -62,17 +82,20 @@ class Blocks(ImageSet):
     """Images in a call of `read`."""
 
     @abstractmethod
-    def read(self, start: int, count: int) -> Images:
-        """Return images, (count, C, H, W). start: a multiple of `block`."""
+    def read(self, start: int, count: int) -> tuple[Images, Labels | None]:
+        """Return images, (count, C, H, W), and their labels if they have any.
+
+        start: a multiple of `block`.
+        """
 
     def statistics(
-        self, link: Link, extractors: Sequence[Extractor], *, samples: int, rows: int
+        self, link: Link, extractors: Sequence[Extractor], wanted: Wanted
     ) -> FeatureStats:
         def accumulate() -> FeatureStats:
-            local = FeatureStats.empty(extractors, rows)
-            for start in range(link.rank * self.block, samples, link.size * self.block):
-                pixels = self.read(start, min(self.block, samples - start))
-                local.accumulate(pixels, row=start)
+            local = FeatureStats.empty(extractors, wanted.rows, wanted.classes)
+            for start in range(link.rank * self.block, wanted.samples, link.size * self.block):
+                images, labels = self.read(start, min(self.block, wanted.samples - start))
+                local.accumulate(images, labels, row=start)
             return local
 
         return link.on_every_rank(accumulate).finish(link)
@@ -91,7 +114,7 @@ class Folder(Blocks):
         first = self._decode(0)
         self.shape = (first.shape[0], first.shape[1], first.shape[2])
 
-    def read(self, start: int, count: int) -> Images:
+    def read(self, start: int, count: int) -> tuple[Images, None]:
         images = [self._decode(index) for index in range(start, start + count)]
         for index, image in enumerate(images, start):
             if image.shape != self.shape:
@@ -100,7 +123,7 @@ class Folder(Blocks):
                     f"{self._names[0]} has {_size(self.shape)}; a set needs images of one size and "
                     "one mode"
                 )
-        return np.stack(images)
+        return np.stack(images), None
 
     def _decode(self, index: int) -> Images:
         name = self._names[index]
@@ -124,9 +147,11 @@ class ShardFile(Blocks):
         self.shape, self.features = manifest.image_shape, manifest.extractor_file(path.parent)
         self._shard = read_shard(path, image_shape=manifest.image_shape, dtype=manifest.dtype)
         super().__init__(path, len(self._shard))
+        self.classes = 0 if self._shard.labels is None else len(manifest.class_names)
 
-    def read(self, start: int, count: int) -> Images:
-        return self._shard.take(np.arange(start, start + count))
+    def read(self, start: int, count: int) -> tuple[Images, Labels | None]:
+        indices = np.arange(start, start + count)
+        return self._shard.take(indices), labels_of(self._shard, indices)
 
 
 class Generator(Blocks):
@@ -138,15 +163,17 @@ class Generator(Blocks):
         super().__init__(path, None)
         self._generator = load(path, networks)
         self.shape = shape_of(self._generator.about)
-        self._seed = 0
+        self.classes = len(self._generator.about.get("class_shares") or ())
+        self.is_conditional = self.classes > 0
+        self.seed = 0
         if (path / "config.toml").exists():
-            self._seed = read_config(path / "config.toml").run.seed
+            self.seed = read_config(path / "config.toml").run.seed
         shards = path / "shards"
         if (shards / MANIFEST).exists():
             self.features = Manifest.read(shards).extractor_file(shards)
 
-    def read(self, start: int, count: int) -> Images:
-        return self._generator.scored_chunk(count, start // CHUNK, seed=self._seed)
+    def read(self, start: int, count: int) -> tuple[Images, Labels | None]:
+        return self._generator.scored_chunk(count, start // CHUNK, seed=self.seed or 0)
 
 
 class Shards(ImageSet):
@@ -158,6 +185,7 @@ class Shards(ImageSet):
         manifest = Manifest.read(path)
         super().__init__(path, sum(manifest.images))
         self.shape, self.features = manifest.image_shape, manifest.extractor_file(path)
+        self.classes = len(manifest.class_names)
         devices = range(link.rank + 1, manifest.devices + 1, link.size)
         self._real = RealImages(
             shards=read_shards(path, manifest, devices, in_memory=False),
@@ -169,10 +197,11 @@ class Shards(ImageSet):
         )
 
     def statistics(
-        self, link: Link, extractors: Sequence[Extractor], *, samples: int, rows: int
+        self, link: Link, extractors: Sequence[Extractor], wanted: Wanted
     ) -> FeatureStats:
-        empty = FeatureStats.empty(extractors, rows)
-        return pooled_stats(link, self._real, empty, own_rows=0, seed=0)
+        empty = FeatureStats.empty(extractors, wanted.rows, wanted.classes)
+        own_rows, seed = wanted.own_rows, wanted.seed
+        return pooled_stats(link, self._real, empty, own_rows=own_rows, seed=seed)
 
 
 def open_set(link: Link, path: Path, networks: str | None) -> ImageSet:

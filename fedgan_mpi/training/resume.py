@@ -81,6 +81,12 @@ def check_experiment(manifest: CheckpointManifest, context: RunContext) -> None:
     rounds than the run shall have."""
     now, rounds = config_table(context.config), context.config.training.rounds
     check_resumable(manifest.configuration, now, manifest.path, renamed=True)
+    before = manifest.configuration.get("training", {}).get("rounds")
+    if context.config.training.has_lr_schedule and before != rounds:
+        logger.warning(
+            "training.rounds was %s and is %s: learning rates continue as if it had always been %s",
+            before, rounds, rounds,
+        )  # fmt: skip
     if manifest.shards_sha256 != context.manifest.sha256:
         raise UserError(f"{manifest.path} is of other shards (SHA-256 {manifest.shards_sha256})")
     if manifest.round > rounds:

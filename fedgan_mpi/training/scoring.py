@@ -174,9 +174,12 @@ class Scoring:
     def _check_spread(self, round: int) -> bool:
         """Return whether the generator has collapsed; if so, record its spread.
 
-        A spread that grows is no collapse: the images of an untrained generator are all grey.
+        A spread that grows is no collapse: the images of an untrained generator are all grey. They
+        are left out, because a spread may fall before it grows.
         """
         assert self.scorer is not None
+        if round == 0:
+            return False
         share, before = self.context.config.evaluation.collapse_share, self.state.spread
         self.state.spread = self.scorer.spread
         has_grown = before is not None and self.scorer.spread > before + _ROUNDING
@@ -185,7 +188,7 @@ class Scoring:
         self.record.score(self.scorer.spread_line(round))
         self.record.log(
             f"The generator may have collapsed: after round {round}, the spread of its features is "
-            f"{self.scorer.spread:.2%} of the real images' spread, below evaluation.collapse_share."
+            f"{self.scorer.spread:.2g} times that of real images, below evaluation.collapse_share."
         )
         return True
 

@@ -6,6 +6,7 @@ seconds.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 Data = tuple[str, tuple[int, int, int], int, int]
 """Name, image shape, number of classes (0 without labels) and number of devices."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -183,11 +186,16 @@ def check_networks(
         with torch.device("meta"):  # takes no memory
             _, D = build(config.model, image_shape, classes if config.model.conditional else 0)
         freeze_layers(D, training.freeze_discriminator)
-    if training.start is None:
-        return None
-    from fedgan_mpi.training.start import find_start
+    start = None
+    if training.start is not None:
+        from fedgan_mpi.training.start import find_start
 
-    return find_start(config, image_shape, classes, devices)
+        start = find_start(config, image_shape, classes, devices)
+    if training.freeze_discriminator > 0 and (start is None or start.checkpoint is None):
+        logger.warning(
+            "training.freeze_discriminator fixes random layers: D does not start from a run"
+        )
+    return start
 
 
 def _read_data(

@@ -137,7 +137,8 @@ def test_evaluate_takes_another_extractor_and_its_size(finished_run):
 
 
 def test_score_of_a_run_and_its_shards_equals_evaluate(finished_run):
-    metrics = ("--metrics", "frechet,classes,prdc", "--samples", "200")
+    names = "frechet,classes,kid,prdc,per_class,kid_federated"
+    metrics = ("--metrics", names, "--samples", "200")
     cwd = finished_run.parents[1]
     done = run_job(2, "score", "runs/a", "runs/a/shards", *metrics, "--out", "score.json", cwd=cwd)
     assert done.returncode == 0, done.stderr
@@ -150,10 +151,9 @@ def test_score_of_a_run_and_its_shards_equals_evaluate(finished_run):
         for line in lines
         if line["of"]["generator"] == "generator_best.safetensors"
     }
-    assert set(values) == set(of_best) and len(values) == 7
+    assert set(values) >= set(of_best) and len(of_best) > 15  # evaluate leaves out rare classes
     for name, value in of_best.items():
-        if name.split("_")[0] in ("frechet", "classes", "class"):
-            assert values[name] == pytest.approx(value, rel=1e-5), name
+        assert values[name] == pytest.approx(value, rel=1e-5), name
 
 
 def test_memorization_finds_the_nearest_training_images(finished_run):

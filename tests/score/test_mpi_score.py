@@ -169,7 +169,9 @@ def test_wrong_sets_are_refused_in_a_sentence(tmp_path):
     few = write(tmp_path / "few", pictures(5, 0))
     assert "at least 6" in refusal(few, good, metrics=("frechet", "prdc"))
     message = refusal(good, good, metrics=("frechet", "kid_federated"))
-    assert "'kid_federated', which needs devices or classes" in message
+    assert "has a score of devices, but" in message and "no directory of shards" in message
+    message = refusal(good, good, metrics=("frechet", "per_class"))
+    assert "a score of single classes, but the shards have no labels" in message
     assert "has no feature extractor" in refusal(good, good, extractor="shards")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -10,9 +12,12 @@ import torch
 from torch import nn
 
 import fedgan_mpi
+from fedgan_mpi.config import Config
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.frechet import FeatureSums
 from fedgan_mpi.run.stats import read_stats
+from fedgan_mpi.training.scoring import Scoring
+from fedgan_mpi.training.state import TrainState
 
 
 class Same(nn.Module):
@@ -58,7 +63,7 @@ def test_the_spread_is_the_mean_squared_distance_to_the_mean():
 def test_a_collapse_is_logged_and_recorded(tmp_path, capsys):
     result, lines = train(tmp_path, collapsed)
     assert result.rounds == 4
-    assert [each["round"] for each in lines] == [1, 2, 3, 4]  # rounding errors are no growth
+    assert [each["round"] for each in lines] == [2, 3, 4]  # rounding errors are no growth
     line = lines[-1]
     assert line["value"] < 1e-6 and 0.5 < line["floor"] < 2 and line["samples"] == 60
     output = "".join(capsys.readouterr())
@@ -67,8 +72,8 @@ def test_a_collapse_is_logged_and_recorded(tmp_path, capsys):
 
 def test_a_collapse_can_end_the_training(tmp_path):
     result, lines = train(tmp_path, collapsed, on_collapse="stop")
-    assert [line["round"] for line in lines] == [1, 2]  # the score that ends it, and the last one
-    assert result.rounds == 2
+    assert [line["round"] for line in lines] == [2, 3]  # the score that ends it, and the last one
+    assert result.rounds == 3
     assert (result.path / "generator.safetensors").exists()
 
 
@@ -76,6 +81,26 @@ def test_a_spread_that_grows_is_no_collapse(tmp_path):
     """The first generators of a healthy run are all grey, and more varied in each score."""
     _, lines = train(tmp_path, rounds=60, every=20)
     assert lines == []
+
+
+@pytest.mark.parametrize(
+    ("spreads", "alarms"),
+    [
+        ([4e-4, 1e-5, 2e-4, 0.3, 0.8], []),  # an untrained generator varies more than the next
+        ([4e-4, 0.3, 0.8, 5e-4, 6e-4, 4e-4], [3, 5]),
+        ([4e-4, 1e-5, 1e-5, 9e-6], [2, 3]),
+    ],
+)
+def test_a_spread_has_to_fall_or_stay_after_the_first_rounds(spreads, alarms):
+    scoring = object.__new__(Scoring)
+    scoring.context = SimpleNamespace(config=Config())
+    scoring.state, scoring.record = TrainState(), MagicMock()
+    found = []
+    for round, spread in enumerate(spreads):
+        scoring.scorer = MagicMock(spread=spread)
+        if scoring._check_spread(round):
+            found.append(round)
+    assert found == alarms
 
 
 def test_a_share_of_zero_switches_it_off(tmp_path):
