@@ -13,7 +13,7 @@ from fedgan_mpi.data import Manifest
 from fedgan_mpi.federation.participation import check_count
 from fedgan_mpi.run.output import print_line
 from fedgan_mpi.training.digits import digits_shape, plan_digits
-from fedgan_mpi.training.preflight import check_manifest
+from fedgan_mpi.training.preflight import check_manifest, check_plugins
 from fedgan_mpi.training.setup import check_networks
 
 
@@ -34,6 +34,7 @@ def _describe(link: Link, config: Config) -> str:
     from fedgan_mpi.nn.registry import build, count_parameters
     from fedgan_mpi.wireless.cost import payload_sizes
 
+    check_plugins(config)
     dataset, images, image_shape, classes = _data_set(config)
     config = choose_by_size(config, image_shape)
     check_networks(config, image_shape, classes, len(images))
@@ -43,6 +44,7 @@ def _describe(link: Link, config: Config) -> str:
     sizes = payload_sizes(config, image_shape, theta, phi)
     algorithm = algorithm_class(config.algorithm.name)
     payload, memory = algorithm.payload(sizes), algorithm.memory(config, sizes, len(images))
+    size = 8 if config.training.precision == "float64" else 4
     bytes_per_number = {"float32": 4, "float64": 8}.get(config.link.wire_dtype, 2)
     participants = config.participation.participants(len(images))
     if payload is None:
@@ -57,14 +59,14 @@ def _describe(link: Link, config: Config) -> str:
             f"bytes up per round      {up * participants:,} ({up:,} per participant)",
         ]
         if config.aggregation.needs_rows:
-            whole = payload.up * bytes_per_number
-            rows = _rows_of_the_server(config, len(images), participants, up, whole)
+            whole = payload.up * size  # rows have the type of parameters, whatever the wire's
+            row = whole if config.aggregation.compression == "none" else up
+            rows = _rows_of_the_server(config, len(images), participants, row, whole)
             traffic.append(
                 f"memory of the server    {rows:,} bytes for what devices send, on its GPU if it "
                 "has one"
             )
     if memory is not None:
-        size = 8 if config.training.precision == "float64" else 4
         traffic += [
             f"memory of the server    {memory.server * size:,} bytes for what devices send, on its "
             "GPU if it has one",

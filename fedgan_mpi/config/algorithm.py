@@ -148,6 +148,8 @@ class AlgorithmConfig:
         right = "left out unless algorithm.mode is 'softmax'"
         require(valid, "algorithm.sharpness", self.sharpness, right)
         require(self.staleness >= 0, "algorithm.staleness", self.staleness, "at least 0")
+        valid = 0 <= self.proximal < math.inf
+        require(valid, "algorithm.proximal", self.proximal, "at least 0 and finite")
         valid = 0 <= self.smoothing < math.inf
         require(valid, "algorithm.smoothing", self.smoothing, "at least 0 and finite")
         rate = self.smoothing_rate

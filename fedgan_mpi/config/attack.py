@@ -38,7 +38,14 @@ class AttackConfig:
         valid = self.kind != "backdoor" or self.strength <= 1
         right = "at most 1 when attack.kind is 'backdoor'"
         require(valid, "attack.strength", self.strength, right)
+        valid = self.kind != "stale" or self.strength == 1
+        right = "left out when attack.kind is 'stale'"
+        require(valid, "attack.strength", self.strength, right)
         require(self.patch >= 1, "attack.patch", self.patch, "at least 1")
         valid = self.kind == "backdoor" or self.patch == 4
         right = "left out unless attack.kind is 'backdoor'"
         require(valid, "attack.patch", self.patch, right)
+        for key in ("kind", "from_round", "strength", "patch"):
+            value = getattr(self, key)
+            valid = bool(devices) or value == type(self).__dataclass_fields__[key].default
+            require(valid, f"attack.{key}", value, "left out when attack.devices is empty")

@@ -43,6 +43,16 @@ def choose_by_size(config: Config, image_shape: tuple[int, int, int]) -> Config:
 
     image_shape: channels, height, width. Options that have a value keep it.
     """
+    return _fill_sections(config, **defaults_by_size(config, image_shape))
+
+
+def defaults_by_size(
+    config: Config, image_shape: tuple[int, int, int]
+) -> dict[str, dict[str, Any]]:
+    """Return section -> key -> default of each such option.
+
+    config: gives the algorithm and the architecture. image_shape: channels, height, width.
+    """
     chosen = _SMALL_IMAGES if min(image_shape[1:]) <= SMALL else _LARGE_IMAGES
     traits = config.algorithm.traits
     training, model = dict(chosen["training"]), dict(chosen["model"])
@@ -56,7 +66,7 @@ def choose_by_size(config: Config, image_shape: tuple[int, int, int]) -> Config:
         training["loss"] = "nonsaturating"
         if config.model.architecture == "dcgan":
             model["discriminator_norm"] = "none"
-    return _fill_sections(config, training, model)
+    return {"training": training, "model": model}
 
 
 def choose_as_before(config: Config, before: Config) -> Config:

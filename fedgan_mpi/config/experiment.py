@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, fields
 
 from fedgan_mpi.config.aggregation import AggregationConfig
@@ -21,6 +20,7 @@ from fedgan_mpi.config.run import RunConfig
 from fedgan_mpi.config.training import Regularizer, TrainingConfig
 from fedgan_mpi.config.wireless import WirelessConfig
 
+_SENDS_NONE = "whose devices send no networks to average"
 _WITHOUT_SHARES = ("median", "trimmed_mean", "krum", "multi_krum")
 """Rules that count each device once."""
 
@@ -81,21 +81,26 @@ class Config:
     def _check_importance(self) -> None:
         if self.participation.policy != "importance":
             return
-        name, traits = self.algorithm.name, self.algorithm.traits
-        right = f"another policy for {name}, whose devices send no networks"
-        if traits.is_private:
-            right = f"another policy for {name}, because the choice would reveal update norms"
-        require(traits.averages_networks, "participation.policy", "importance", right)
+        because = "the choice would reveal update norms"
+        self._require_average("participation.policy", "importance", "another policy", because)
         right = "another policy for the preset ifl, whose shares are known only after training"
         valid = self.algorithm.preset != "ifl"
         require(valid, "participation.policy", "importance", right)
+
+    def _require_average(self, key: str, value: str, right: str, because: str) -> None:
+        """Raise UserError unless devices send networks, and without noise.
+
+        because: the reason why a private algorithm permits nothing else than `right`.
+        """
+        name, traits = self.algorithm.name, self.algorithm.traits
+        reason = f"because {because}" if traits.is_private else _SENDS_NONE
+        require(traits.averages_networks, key, value, f"{right} for {name}, {reason}")
 
     def _check_rule(self) -> None:
         rule, algorithm = self.aggregation.rule, self.algorithm
         if rule == "mean":
             return
-        right = f"'mean' for {algorithm.name}, whose devices send no networks to average"
-        require(algorithm.traits.averages_networks, "aggregation.rule", rule, right)
+        self._require_average("aggregation.rule", rule, "'mean'", "ε assumes a sum with noise")
         for key, value in (
             ("participation.policy", self.participation.policy),
             ("algorithm.batchnorm", algorithm.batchnorm),
@@ -109,11 +114,8 @@ class Config:
         compression, algorithm = self.aggregation.compression, self.algorithm
         if compression == "none":
             return
-        right = f"'none' for {algorithm.name}, whose devices send no networks to average"
-        if algorithm.traits.is_private:
-            right = f"'none' for {algorithm.name}, because ε assumes clipped updates"
-        valid = algorithm.traits.averages_networks
-        require(valid, "aggregation.compression", compression, right)
+        because = "ε assumes clipped updates"
+        self._require_average("aggregation.compression", compression, "'none'", because)
         right = "'none' for the preset ifl, whose shares are known only after training"
         require(algorithm.preset != "ifl", "aggregation.compression", compression, right)
         right = f"'none' when link.wire_dtype is {self.link.wire_dtype!r}, which rounds messages"
@@ -125,11 +127,7 @@ class Config:
         if detector == "none":
             return
         rule, policy = self.aggregation.rule, self.participation.policy
-        right = f"'none' for {algorithm.name}, whose devices send no networks to average"
-        if algorithm.traits.is_private:
-            right = f"'none' for {algorithm.name}, because ε assumes equal shares"
-        valid = algorithm.traits.averages_networks
-        require(valid, "aggregation.detector", detector, right)
+        self._require_average("aggregation.detector", detector, "'none'", "ε assumes equal shares")
         for key, value in (
             ("aggregation.rule", rule),
             ("participation.policy", policy),
@@ -161,14 +159,14 @@ class Config:
 
     def _check_updates(self) -> None:
         algorithm, traits = self.algorithm, self.algorithm.traits
-        right = f"left out for {algorithm.name}, whose devices send no networks to average"
+        right = f"left out for {algorithm.name}, {_SENDS_NONE}"
         sends = traits.averages_networks or traits.is_private
         attack, optimizer = self.attack, self.aggregation.server_optimizer
         require(sends or not attack.devices, "attack.devices", list(attack.devices), right)
+        valid = not attack.devices or attack.from_round <= self.training.rounds
+        require(valid, "attack.from_round", attack.from_round, "at most training.rounds")
         valid = sends or self.aggregation.is_plain
         require(valid, "aggregation.server_optimizer", optimizer, right)
-        mu = algorithm.proximal
-        require(0 <= mu < math.inf, "algorithm.proximal", mu, "at least 0 and finite")
 
     def _check_staleness(self) -> None:
         staleness, algorithm = self.algorithm.staleness, self.algorithm

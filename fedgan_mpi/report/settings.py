@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from fedgan_mpi.config.by_size import defaults_by_size
 from fedgan_mpi.config.parsing import DEFAULTS, flatten
 from fedgan_mpi.report.grouping import Group, settings_of
 from fedgan_mpi.report.history import History
@@ -17,10 +18,13 @@ from fedgan_mpi.report.web.page import Row, render_table, render_text
 def changed_values(run: History) -> list[Row]:
     """Return one row per key whose value is not the default."""
     values = flatten(dataclasses.asdict(run.experiment))
+    defaults = dict(DEFAULTS)
+    if run.device_data is not None:
+        defaults |= flatten(defaults_by_size(run.experiment, run.device_data.image_shape))
     return [
-        {"key": key, "value": _format(value), "default": _format(DEFAULTS.get(key))}
+        {"key": key, "value": _format(value), "default": _format(defaults.get(key))}
         for key, value in values.items()
-        if value != DEFAULTS.get(key)
+        if value != defaults.get(key)
     ]
 
 
