@@ -1,10 +1,12 @@
 """Kills ranks in every phase of a job, resumes the run, and looks for differences at its end.
 
-    python benchmarks/kills.py [--kills 20] [--algorithms ren fedgan …] [--devices 3]
+    python benchmarks/kills.py [--kills 20] [--jobs ren fedgan …] [--devices 3]
 
-Each algorithm has an uninterrupted run. In its other runs, the server or a device rank gets SIGKILL
+Each job has an uninterrupted run. In its other runs, the server or a device rank gets SIGKILL
 before each `--resume`. Every second kill waits for a phase that is drawn from the phases of the
-uninterrupted run. The others happen at random times. Each job has three ranks.
+uninterrupted run. The others happen at random times. Each job has three ranks. The jobs are the
+algorithms, and ren or fedgan with what adds to the state: moments of the server, residuals, control
+variates, late uploads, counts of outliers.
 
 Prints JSON: the number of kills by phase, and these failures. The exit status is 1 if any is not 0.
 
@@ -43,12 +45,28 @@ FLAGS = [
     "--evaluation.every=7", "--evaluation.samples=64", "--checkpoint.every=3",
     "--participation.policy=random", "--participation.count=2",
 ]  # fmt: skip
-ALGORITHM_FLAGS = {"dp_fedavg_gan": ["--algorithm.noise=0.1", "--algorithm.clip=1.0"]}
+JOBS = {
+    **{name: [f"--algorithm.name={name}"] for name in ALGORITHMS},
+    "FedAdam and top-k": [
+        "--aggregation.server_optimizer=adam", "--aggregation.server_options.rate=0.01",
+        "--aggregation.compression=top_k", "--aggregation.compression_options.share=0.1",
+    ],
+    "momentum, QSGD and median": [
+        "--aggregation.server_options.momentum=0.5", "--aggregation.compression=qsgd",
+        "--aggregation.rule=median",
+    ],
+    "SCAFFOLD": [
+        "--algorithm.name=fedgan", "--algorithm.control_variates=true", "--training.optimizer=sgd",
+    ],
+    "late uploads": ["--wireless.on=true", "--algorithm.staleness=3"],
+    "FedDetect": ["--algorithm.name=fedgan", "--aggregation.detector=loss_outliers"],
+}  # fmt: skip
+JOBS["dp_fedavg_gan"] += ["--algorithm.noise=0.1", "--algorithm.clip=1.0"]
 FAILURES = ("hung", "unreported", "survivors", "not_resumed", "different")
 
 
 def kill_runs(flags: list[str], count: int, stream: random.Random, cwd: Path) -> dict[str, object]:
-    """Kill `count` ranks of runs of one algorithm. Return the result of the algorithm."""
+    """Kill `count` ranks of runs of one job. Return the result of the job."""
     uninterrupted, killed = cwd / "uninterrupted", cwd / "killed"
     for directory in (uninterrupted, killed):
         directory.mkdir()
@@ -104,15 +122,14 @@ def kill_runs(flags: list[str], count: int, stream: random.Random, cwd: Path) ->
 
 def main() -> None:
     parser = common.make_parser(__doc__)
-    parser.add_argument("--kills", type=int, default=20, help="kills per algorithm")
-    parser.add_argument("--algorithms", nargs="+", default=ALGORITHMS)
+    parser.add_argument("--kills", type=int, default=20, help="kills per job")
+    parser.add_argument("--jobs", nargs="+", choices=JOBS, default=JOBS)
     parser.add_argument("--devices", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0, help="of phases, ranks and times")
     args = parser.parse_args()
     failures = 0
-    for name in args.algorithms:
-        job = [f"--algorithm.name={name}", f"--data.devices={args.devices}", "--run.name=a"]
-        flags = [*job, *ALGORITHM_FLAGS.get(name, []), *FLAGS]
+    for name in args.jobs:
+        flags = [*JOBS[name], f"--data.devices={args.devices}", "--run.name=a", *FLAGS]
         stream = random.Random(f"{args.seed} {name}")
         with tempfile.TemporaryDirectory() as cwd:
             result = kill_runs(flags, args.kills, stream, Path(cwd))

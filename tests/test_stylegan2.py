@@ -36,7 +36,7 @@ def example():
     return module
 
 
-@pytest.mark.parametrize("shape", [(1, 16, 16), (3, 20, 33), (2, 8, 8)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 16, 16), (3, 20, 33), (2, 8, 8), (1, 256, 256)], ids=str)
 def test_the_networks_are_what_the_program_expects(shape):
     check_networks(NETWORKS, image_shape=shape, classes=3, options=SMALL)
 

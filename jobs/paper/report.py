@@ -108,6 +108,7 @@ def score_table(runs: Runs) -> str:
                 "seeds": str(len(seeds)),
                 "best": format_scores([float(run.values.min()) for run in seeds]),
                 "last": format_scores([float(run.values[-1]) for run in seeds]),
+                "held-out images": f"{seeds[0].scores[0]['floor']:.3g}",
                 "wireless seconds, all rounds": format_total(seeds[0], "wireless"),
                 "MB, all rounds": format_total(seeds[0], "megabytes"),
                 "rounds": str(len(seeds[0].rounds)),
