@@ -170,9 +170,10 @@ def test_dry_run_prints_a_plan_and_writes_nothing(unlabelled_shards, tmp_path):
     assert f"memory of the server    {3 * message:,} bytes for what devices send" in done.stdout
     done = run_job(
         1, "--dry-run", "--data.shards", str(unlabelled_shards), "--aggregation.rule=median",
-        cwd=tmp_path,
+        "--link.wire_dtype=float16", cwd=tmp_path,
     )  # fmt: skip
-    assert f"memory of the server    {3 * 4 * phi:,} bytes for what devices send" in done.stdout
+    row = 4 * phi  # in the type of the parameters
+    assert f"memory of the server    {3 * row:,} bytes for what devices send" in done.stdout
 
 
 def test_dry_run_states_the_memory_of_ensemble(unlabelled_shards, tmp_path):
