@@ -8,6 +8,7 @@ from data_prep_helpers import error_of
 
 from data_prep.__main__ import main
 from data_prep.command_line import parse, partition_flags
+from data_prep.option_types import size
 from data_prep.plugins import make_partition
 from fedgan_mpi.errors import UserError
 
@@ -84,3 +85,22 @@ def test_invalid_option_is_refused(tmp_path, capsys, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     assert "error: " in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("7", "7 must be an integer of at least 8"),
+        ("48x7", "7 must be an integer of at least 8"),
+        ("48x", "48x must be N or HEIGHTxWIDTH, such as 48x64"),
+        ("1x2x3", "1x2x3 must be N or HEIGHTxWIDTH"),
+        ("20000", "20000 must be at most 16384"),
+    ],
+)
+def test_an_impossible_size_is_refused(capsys, text, reason):
+    assert main(["digits", "--out", "x", "--size", text]) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_a_size_has_one_side_or_two():
+    assert (size("48"), size("48x64"), size("48X64")) == (48, (48, 64), (48, 64))
