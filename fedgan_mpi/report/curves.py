@@ -8,10 +8,11 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from fedgan_mpi.report.charts import Chart, Line, Numbers, Panel
+from fedgan_mpi.report.charts import COLORS, Chart, Line, Numbers, Panel
 from fedgan_mpi.report.costs import AXIS_LABELS, COSTS, PHASES, Cost, cumulative_cost
 from fedgan_mpi.report.grouping import Group
 from fedgan_mpi.report.history import History
+from fedgan_mpi.run.stats import SECONDS_OF_DEVICE
 
 _MAX_POINTS = 600
 """A line of more rounds shows the means of equal parts."""
@@ -28,6 +29,36 @@ def seconds_chart(run: History) -> Chart:
     title, y_label = "seconds of each phase against rounds", "seconds per round"
     labels = {**PHASES, "seconds": "round, measured"}
     return _chart_of_rounds(run, title, y_label, labels, stacked=tuple(PHASES))
+
+
+def devices_chart(run: History) -> Chart | None:
+    """The seconds of each device's local rounds, stacked, against rounds.
+
+    A device that is absent has 0. None for more devices than there are colors, or if the run does
+    not record the seconds.
+    """
+    devices = sorted({k for line in run.rounds for k in line["participants"]})
+    if not 0 < len(devices) <= len(COLORS) or not any(SECONDS_OF_DEVICE in r for r in run.rounds):
+        return None
+    by_round = [
+        dict(zip(line["participants"], line.get(SECONDS_OF_DEVICE, ()), strict=False))
+        for line in run.rounds
+    ]
+    rounds = _thin(np.array([line["round"] for line in run.rounds], float))
+    lines = [
+        Line(
+            label=f"device {k}",
+            x=rounds,
+            y=_thin(np.array([seconds.get(k, 0.0) for seconds in by_round])),
+            stacked=True,
+        )
+        for k in devices
+    ]
+    return Chart(
+        title="seconds of each device's local rounds against rounds",
+        y_label="seconds per round, all devices",
+        panels=[Panel(x_label="rounds", lines=lines)],
+    )
 
 
 def privacy_chart(groups: Sequence[Group]) -> Chart | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from fedgan_mpi.report.cell import draw_cell, simulated_cell
 from fedgan_mpi.report.charts import Chart, draw, to_png
 from fedgan_mpi.report.costs import PHASES
-from fedgan_mpi.report.curves import privacy_chart, seconds_chart
+from fedgan_mpi.report.curves import devices_chart, privacy_chart, seconds_chart
 from fedgan_mpi.report.grouping import Group
 from fedgan_mpi.report.history import History
 from fedgan_mpi.report.web.page import (
@@ -69,7 +69,7 @@ def cost_section(run: History) -> str:
 
 
 def seconds_section(run: History) -> str:
-    """Return the seconds of each phase: their table, and a chart against rounds."""
+    """Return the seconds of each phase and of each device: a table, and charts against rounds."""
     if not run.rounds:
         return ""
     note = (
@@ -77,7 +77,9 @@ def seconds_section(run: History) -> str:
         "in no phase."
     )
     table = render_table([phases_row(run, key, name) for key, name in PHASES.items()])
-    return render_text(note) + table + _chart(seconds_chart(run))
+    devices = devices_chart(run)
+    charts = [seconds_chart(run), *([] if devices is None else [devices])]
+    return render_text(note) + table + "".join(map(_chart, charts))
 
 
 def phases_row(run: History, key: str, name: str) -> Row:

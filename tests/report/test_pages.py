@@ -162,6 +162,13 @@ def test_the_charts_hold_the_numbers_of_the_files(run):
     keys = [f"seconds_{part}" for part in ("downlink", "local", "uplink", "server")] + ["seconds"]
     seconds = {f"y{n}": [line[key] for line in lines] for n, key in enumerate(keys)}
     assert {"x": [float(t) for t in range(1, 41)], **seconds} in columns
+    of_devices = {
+        1: [t / 4 if t % 2 else 0.0 for t in range(1, 41)],
+        2: [0.0 if t % 2 else t / 4 for t in range(1, 41)],
+        3: [0.5] * 40,
+    }
+    devices = {f"y{n}": values for n, values in enumerate(of_devices.values())}
+    assert {"x": [float(t) for t in range(1, 41)], **devices} in columns
     assert {"x": [0, 20, 40], "y": [9, 7.25, 5.5]} in columns
     assert {"x": [0, 20, 40], "y": [0, 2.5, 5]} in columns
 
@@ -241,7 +248,7 @@ def test_without_bokeh_pages_show_images_only(run, monkeypatch):
         interactive.is_available.cache_clear()
     page = Page(run / "report.html")
     assert len(page.scripts) == 1 and 'class="live"' not in page.text
-    assert len([a for _, a in page.tags if a.get("class") == "still"]) == 4
+    assert len([a for _, a in page.tags if a.get("class") == "still"]) == 5
     assert page.rows("Cost")["sent down"]["total"][0] == "40 MB"
 
 
