@@ -1,4 +1,4 @@
-"""Compares all algorithms and variants of averaging on images, with 1,000 local D steps each.
+"""Compares all algorithms and variants of averaging on images, at the same number of local D steps.
 
 MNIST, five devices with two classes each, and PneumoniaMNIST, ten devices of 388 images:
 
@@ -7,8 +7,8 @@ MNIST, five devices with two classes each, and PneumoniaMNIST, ten devices of 38
     python benchmarks/image_algorithms.py --shards shards/mnist_c2 --out runs/mnist
     python -m data_prep npz --source pneumoniamnist.npz --devices 10 --out shards/pneumonia28
     python benchmarks/image_algorithms.py --shards shards/pneumonia28 --out runs/pneumonia \\
-        --model.width=16 --training.batch_size=8 --training.generator_batch_size=80 \\
-        --evaluation.samples=1148 --link.average=gather
+        --steps 500 --model.width=16 --training.batch_size=8 \\
+        --training.generator_batch_size=80 --evaluation.samples=1148 --link.average=gather
 
 Other flags than those of --help go to every run. Trains the runs that do not exist yet. Prints a
 table: mean ± standard deviation of the last score over seeds.
@@ -16,40 +16,19 @@ table: mean ± standard deviation of the last score over seeds.
 
 from __future__ import annotations
 
+import argparse
+import sys
+
 import study
 from methods import METHODS
 
-STEPS, LOCAL_STEPS = 1000, 5
+LOCAL_STEPS = 5
 SERVER = ["--training.generator_steps=1"]
-FEWER_ROUNDS = [
-    f"--training.rounds={STEPS // LOCAL_STEPS}",
-    f"--training.discriminator_steps={LOCAL_STEPS}",
-]
-REN = [*FEWER_ROUNDS, f"--training.generator_steps={LOCAL_STEPS}"]
 SGD = [
     "--training.optimizer=sgd", "--training.discriminator_lr=0.05", "--training.generator_lr=0.05",
 ]  # fmt: skip
-RUNS = {
-    "centralized": ["--algorithm.name=centralized", *SERVER],
-    "ren_serial": SERVER,
-    "ren_parallel": ["--algorithm.schedule=parallel", *SERVER],
-    "dp": ["--algorithm.name=dp_fedavg_gan", *SERVER],
-    "fedgan": ["--algorithm.name=fedgan"],
-    "fedgan5": ["--algorithm.name=fedgan", *FEWER_ROUNDS],
-    "fegan": ["--algorithm.name=fegan"],
-    "fess_gda5": ["--algorithm.name=fess_gda", *FEWER_ROUNDS],
-    "mdgan": ["--algorithm.name=mdgan"],
-    "uagan": ["--algorithm.name=uagan"],
-    "ensemble": ["--algorithm.name=ensemble", *SERVER],
-    "ren5": REN,
-    **{f"ren5, {name}": [*REN, *flags] for name, flags in METHODS.items()},
-    "ren5, staleness 2": [*REN, "--wireless.on=true", "--algorithm.staleness=2"],
-    "ren5, SGD": [*REN, *SGD],
-    "ren5, SCAFFOLD": [*REN, *SGD, "--algorithm.control_variates=true"],
-}
 COMMON = [
     *study.NONSATURATING,
-    f"--training.rounds={STEPS}",
     "--training.generator_lr=5e-4",
     "--training.discriminator_lr=5e-4",
     "--training.generator_batch_size=32",
@@ -59,8 +38,39 @@ COMMON = [
 ]
 
 
+def settings(steps: int) -> dict[str, list[str]]:
+    """Return name -> flags. The names of settings with several local steps per round end in 5."""
+    fewer_rounds = [
+        f"--training.rounds={steps // LOCAL_STEPS}",
+        f"--training.discriminator_steps={LOCAL_STEPS}",
+    ]
+    ren = [*fewer_rounds, f"--training.generator_steps={LOCAL_STEPS}"]
+    return {
+        "centralized": ["--algorithm.name=centralized", *SERVER],
+        "ren_serial": SERVER,
+        "ren_parallel": ["--algorithm.schedule=parallel", *SERVER],
+        "dp": ["--algorithm.name=dp_fedavg_gan", *SERVER],
+        "fedgan": ["--algorithm.name=fedgan"],
+        "fedgan5": ["--algorithm.name=fedgan", *fewer_rounds],
+        "fegan": ["--algorithm.name=fegan"],
+        "fess_gda5": ["--algorithm.name=fess_gda", *fewer_rounds],
+        "mdgan": ["--algorithm.name=mdgan"],
+        "uagan": ["--algorithm.name=uagan"],
+        "ensemble": ["--algorithm.name=ensemble", *SERVER],
+        "ren5": ren,
+        **{f"ren5, {name}": [*ren, *flags] for name, flags in METHODS.items()},
+        "ren5, staleness 2": [*ren, "--wireless.on=true", "--algorithm.staleness=2"],
+        "ren5, SGD": [*ren, *SGD],
+        "ren5, SCAFFOLD": [*ren, *SGD, "--algorithm.control_variates=true"],
+    }
+
+
 def main() -> None:
-    runs = study.Study(__doc__, RUNS, COMMON, seeds=3)
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--steps", type=int, default=1000, help="local D steps of a device")
+    args, sys.argv[1:] = parser.parse_known_args()
+    flags = [*COMMON, f"--training.rounds={args.steps}"]
+    runs = study.Study(__doc__, settings(args.steps), flags, seeds=3)
     runs.train()
     lines = []
     for name in runs.names:
