@@ -4,7 +4,8 @@
     python -m data_prep digits --devices 8 --partition classes --classes 2 --out shards/digits/c2
     python benchmarks/breakdown.py --shards shards/digits --out runs/breakdown --ranks 1
 
-Trains the runs that do not exist yet. Prints a table for each attack and split, and draws
+Trains the runs that do not exist yet. Prints a table for each attack and split, and one of the
+images that show the patch of the backdoor. Draws
 `breakdown.png` below `--out`. The rules with an option f assume two attackers.
 """
 
@@ -73,13 +74,21 @@ SETTINGS = {
 def main() -> None:
     runs = study.Study(__doc__, SETTINGS, COMMON, seeds=3)
     runs.train()
+    head = ["", *(f"f = {n}" for n in ATTACKERS)]
     for attack, (split, description) in product(ATTACKS, SPLITS.items()):
-        head = ["", *(f"f = {n}" for n in ATTACKERS)]
         lines = [
             [rule, *(cell(runs, run_name(split, rule, attack, n)) for n in ATTACKERS)]
             for rule in RULES
         ]
         print(f"\n{attack}, {description}: distance (classes covered)\n{study.table(head, lines)}")
+    for split, description in SPLITS.items():
+        lines = []
+        for rule in RULES:
+            names = [run_name(split, rule, "backdoor", n) for n in ATTACKERS[1:]]
+            shares = [runs.scores(name, "backdoor_share") for name in names]
+            lines.append([rule, *(f"{statistics.mean(each):.1%}" for each in shares)])
+        table = study.table([head[0], *head[2:]], lines)
+        print(f"\nbackdoor, {description}: generated images with the patch\n{table}")
     draw(runs, runs.out / "breakdown.png")
 
 
