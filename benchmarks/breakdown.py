@@ -4,14 +4,16 @@
     python -m data_prep digits --devices 8 --partition classes --classes 2 --out shards/digits/c2
     python benchmarks/breakdown.py --shards shards/digits --out runs/breakdown --ranks 1
 
-Trains the runs that do not exist yet. Prints a table for each attack and split, and one of the
-images that show the patch of the backdoor. Draws
-`breakdown.png` below `--out`. The rules with an option f assume two attackers.
+Trains the runs that do not exist yet. Prints a table for each attack (--attacks) and split, and one
+of the images that show the patch of the backdoor. Draws breakdown.png below `--out`. The rules with
+an option f assume two attackers.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
+import sys
 from itertools import product
 from pathlib import Path
 
@@ -66,30 +68,36 @@ def flags(split: str, rule: str, attack: str, attackers: int) -> list[str]:
     return chosen
 
 
-SETTINGS = {
-    run_name(*setting): flags(*setting) for setting in product(SPLITS, RULES, ATTACKS, ATTACKERS)
-}
-
-
 def main() -> None:
-    runs = study.Study(__doc__, SETTINGS, COMMON, seeds=3)
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=list(ATTACKS))
+    args, sys.argv[1:] = parser.parse_known_args()
+    attacks: list[str] = args.attacks
+    all_settings = product(SPLITS, RULES, attacks, ATTACKERS)
+    settings = {run_name(*setting): flags(*setting) for setting in all_settings}
+    runs = study.Study(__doc__, settings, COMMON, seeds=3)
     runs.train()
     head = ["", *(f"f = {n}" for n in ATTACKERS)]
-    for attack, (split, description) in product(ATTACKS, SPLITS.items()):
+    for attack, (split, description) in product(attacks, SPLITS.items()):
         lines = [
             [rule, *(cell(runs, run_name(split, rule, attack, n)) for n in ATTACKERS)]
             for rule in RULES
         ]
         print(f"\n{attack}, {description}: distance (classes covered)\n{study.table(head, lines)}")
-    for split, description in SPLITS.items():
-        lines = []
-        for rule in RULES:
-            names = [run_name(split, rule, "backdoor", n) for n in ATTACKERS[1:]]
-            shares = [runs.scores(name, "backdoor_share") for name in names]
-            lines.append([rule, *(f"{statistics.mean(each):.1%}" for each in shares)])
-        table = study.table([head[0], *head[2:]], lines)
-        print(f"\nbackdoor, {description}: generated images with the patch\n{table}")
-    draw(runs, runs.out / "breakdown.png")
+    if "backdoor" in attacks:
+        for split, description in SPLITS.items():
+            print(f"\nbackdoor, {description}: generated images with the patch")
+            print(backdoor_table(runs, split))
+    draw(runs, attacks, runs.out / "breakdown.png")
+
+
+def backdoor_table(runs: study.Study, split: str) -> str:
+    lines = []
+    for rule in RULES:
+        names = [run_name(split, rule, "backdoor", n) for n in ATTACKERS[1:]]
+        shares = [runs.scores(name, "backdoor_share") for name in names]
+        lines.append([rule, *(f"{statistics.mean(each):.1%}" for each in shares)])
+    return study.table(["", *(f"f = {n}" for n in ATTACKERS[1:])], lines)
 
 
 def cell(runs: study.Study, name: str) -> str:
@@ -98,12 +106,12 @@ def cell(runs: study.Study, name: str) -> str:
     return f"{study.spread(runs.scores(name, 'frechet'), 0)} ({classes:.0f})"
 
 
-def draw(runs: study.Study, path: Path) -> None:
+def draw(runs: study.Study, attacks: list[str], path: Path) -> None:
     """Draw the mean distance against the number of attackers: a row per split, a column per
     attack."""
-    figure = new_figure(2.6 * len(ATTACKS) + 1.6, 5.2)
-    panels = figure.subplots(len(SPLITS), len(ATTACKS), sharex=True, sharey=True)
-    for axes, (split, attack) in zip(panels.flat, product(SPLITS, ATTACKS), strict=True):
+    figure = new_figure(2.6 * len(attacks) + 1.6, 5.2)
+    panels = figure.subplots(len(SPLITS), len(attacks), sharex=True, sharey=True, squeeze=False)
+    for axes, (split, attack) in zip(panels.flat, product(SPLITS, attacks), strict=True):
         for rule in RULES:
             names = [run_name(split, rule, attack, n) for n in ATTACKERS]
             distances = [statistics.mean(runs.scores(name, "frechet")) for name in names]
