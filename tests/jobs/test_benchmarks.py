@@ -12,7 +12,8 @@ import pytest
 HAVE_FLAGS = ("parser.", "study.Study(")
 FILES = sorted((Path(__file__).parents[2] / "benchmarks").glob("*.py"))
 MODULES = (
-    "accept_commands", "accept_jobs", "common", "fuzz_readers", "study", "synthetic_data",
+    "accept_commands", "accept_jobs", "common", "fuzz_readers", "methods", "study",
+    "synthetic_data",
 )  # fmt: skip
 """Files that are no programs."""
 

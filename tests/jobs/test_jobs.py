@@ -109,7 +109,7 @@ def test_sample_draws_a_grid(finished_run, tmp_path):
 def test_the_report_refers_to_no_other_file(finished_run):
     text = (finished_run / "report.html").read_text()
     page = re.sub("(?s)<script>.*?</script>", "", text)
-    assert page.count("data:image/png;base64,") == 6  # three charts and three grids
+    assert page.count("data:image/png;base64,") == 7  # four charts and three grids
     assert not re.search(r"(src|href)=[\"'](?!data:)", page)
     assert "frechet_classifier_distance" in page and "rounds = 6" in page
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,10 +57,14 @@ def test_all_algorithms_train_under_equal_conditions(table, file):
     for name, config in variants.items():
         config = choose_by_size(config, (3, 32, 32))
         training, evaluation = config.training, config.evaluation
+        model = config.model
+        if name.endswith("-no-norm"):
+            assert model.discriminator_norm == "none"
+            model = replace(model, discriminator_norm="batch")  # the only difference
         conditions.add(
             (
                 training.generator_lr, training.discriminator_lr, training.betas,
-                training.batch_size, training.loss, config.model, evaluation.samples,
+                training.batch_size, training.loss, model, evaluation.samples,
                 config.algorithm.moments, config.algorithm.statistics_rule,
                 config.wireless, config.data.shards,
             )
