@@ -5,8 +5,8 @@
     python benchmarks/breakdown.py --shards shards/digits --out runs/breakdown --ranks 1
 
 Trains the runs that do not exist yet. Prints a table for each attack (--attacks) and split, and one
-of the images that show the patch of the backdoor. Draws breakdown.png below `--out`. The rules with
-an option f assume two attackers.
+of the images that show the patch of the backdoor. Draws breakdown.png below `--out`, or with fewer
+attacks breakdown_ATTACKS.png. The rules with an option f assume two attackers.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def main() -> None:
         for split, description in SPLITS.items():
             print(f"\nbackdoor, {description}: generated images with the patch")
             print(backdoor_table(runs, split))
-    draw(runs, attacks, runs.out / "breakdown.png")
+    name = "breakdown" if attacks == list(ATTACKS) else f"breakdown_{'_'.join(attacks)}"
+    draw(runs, attacks, runs.out / f"{name}.png")
 
 
 def backdoor_table(runs: study.Study, split: str) -> str:
