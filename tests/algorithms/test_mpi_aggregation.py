@@ -159,7 +159,8 @@ ATTACKS = {
 @pytest.mark.parametrize("sends_updates", [False, True])
 def test_attackers_replace_their_update(comm, kind, sends_updates):
     """From their first round on; statistics and other devices stay honest."""
-    attack = {"devices": (2, 5), "kind": kind, "from_round": 2, "strength": 2.0}
+    strength = {"strength": 2.0} if kind == "sign_flip" else {}
+    attack = {"devices": (2, 5), "kind": kind, "from_round": 2, **strength}
     options = {"sends_updates": True} if sends_updates else {}
     ranks = Ranks(comm, attack=attack, **options)
     start = ranks.rank_state.pair.flat.phi.storage_offset() - ranks.vector.storage_offset()
