@@ -20,13 +20,10 @@ import argparse
 import sys
 
 import study
-from methods import METHODS
+from methods import METHODS, sgd_methods
 
 LOCAL_STEPS = 5
 SERVER = ["--training.generator_steps=1"]
-SGD = [
-    "--training.optimizer=sgd", "--training.discriminator_lr=0.05", "--training.generator_lr=0.05",
-]  # fmt: skip
 COMMON = [
     *study.NONSATURATING,
     "--training.generator_lr=5e-4",
@@ -44,6 +41,7 @@ def settings(steps: int) -> dict[str, list[str]]:
         f"--training.rounds={steps // LOCAL_STEPS}",
         f"--training.discriminator_steps={LOCAL_STEPS}",
     ]
+    methods = {**METHODS, **sgd_methods(0.05)}
     ren = [*fewer_rounds, f"--training.generator_steps={LOCAL_STEPS}"]
     return {
         "centralized": ["--algorithm.name=centralized", *SERVER],
@@ -58,10 +56,8 @@ def settings(steps: int) -> dict[str, list[str]]:
         "uagan": ["--algorithm.name=uagan"],
         "ensemble": ["--algorithm.name=ensemble", *SERVER],
         "ren5": ren,
-        **{f"ren5, {name}": [*ren, *flags] for name, flags in METHODS.items()},
         "ren5, staleness 2": [*ren, "--wireless.on=true", "--algorithm.staleness=2"],
-        "ren5, SGD": [*ren, *SGD],
-        "ren5, SCAFFOLD": [*ren, *SGD, "--algorithm.control_variates=true"],
+        **{f"ren5, {name}": [*ren, *flags] for name, flags in methods.items()},
     }
 
 

@@ -24,3 +24,10 @@ METHODS: dict[str, list[str]] = {
     ],
     "QSGD": ["--aggregation.compression=qsgd"],
 }  # fmt: skip
+
+
+def sgd_methods(rate: float) -> dict[str, list[str]]:
+    """Return SCAFFOLD, which needs SGD, and plain SGD, with which it is compared."""
+    rates = [f"--training.{network}_lr={rate}" for network in ("discriminator", "generator")]
+    flags = ["--training.optimizer=sgd", *rates]
+    return {"SGD": flags, "SCAFFOLD": [*flags, "--algorithm.control_variates=true"]}

@@ -17,7 +17,7 @@ from pathlib import Path
 import common
 import numpy as np
 import torch
-from methods import METHODS
+from methods import METHODS, sgd_methods
 from numpy.typing import NDArray
 from torch import nn
 
@@ -61,7 +61,9 @@ ALGORITHM_FLAGS: dict[str, list[str]] = {
     "mdgan": ["--algorithm.name=mdgan"],
     **_MIXTURES,
     "ren5": _REN5,
-    **{f"ren5, {name}": [*_REN5, *flags] for name, flags in METHODS.items()},
+    **{
+        f"ren5, {name}": [*_REN5, *flags] for name, flags in {**METHODS, **sgd_methods(0.1)}.items()
+    },
 }
 Points = NDArray[np.float64]
 
@@ -159,8 +161,8 @@ def configure(flags: list[str], seed: int, steps: int) -> Config:
             generator_steps=None if traits.sets_generator_steps else per_round,
             batch_size=64,
             generator_batch_size=64,
-            generator_lr=2e-3,
-            discriminator_lr=2e-3,
+            generator_lr=training.generator_lr or 2e-3,
+            discriminator_lr=training.discriminator_lr or 2e-3,
             loss="nonsaturating",
         ),
     )
