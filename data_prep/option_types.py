@@ -24,8 +24,8 @@ def nonnegative(text: str) -> int:
 
 
 def size(text: str) -> int | tuple[int, int]:
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(sides):
+    sides = text.split("x")
+    if len(sides) > 2 or not all(sides) or "X" in text:
         raise argparse.ArgumentTypeError(f"{text[:40]} must be N or HEIGHTxWIDTH, such as 48x64")
     numbers = [_integer(side, _MIN_SIZE, _MAX_SIZE) for side in sides]
     return numbers[0] if len(sides) == 1 else (numbers[0], numbers[1])
