@@ -15,7 +15,7 @@ from fedgan_mpi.config.options import make_part
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.feature_stats import ExtractorStats
 from fedgan_mpi.evaluation.frechet import Array, frechet_distance
-from fedgan_mpi.evaluation.pairwise import kernel_distance, mean_squared_mmd, prdc
+from fedgan_mpi.evaluation.pairwise import SUBSET_SIZE, kernel_distance, mean_squared_mmd, prdc
 
 _KEY = "evaluation.metrics"
 COMMON = 0.01
@@ -142,6 +142,16 @@ def make_metrics(names: Sequence[str], options: Mapping[str, Any]) -> dict[str, 
 def need_classes(metrics: Mapping[str, Metric]) -> bool:
     """Return whether a metric needs the classes of images."""
     return any(metric.needs_classes for metric in metrics.values())
+
+
+def need_features(metrics: Mapping[str, Metric]) -> bool:
+    """Return whether a metric needs features of single real images on all ranks."""
+    return any(metric.needs_features for metric in metrics.values())
+
+
+def own_rows(metrics: Mapping[str, Metric]) -> int:
+    """Return of how many images of a device the features stay on its rank."""
+    return SUBSET_SIZE if any(metric.needs_own_features for metric in metrics.values()) else 0
 
 
 def compute_metrics(

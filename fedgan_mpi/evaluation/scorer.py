@@ -10,8 +10,7 @@ from fedgan_mpi.evaluation.feature_stats import FeatureStats
 from fedgan_mpi.evaluation.features import Extractor
 from fedgan_mpi.evaluation.generation import CHUNK, GenerateChunk
 from fedgan_mpi.evaluation.image_classes import ImageClasses
-from fedgan_mpi.evaluation.metrics import Metric, compute_metrics
-from fedgan_mpi.evaluation.pairwise import SUBSET_SIZE
+from fedgan_mpi.evaluation.metrics import Metric, compute_metrics, need_features, own_rows
 from fedgan_mpi.evaluation.real_images import RealImages, heldout_stats, pooled_stats
 
 
@@ -40,11 +39,10 @@ class Scorer:
         """
         self.link, self.extractors, self.metrics = link, extractors, metrics
         self.samples, self.classes = samples, classes
-        real_rows = samples if any(each.needs_features for each in metrics.values()) else 0
-        own_rows = SUBSET_SIZE if any(each.needs_own_features for each in metrics.values()) else 0
-        self.rows = samples if real_rows or own_rows else 0
+        real_rows, own = samples if need_features(metrics) else 0, own_rows(metrics)
+        self.rows = samples if real_rows or own else 0
         empty = FeatureStats.empty(extractors, real_rows, classes)
-        self.real = pooled_stats(link, real, empty, own_rows=own_rows, seed=seed)
+        self.real = pooled_stats(link, real, empty, own_rows=own, seed=seed)
         heldout = heldout_stats(link, real, self.empty(), samples=samples)
         self.spread = 1.0
         """Spread of the features of the images that were scored last, as a share of the real one;

@@ -80,9 +80,8 @@ class TrainedGenerator:
 
     def check_count(self, count: int) -> None:
         """Raise UserError if `count` images do not fit into memory."""
-        classes = len(self.about.get("class_shares") or ())
         pixels = math.prod(shape_of(self.about)) * np.dtype(self.dtype).itemsize
-        image = 2 * pixels + 4 * self.about["nz"] + 16 * classes
+        image = 2 * pixels + 4 * self.about["nz"] + 16 * self.classes
         most = memory_limit() // 2 // image
         if count > most:
             raise UserError(
@@ -98,6 +97,11 @@ class TrainedGenerator:
 
     def _to_pixels(self, batch: Batch) -> Images:
         return to_pixels(batch.through(self.network), self.dtype)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes; 0 if the generator is unconditional."""
+        return len(self.about.get("class_shares") or ())
 
     @property
     def class_names(self) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,15 @@ from fedgan_mpi.config.evaluation import least_samples
 from fedgan_mpi.errors import UserError
 from fedgan_mpi.evaluation.extractors import check_channels, read_extractors
 from fedgan_mpi.evaluation.features import Extractor
-from fedgan_mpi.evaluation.image_classes import find_classes
-from fedgan_mpi.evaluation.metrics import compute_metrics, make_metrics, need_classes
-from fedgan_mpi.evaluation.pairwise import SUBSET_SIZE
+from fedgan_mpi.evaluation.image_classes import ImageClasses, find_classes
+from fedgan_mpi.evaluation.metrics import (
+    Metric,
+    compute_metrics,
+    make_metrics,
+    need_classes,
+    need_features,
+    own_rows,
+)
 from fedgan_mpi.files import explain_write_errors, write_complete
 from fedgan_mpi.hardware.placement import choose_torch_device, set_threads
 from fedgan_mpi.run.output import print_line
@@ -66,10 +73,8 @@ def score(
     set_threads(Config(), cores=link.local_cores, ranks=link.local_size)
     extractors = read_extractors(link, config, sets[0].shape, shards, device)
 
-    own_rows = SUBSET_SIZE if any(m.needs_own_features for m in measures.values()) else 0
-
     def check() -> None:
-        if own_rows and not isinstance(sets[1], Shards):
+        if own_rows(measures) and not isinstance(sets[1], Shards):
             raise UserError(f"--metrics has a score of devices, but {b} is no directory of shards")
         if not extractors:
             raise UserError(f"{b} has no feature extractor; add --evaluation.extractor imagenet")
@@ -78,36 +83,19 @@ def score(
             _check_samples(each, samples, least_samples(metrics))
 
     link.from_server(check)
-    # As in `evaluate`: labels, if a generator was asked for classes, else the classifier's opinion.
-    uses_labels = (
-        any(each.is_conditional for each in sets) and sets[0].classes == sets[1].classes > 0
-    )
-    classes = find_classes(
-        link,
-        Config(model=ModelConfig(conditional=uses_labels)),
-        extractors,
-        is_needed=need_classes(measures),
-        classes=sets[0].classes,
-        shards=shards,
-    )
     counts = [_samples(each, sets, samples) for each in sets]
-    has_rows = own_rows or any(m.needs_features for m in measures.values())
-    seed = next((each.seed for each in sets if each.seed is not None), 0)
-    # As `evaluate` does, draw single real images, if all of them are not asked for.
+    # Of all images of devices, single ones are drawn, as many as of the other set.
     drawn = samples or min(counts)
-    fake, real = (
-        each.statistics(
-            link,
-            extractors,
-            Wanted(
-                samples=count,
-                rows=(min(count, drawn) if each.uses_all else count) if has_rows else 0,
-                own_rows=own_rows,
-                seed=seed,
-                classes=classes,
-            ),
-        )
-        for each, count in zip(sets, counts, strict=True)
+    rows = [min(n, drawn) if each.uses_all else n for each, n in zip(sets, counts, strict=True)]
+    own, needs = own_rows(measures), need_features(measures)
+    classes = _classes(link, sets, extractors, measures, shards)
+    wanted = partial(Wanted, seed=sets[0].seed or sets[1].seed, classes=classes)
+    # Features of single real images stay on their rank, unless a metric needs them elsewhere.
+    fake = sets[0].statistics(
+        link, extractors, wanted(samples=counts[0], rows=rows[0] if needs or own else 0)
+    )
+    real = sets[1].statistics(
+        link, extractors, wanted(samples=counts[1], rows=rows[1] if needs else 0, own_rows=own)
     )
     values: dict[str, float] = {}
     for of_fake, of_real in zip(fake.per_extractor, real.per_extractor, strict=True):
@@ -127,6 +115,27 @@ def _report(
         table: dict[str, Any] = {"a": str(a), "b": str(b), "images": counts, "values": values}
         with explain_write_errors(out):
             write_complete(out, (json.dumps(table, indent=1) + "\n").encode())
+
+
+def _classes(
+    link: Link,
+    sets: Sequence[ImageSet],
+    extractors: Sequence[Extractor],
+    measures: Mapping[str, Metric],
+    shards: Path | None,
+) -> ImageClasses | None:
+    """Return the rule of classes as in `evaluate`: labels, if a generator was asked for classes,
+    else the classifier of the shards. None if no metric needs it. Collective."""
+    a, b = sets
+    has_labels = (a.is_conditional or b.is_conditional) and a.classes == b.classes > 0
+    return find_classes(
+        link,
+        Config(model=ModelConfig(conditional=has_labels)),
+        extractors,
+        is_needed=need_classes(measures),
+        classes=a.classes,
+        shards=shards,
+    )
 
 
 def _samples(each: ImageSet, sets: list[ImageSet], samples: int | None) -> int:

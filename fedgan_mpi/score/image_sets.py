@@ -61,7 +61,7 @@ class ImageSet(ABC):
     """Number of classes, if the images have labels."""
     is_conditional = False
     """Whether a generator is asked for classes, which are then the labels of its images."""
-    seed: int | None = None
+    seed = 0
     """Of the run, for a generator."""
 
     def __init__(self, path: Path, images: int | None) -> None:
@@ -163,9 +163,8 @@ class Generator(Blocks):
         super().__init__(path, None)
         self._generator = load(path, networks)
         self.shape = shape_of(self._generator.about)
-        self.classes = len(self._generator.about.get("class_shares") or ())
+        self.classes = self._generator.classes
         self.is_conditional = self.classes > 0
-        self.seed = 0
         if (path / "config.toml").exists():
             self.seed = read_config(path / "config.toml").run.seed
         shards = path / "shards"
@@ -173,7 +172,7 @@ class Generator(Blocks):
             self.features = Manifest.read(shards).extractor_file(shards)
 
     def read(self, start: int, count: int) -> tuple[Images, Labels | None]:
-        return self._generator.scored_chunk(count, start // CHUNK, seed=self.seed or 0)
+        return self._generator.scored_chunk(count, start // CHUNK, seed=self.seed)
 
 
 class Shards(ImageSet):

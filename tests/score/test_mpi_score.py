@@ -16,7 +16,11 @@ from fedgan_mpi import plugins
 from fedgan_mpi.comm.link import Link
 from fedgan_mpi.errors import AgreedError
 from fedgan_mpi.evaluation.metrics import Metric
+from fedgan_mpi.evaluation.real_images import pooled_stats
+from fedgan_mpi.score import image_sets
 from fedgan_mpi.score.command import score
+from fedgan_mpi.training.api import to_config
+from fedgan_mpi.training.digits import write_digits
 
 EXTRACTOR = f"{__file__}:projection"
 
@@ -133,6 +137,26 @@ def test_a_metric_that_the_server_has_parsed_is_used_on_all_ranks(comm, tmp_path
     if link.is_server:
         values = json.loads(out.read_text())["values"]
         assert [value for name, value in values.items() if name.startswith("count")] == [12]
+
+
+@pytest.mark.parametrize(("metric", "rows"), [("kid_federated", 0), ("kid", 50)])
+def test_features_of_devices_are_sent_only_if_a_metric_needs_them(
+    tmp_path, monkeypatch, metric, rows
+):
+    config = to_config({"data": {"devices": 2}})
+    write_digits(config, tmp_path / "shards")
+    gray = write(tmp_path / "gray", pictures(50, 0, (16, 16, 3))[..., 0])
+    found = []
+
+    def recorded(*args, **kwargs):
+        found.append(pooled_stats(*args, **kwargs))
+        return found[-1]
+
+    monkeypatch.setattr(image_sets, "pooled_stats", recorded)
+    score(Link(MPI.COMM_SELF), gray, tmp_path / "shards", metrics=("frechet", metric))
+    (real,) = found
+    assert len(real.per_extractor[0].rows) == rows
+    assert len(real.per_extractor[0].own) == (2 if metric == "kid_federated" else 0)
 
 
 def refusal(a: Path, b: Path, **options) -> str:
