@@ -11,9 +11,8 @@ attacks breakdown_ATTACKS.png. The rules with an option f assume two attackers.
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import sys
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
@@ -69,21 +68,20 @@ def flags(split: str, rule: str, attack: str, attackers: int) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=list(ATTACKS))
-    args, sys.argv[1:] = parser.parse_known_args()
-    attacks: list[str] = args.attacks
+    attacks: list[str] = study.take_option(
+        "--attacks", nargs="+", choices=ATTACKS, default=list(ATTACKS)
+    )
     all_settings = product(SPLITS, RULES, attacks, ATTACKERS)
     settings = {run_name(*setting): flags(*setting) for setting in all_settings}
     runs = study.Study(__doc__, settings, COMMON, seeds=3)
     runs.train()
-    head = ["", *(f"f = {n}" for n in ATTACKERS)]
     for attack, (split, description) in product(attacks, SPLITS.items()):
         lines = [
             [rule, *(cell(runs, run_name(split, rule, attack, n)) for n in ATTACKERS)]
             for rule in RULES
         ]
-        print(f"\n{attack}, {description}: distance (classes covered)\n{study.table(head, lines)}")
+        table = study.table(head(ATTACKERS), lines)
+        print(f"\n{attack}, {description}: distance (classes covered)\n{table}")
     if "backdoor" in attacks:
         for split, description in SPLITS.items():
             print(f"\nbackdoor, {description}: generated images with the patch")
@@ -98,7 +96,11 @@ def backdoor_table(runs: study.Study, split: str) -> str:
         names = [run_name(split, rule, "backdoor", n) for n in ATTACKERS[1:]]
         shares = [runs.scores(name, "backdoor_share") for name in names]
         lines.append([rule, *(f"{statistics.mean(each):.1%}" for each in shares)])
-    return study.table(["", *(f"f = {n}" for n in ATTACKERS[1:])], lines)
+    return study.table(head(ATTACKERS[1:]), lines)
+
+
+def head(attackers: Sequence[int]) -> list[str]:
+    return ["", *(f"f = {n}" for n in attackers)]
 
 
 def cell(runs: study.Study, name: str) -> str:

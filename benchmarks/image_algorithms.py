@@ -16,9 +16,6 @@ table: mean ± standard deviation of the last score over seeds.
 
 from __future__ import annotations
 
-import argparse
-import sys
-
 import study
 from methods import METHODS, sgd_methods
 
@@ -62,11 +59,9 @@ def settings(steps: int) -> dict[str, list[str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--steps", type=int, default=1000, help="local D steps of a device")
-    args, sys.argv[1:] = parser.parse_known_args()
-    flags = [*COMMON, f"--training.rounds={args.steps}"]
-    runs = study.Study(__doc__, settings(args.steps), flags, seeds=3)
+    steps: int = study.take_option("--steps", type=int, default=1000)
+    flags = [*COMMON, f"--training.rounds={steps}"]
+    runs = study.Study(__doc__, settings(steps), flags, seeds=3)
     runs.train()
     lines = []
     for name in runs.names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import subprocess
 import sys
@@ -105,6 +106,17 @@ class Study:
 
     def _run(self, name: str, seed: int) -> Path:
         return self._args.out / f"{name.replace(', ', '_').replace(' ', '_')}_{seed}"
+
+
+def take_option(flag: str, **options: Any) -> Any:
+    """Return the value of a study's own option, and take it out of the command line.
+
+    options: of `ArgumentParser.add_argument`.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(flag, dest="value", **options)
+    args, sys.argv[1:] = parser.parse_known_args()
+    return args.value
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:

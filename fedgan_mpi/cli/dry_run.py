@@ -59,9 +59,8 @@ def _describe(link: Link, config: Config) -> str:
             f"bytes up per round      {up * participants:,} ({up:,} per participant)",
         ]
         if config.aggregation.needs_rows:
-            whole = payload.up * size  # rows have the type of parameters, whatever the wire's
-            row = whole if config.aggregation.compression == "none" else up
-            rows = _rows_of_the_server(config, len(images), participants, row, whole)
+            whole = payload.up * size
+            rows = _rows_of_the_server(config, len(images), participants, up, whole)
             traffic.append(
                 f"memory of the server    {rows:,} bytes for what devices send, on its GPU if it "
                 "has one"
@@ -91,11 +90,16 @@ def _describe(link: Link, config: Config) -> str:
 def _rows_of_the_server(
     config: Config, devices: int, participants: int, message: int, vector: int
 ) -> int:
-    """Return the bytes of all messages, and of the vectors of which a rule gets a copy."""
-    aggregation = config.aggregation
-    is_copied = aggregation.compression != "none" or participants < devices
-    copies = participants if aggregation.rule != "mean" and is_copied else 0
-    return devices * message + copies * vector
+    """Return the bytes of all rows, and of the vectors of which a rule gets a copy.
+
+    message: bytes of a compressed message. vector: bytes of what it stands for, in the type of
+    parameters, whatever the wire's.
+    """
+    is_compressed = config.aggregation.compression != "none"
+    row = message if is_compressed else vector
+    is_copied = is_compressed or participants < devices
+    copies = participants if config.aggregation.rule != "mean" and is_copied else 0
+    return devices * row + copies * vector
 
 
 def _data_set(config: Config) -> tuple[str, list[int], tuple[int, int, int], int]:

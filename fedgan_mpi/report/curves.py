@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from fedgan_mpi.report.charts import COLORS, Chart, Line, Numbers, Panel
 from fedgan_mpi.report.costs import AXIS_LABELS, COSTS, PHASES, Cost, cumulative_cost
 from fedgan_mpi.report.grouping import Group
-from fedgan_mpi.report.history import History
-from fedgan_mpi.run.stats import SECONDS_OF_DEVICE
+from fedgan_mpi.report.history import History, seconds_by_device
 
 _MAX_POINTS = 600
 """A line of more rounds shows the means of equal parts."""
@@ -37,13 +36,10 @@ def devices_chart(run: History) -> Chart | None:
     A device that is absent has 0. None for more devices than there are colors, or if the run does
     not record the seconds.
     """
-    devices = sorted({k for line in run.rounds for k in line["participants"]})
-    if not 0 < len(devices) <= len(COLORS) or not any(SECONDS_OF_DEVICE in r for r in run.rounds):
+    by_round = [seconds_by_device(line) for line in run.rounds]
+    devices = sorted({k for seconds in by_round for k in seconds})
+    if not 0 < len(devices) <= len(COLORS):
         return None
-    by_round = [
-        dict(zip(line["participants"], line.get(SECONDS_OF_DEVICE, ()), strict=False))
-        for line in run.rounds
-    ]
     rounds = _thin(np.array([line["round"] for line in run.rounds], float))
     lines = [
         Line(

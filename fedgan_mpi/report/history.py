@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from fedgan_mpi.errors import UserError
 from fedgan_mpi.report.device_data import DeviceData, read_device_data
 from fedgan_mpi.report.fairness import Fairness, compute_fairness
 from fedgan_mpi.run.image_grids import grids_of
-from fedgan_mpi.run.stats import STATS, read_stats
+from fedgan_mpi.run.stats import SECONDS_OF_DEVICE, STATS, read_stats
 from fedgan_mpi.schema import SchemaError
 
 
@@ -80,6 +81,11 @@ class History:
     @property
     def _frechet_scores(self) -> list[dict[str, Any]]:
         return [line for line in self.scores if line["metric"] == self.metric]
+
+
+def seconds_by_device(line: Mapping[str, Any]) -> dict[int, float]:
+    """Return participant -> seconds of its local round. Empty if the round does not record them."""
+    return dict(zip(line["participants"], line.get(SECONDS_OF_DEVICE, ()), strict=False))
 
 
 def read_history(run: Path) -> History:

@@ -10,7 +10,7 @@ from fedgan_mpi.report.charts import Chart, draw, to_png
 from fedgan_mpi.report.costs import PHASES
 from fedgan_mpi.report.curves import devices_chart, privacy_chart, seconds_chart
 from fedgan_mpi.report.grouping import Group
-from fedgan_mpi.report.history import History
+from fedgan_mpi.report.history import History, seconds_by_device
 from fedgan_mpi.report.web.page import (
     Cell,
     Row,
@@ -21,7 +21,6 @@ from fedgan_mpi.report.web.page import (
     render_text,
 )
 from fedgan_mpi.run.image_grids import round_of_grid
-from fedgan_mpi.run.stats import SECONDS_OF_DEVICE
 
 _MAX_GRIDS = 12
 _MAX_GRID_BYTES = 6_000_000
@@ -126,7 +125,7 @@ def seconds_of_devices(run: History) -> dict[int, float]:
     """Return device -> seconds of all its local rounds. Empty if the run does not record them."""
     totals: dict[int, float] = {}
     for line in run.rounds:
-        for k, seconds in zip(line["participants"], line.get(SECONDS_OF_DEVICE, ()), strict=False):
+        for k, seconds in seconds_by_device(line).items():
             totals[k] = totals.get(k, 0.0) + seconds
     return totals
 
